@@ -1,0 +1,154 @@
+//! Maps, and the entry that remembers a socket's past.
+
+use aya_ebpf::{
+    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    macros::map,
+    maps::{HashMap, PerCpuArray, RingBuf},
+};
+use rsttrace_common::{Task, counter};
+
+/// Events to user space; `--buffer` sets the size.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+
+/// Open sockets by the address of their `struct sock`, from the first state change to
+/// `tcp_destroy_sock`; `--max-sockets` sets the capacity. Memory is taken per entry.
+#[map]
+pub static SOCKETS: HashMap<u64, Entry> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
+
+/// Counters, see [`rsttrace_common::counter`].
+#[map]
+pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
+
+/// The socket whose entry outlives its destruction on this CPU, because a RST may follow at once.
+#[map]
+pub static DYING: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// The end reached user space.
+pub const REPORTED: u32 = 1;
+/// The end was abnormal or asked for, but found the ring full: nothing more of it is reported.
+pub const LOST: u32 = 2;
+/// CLOSE was reached in order.
+pub const ORDERLY: u32 = 4;
+/// An error was returned by a system call.
+pub const OBSERVED: u32 = 8;
+/// ... and that event found the ring full.
+pub const OBSERVATION_LOST: u32 = 16;
+/// Destroyed; kept only for a RST that may follow.
+pub const DESTROYED: u32 = 32;
+/// Found at the start: the owner is one of the holders, and the first use tells better.
+pub const SEEDED: u32 = 64;
+
+/// What the end of a socket needs to know about its past.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Entry {
+    pub born_ns: u64,
+    /// 0: older than the tracer.
+    pub opened_ns: u64,
+    pub first_fin_ns: u64,
+    pub second_fin_ns: u64,
+    pub owner: Task,
+    pub closer: Task,
+    pub flags: u32,
+    pub fin_data_bytes: i32,
+    pub role: u8,
+    pub first_fin: u8,
+    /// State before CLOSE, once there.
+    pub last_state: u8,
+    pub pad: [u8; 5],
+}
+
+const NO_TASK: Task = Task {
+    tgid: 0,
+    tid: 0,
+    parent_tgid: 0,
+    flags: 0,
+    syscall: -1,
+    fd: -1,
+    comm: [0; 16],
+};
+
+/// Template for new entries: copied by the map, which spares the 512-byte stack.
+#[unsafe(no_mangle)]
+static BLANK: Entry = Entry {
+    born_ns: 0,
+    opened_ns: 0,
+    first_fin_ns: 0,
+    second_fin_ns: 0,
+    owner: NO_TASK,
+    closer: NO_TASK,
+    flags: 0,
+    fin_data_bytes: -1,
+    role: 0,
+    first_fin: 0,
+    last_state: 0,
+    pad: [0; 5],
+};
+
+/// The entry of a socket, if it has one.
+#[inline(always)]
+pub fn find(sk: u64) -> Option<&'static mut Entry> {
+    let entry = SOCKETS.get_ptr_mut(sk)?;
+    // SAFETY: a map value, valid until the program returns (RCU); the hooks of one socket run
+    // under its lock, and fields shared beyond it are single words.
+    Some(unsafe { &mut *entry })
+}
+
+/// A blank entry, in place of any earlier one.
+#[inline(always)]
+pub fn begin(sk: u64, now_ns: u64) -> Option<&'static mut Entry> {
+    if SOCKETS.insert(sk, &BLANK, 0).is_err() {
+        count(counter::UNTRACKED);
+        return None;
+    }
+    let entry = find(sk)?;
+    entry.born_ns = now_ns;
+    Some(entry)
+}
+
+/// A blank entry for a socket that has none yet.
+#[inline(always)]
+pub fn begin_unless_known(sk: u64, now_ns: u64) -> Option<&'static mut Entry> {
+    match SOCKETS.insert(sk, &BLANK, u64::from(BPF_NOEXIST)) {
+        Ok(()) => {}
+        Err(EEXIST) => return None,
+        Err(_) => {
+            count(counter::UNTRACKED);
+            return None;
+        }
+    }
+    let entry = find(sk)?;
+    entry.born_ns = now_ns;
+    Some(entry)
+}
+
+/// The entry of a socket, blank if it had none.
+#[inline(always)]
+pub fn find_or_begin(sk: u64, now_ns: u64) -> Option<&'static mut Entry> {
+    if let Some(entry) = find(sk) {
+        if entry.flags & DESTROYED == 0 {
+            return Some(entry);
+        }
+    }
+    begin(sk, now_ns)
+}
+
+/// `include/uapi/asm-generic/errno-base.h`, as helpers return it.
+const EEXIST: i32 = -17;
+
+/// Adds one to a counter.
+#[inline(always)]
+pub fn count(index: u32) {
+    add(index, 1);
+}
+
+/// Adds to a counter, modulo 2^64.
+#[inline(always)]
+pub fn add(index: u32, n: u64) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(index) {
+        // SAFETY: per-CPU value, valid until the program returns. A program that interrupts
+        // another on this CPU may lose an increment; BPF tracing programs do not nest there.
+        unsafe { *counter = (*counter).wrapping_add(n) };
+    }
+}

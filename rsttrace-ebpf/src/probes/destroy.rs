@@ -1,0 +1,58 @@
+//! `tcp_destroy_sock`: the socket is gone, and with it the last chance to see its error.
+
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use rsttrace_common::{SockId, counter, hook, kind};
+
+use super::{release_flags, report_after};
+use crate::{
+    maps::{self, DESTROYED, DYING, ORDERLY, REPORTED, SOCKETS},
+    sock::{FIN_WAIT1, FIN_WAIT2, Sk, err, owned},
+    task,
+};
+
+/// `void (struct sock *sk)`, from `tcp_v4_destroy_sock()`.
+#[btf_tracepoint(function = "tcp_destroy_sock")]
+fn tcp_destroy_sock(ctx: BtfTracePointContext) -> i32 {
+    let sk: Sk = ctx.arg(0);
+    let key = sk as u64;
+    let Some(entry) = maps::find(key) else { return 0 };
+    if entry.flags & REPORTED != 0 {
+        let id = SockId { sk: key, born_ns: entry.born_ns };
+        let flags = release_flags(entry);
+        // Only a task that holds the socket's lock is releasing it; else a timer or a segment
+        // removes an orphan, and whoever is current has nothing to do with it.
+        report_after(&ctx, kind::RELEASED, hook::TCP_DESTROY_SOCK, id, err(sk), flags, |out| {
+            if owned(sk) {
+                task::current(out, 0);
+            } else {
+                task::none(out);
+            }
+        });
+    } else if entry.flags & ORDERLY != 0 {
+        maps::count(counter::ORDERLY);
+        // An orphan that met data after close() is destroyed first and answered with RST next,
+        // in the same breath.
+        if entry.last_state == FIN_WAIT1 || entry.last_state == FIN_WAIT2 {
+            entry.flags |= DESTROYED;
+            bury_previous(key);
+            return 0;
+        }
+    }
+    let _ = SOCKETS.remove(key);
+    0
+}
+
+/// Keeps this CPU's latest such entry and drops the one before it, if it is still the dead one.
+#[inline(always)]
+fn bury_previous(key: u64) {
+    let Some(slot) = DYING.get_ptr_mut(0) else { return };
+    // SAFETY: per-CPU value, valid until the program returns.
+    let previous = unsafe { core::mem::replace(&mut *slot, key) };
+    if previous != 0 && previous != key {
+        if let Some(entry) = maps::find(previous) {
+            if entry.flags & DESTROYED != 0 {
+                let _ = SOCKETS.remove(previous);
+            }
+        }
+    }
+}

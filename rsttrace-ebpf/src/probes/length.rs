@@ -1,0 +1,65 @@
+//! `sock_recv_length` and `sock_send_length`: what the application's receive or send returned.
+//! Every receive and send of the host passes here, so the usual outcomes leave after a few loads.
+
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use rsttrace_common::hook;
+
+use super::report_observed;
+use crate::{
+    maps::{self, SEEDED},
+    sock::{self, *},
+    task,
+};
+
+/// `include/uapi/asm-generic/errno-base.h`
+const EAGAIN: i32 = -11;
+/// What connect() left undone, or a socket without a connection; not this connection's error.
+const ENOTCONN: i32 = -107;
+
+/// `void (struct sock *sk, int ret, int flags)`, since 6.5.
+#[btf_tracepoint(function = "sock_recv_length")]
+fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
+    returned(&ctx, hook::SOCK_RECV_LENGTH)
+}
+
+/// `void (struct sock *sk, int ret, int flags)`, since 6.5.
+#[btf_tracepoint(function = "sock_send_length")]
+fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
+    returned(&ctx, hook::SOCK_SEND_LENGTH)
+}
+
+#[inline(always)]
+fn returned(ctx: &BtfTracePointContext, hook: u8) -> i32 {
+    let ret = ctx.arg::<u64>(1) as u32 as i32;
+    if ret == 0 || ret == EAGAIN {
+        return 0;
+    }
+    let sk: Sk = ctx.arg(0);
+    if ret > 0 {
+        if is_tcp(sk) && is_first_use(sk, ret, hook == hook::SOCK_RECV_LENGTH) {
+            first_use(sk as u64);
+        }
+        return 0;
+    }
+    // Restarts (-512 ...) and interruptions are no answer; an ended socket is in CLOSE.
+    if ret <= -512 || ret == ENOTCONN || sock::state(sk) != CLOSE {
+        return 0;
+    }
+    let tcp = tcp_of(sk);
+    if tcp != 0 {
+        report_observed(ctx, hook, tcp, sk as u64, -ret);
+    }
+    0
+}
+
+/// The first task that uses an accepted connection owns it.
+#[inline(always)]
+fn first_use(sk: u64) {
+    if let Some(entry) = maps::find(sk) {
+        if entry.owner.tgid == 0 || entry.flags & SEEDED != 0 {
+            entry.flags &= !SEEDED;
+            task::current(&mut entry.owner, sk);
+            task::lead(&mut entry.owner);
+        }
+    }
+}

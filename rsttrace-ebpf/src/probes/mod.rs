@@ -1,0 +1,149 @@
+//! One file per family of hooks. Programs are thin: they take arguments and call what is beside them.
+
+mod destroy;
+mod length;
+mod reset;
+mod seed;
+mod sockopt;
+mod state;
+
+use aya_ebpf::EbpfContext;
+use aya_log_ebpf::debug;
+use rsttrace_common::{EndEvent, SockId, Task, TaskEvent, counter, end_flag, event_flag, kind, role};
+
+use crate::{
+    emit,
+    maps::{Entry, LOST, OBSERVATION_LOST, OBSERVED, REPORTED, count},
+    settings::{OFFSETS, present},
+    sock::{self, Sk},
+    task,
+};
+
+/// What an [`EndEvent`] says beside what the socket and its entry tell.
+struct End {
+    hook: u8,
+    state: u8,
+    reason: i32,
+    flags: u32,
+    /// The answered segment, for the port that a dying socket has already forgotten; 0: none.
+    skb: u64,
+}
+
+/// Reports the end of a socket; from now on its other events are reported too.
+#[inline(always)]
+fn report_end(ctx: &impl EbpfContext, sk: Sk, entry: Option<&mut Entry>, end: &End) {
+    let Some(mut event) = emit::reserve::<EndEvent>(ctx, end.hook) else {
+        count(counter::LOST_RECORDS);
+        if let Some(entry) = entry {
+            entry.flags |= LOST;
+        }
+        return;
+    };
+    // SAFETY: room for one EndEvent, of which every byte is written below.
+    let out = unsafe { &mut *event.as_mut_ptr() };
+    out.header = emit::header(kind::END, sock::now_ns());
+    out.cookie = sock::cookie(sk);
+    out.inode = sock::inode(sk);
+    sock::tuple(sk, &mut out.tuple);
+    if out.tuple.remote_port == 0 && end.skb != 0 {
+        out.tuple.remote_port = sock::tcp_header(end.skb).map_or(0, |tcp| tcp.source);
+    }
+    sock::sizes(sk, &mut out.sizes);
+    out.hook = end.hook;
+    out.state = end.state;
+    out.reason = end.reason;
+    out.err = sock::err(sk);
+    out.pad = 0;
+    let mut flags = end.flags | sock::end_flags(sk);
+    if present(&OFFSETS.tcp_sock__is_mptcp)
+        && sock::peek::<u8>(sk as u64, &OFFSETS.tcp_sock__is_mptcp) & 1 != 0
+    {
+        flags |= end_flag::MPTCP;
+    }
+    match entry {
+        Some(entry) => {
+            entry.flags |= REPORTED;
+            out.id = SockId { sk: sk as u64, born_ns: entry.born_ns };
+            out.opened_ns = entry.opened_ns;
+            out.first_fin_ns = entry.first_fin_ns;
+            out.second_fin_ns = entry.second_fin_ns;
+            out.role = entry.role;
+            out.first_fin = entry.first_fin;
+            out.fin_data_bytes = entry.fin_data_bytes;
+            out.owner = entry.owner;
+            out.closer = entry.closer;
+            if entry.owner.tgid == 0 {
+                debug!(ctx, "no owner known for socket {:x}", sk as u64);
+            }
+        }
+        None => {
+            flags |= end_flag::UNTRACKED;
+            out.id = SockId { sk: sk as u64, born_ns: 0 };
+            out.opened_ns = 0;
+            out.first_fin_ns = 0;
+            out.second_fin_ns = 0;
+            out.role = role::UNKNOWN;
+            out.first_fin = 0;
+            out.fin_data_bytes = -1;
+            task::none(&mut out.owner);
+            task::none(&mut out.closer);
+        }
+    }
+    out.flags = flags;
+    event.submit(0);
+}
+
+/// Reports what happens to a socket after its end was reported.
+#[inline(always)]
+fn report_after(
+    ctx: &impl EbpfContext,
+    kind: u16,
+    hook: u8,
+    id: SockId,
+    value: i32,
+    flags: u32,
+    fill: impl FnOnce(&mut Task),
+) -> bool {
+    let Some(mut event) = emit::reserve::<TaskEvent>(ctx, hook) else {
+        return false;
+    };
+    // SAFETY: room for one TaskEvent, of which every byte is written below.
+    let out = unsafe { &mut *event.as_mut_ptr() };
+    out.header = emit::header(kind, sock::now_ns());
+    out.id = id;
+    out.value = value;
+    out.flags = flags;
+    out.hook = hook;
+    out.pad = [0; 7];
+    fill(&mut out.task);
+    event.submit(0);
+    true
+}
+
+/// Reports the first system call that returned the error of an ended socket.
+/// `held` is the socket as the application holds it: MPTCP's, or the same.
+#[inline(always)]
+fn report_observed(ctx: &impl EbpfContext, hook: u8, sk: u64, held: u64, errno: i32) {
+    let Some(entry) = crate::maps::find(sk) else { return };
+    if entry.flags & REPORTED == 0 || entry.flags & OBSERVED != 0 {
+        return;
+    }
+    entry.flags |= OBSERVED;
+    let id = SockId { sk, born_ns: entry.born_ns };
+    if !report_after(ctx, kind::OBSERVED, hook, id, errno, 0, |out| task::current(out, held)) {
+        entry.flags |= OBSERVATION_LOST;
+    }
+}
+
+/// [`event_flag`]s of a release.
+#[inline(always)]
+fn release_flags(entry: &Entry) -> u32 {
+    let mut flags = 0;
+    if entry.flags & OBSERVED != 0 {
+        flags |= event_flag::OBSERVED;
+    }
+    if entry.flags & OBSERVATION_LOST != 0 {
+        flags |= event_flag::OBSERVATION_LOST;
+    }
+    flags
+}

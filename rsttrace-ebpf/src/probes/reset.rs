@@ -1,0 +1,115 @@
+//! `tcp_receive_reset` and `tcp_send_reset`.
+
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use rsttrace_common::{SockId, StrayEvent, counter, end_flag, event_flag, hook, kind};
+
+use super::{End, report_after, report_end};
+use crate::{
+    emit,
+    maps::{self, DESTROYED, LOST, REPORTED, find_or_begin},
+    settings::{SETTINGS, frozen},
+    sock::{self, *},
+    task,
+};
+
+/// `void (struct sock *sk)`, from `tcp_reset()`: a RST arrived; in FIN_WAIT1/2 also data after
+/// close(), for which the kernel itself aborts and sends its RST next.
+#[btf_tracepoint(function = "tcp_receive_reset")]
+fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
+    let sk: Sk = ctx.arg(0);
+    let state = sock::state(sk);
+    // tcp_reset() does nothing to a socket that is closed already.
+    if is_mini(state) || state == CLOSE || !is_tcp(sk) {
+        return 0;
+    }
+    let entry = find_or_begin(sk as u64, now_ns());
+    let end = End { hook: hook::TCP_RECEIVE_RESET, state, reason: -1, flags: 0, skb: 0 };
+    report_end(&ctx, sk, entry, &end);
+    0
+}
+
+/// `void (const struct sock *sk, const struct sk_buff *skb, const enum sk_rst_reason reason)`;
+/// the reason since 6.10.
+#[btf_tracepoint(function = "tcp_send_reset")]
+fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
+    let sk: Sk = ctx.arg(0);
+    let skb = ctx.arg::<*const u8>(1);
+    let reason = if frozen(&SETTINGS.has_reset_reason) == 0 { -1 } else { ctx.arg::<u32>(2) as i32 };
+    if sk.is_null() {
+        stray(&ctx, skb as u64, reason, 0);
+        return 0;
+    }
+    let state = sock::state(sk);
+    if is_mini(state) || state == LISTEN {
+        stray(&ctx, skb as u64, reason, state);
+        return 0;
+    }
+    if !is_tcp(sk) {
+        return 0;
+    }
+    if !skb.is_null() && state != CLOSE {
+        // The segment was unacceptable; the socket lives on.
+        stray(&ctx, skb as u64, reason, state);
+        return 0;
+    }
+    ended(&ctx, sk, skb as u64, reason, state);
+    0
+}
+
+/// A RST that goes with the end of a full socket.
+#[inline(always)]
+fn ended(ctx: &BtfTracePointContext, sk: Sk, skb: u64, reason: i32, state: u8) {
+    let key = sk as u64;
+    let Some(entry) = maps::find(key) else {
+        // Destroyed a moment ago, after its end was reported: user space knows it by its address.
+        after(ctx, SockId { sk: key, born_ns: 0 }, skb, reason);
+        return;
+    };
+    if entry.flags & LOST != 0 {
+        return;
+    }
+    if entry.flags & REPORTED != 0 {
+        let id = SockId { sk: key, born_ns: entry.born_ns };
+        after(ctx, id, skb, reason);
+        return;
+    }
+    let mut flags = 0;
+    if skb != 0 {
+        flags |= end_flag::ANSWER;
+    }
+    if entry.flags & DESTROYED != 0 {
+        flags |= end_flag::GONE;
+        // It was taken for orderly when it was destroyed.
+        maps::add(counter::ORDERLY, u64::MAX);
+    }
+    let before = if state == CLOSE { entry.last_state } else { state };
+    // An active RST from inside a system call: that task ends the connection (ss -K, close()).
+    if skb == 0 && owned(sk) {
+        task::current(&mut entry.closer, 0);
+    }
+    let end = End { hook: hook::TCP_SEND_RESET, state: before, reason, flags, skb };
+    report_end(ctx, sk, Some(entry), &end);
+}
+
+#[inline(always)]
+fn after(ctx: &BtfTracePointContext, id: SockId, skb: u64, reason: i32) {
+    let flags = if skb != 0 { event_flag::ANSWER } else { 0 };
+    report_after(ctx, kind::RESET_SENT, hook::TCP_SEND_RESET, id, reason, flags, task::none);
+}
+
+/// A RST that answers a segment and ends no full socket.
+#[inline(always)]
+fn stray(ctx: &BtfTracePointContext, skb: u64, reason: i32, state: u8) {
+    let Some(mut event) = emit::reserve::<StrayEvent>(ctx, hook::TCP_SEND_RESET) else {
+        maps::count(counter::LOST_RECORDS);
+        return;
+    };
+    // SAFETY: room for one StrayEvent, of which every byte is written below.
+    let out = unsafe { &mut *event.as_mut_ptr() };
+    out.header = emit::header(kind::STRAY, now_ns());
+    sock::tuple_of_segment(skb, &mut out.tuple);
+    out.reason = reason;
+    out.state = state;
+    out.pad = [0; 3];
+    event.submit(0);
+}

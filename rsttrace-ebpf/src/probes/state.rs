@@ -1,0 +1,163 @@
+//! `inet_sock_set_state`: opens, FINs and ends. No kernel has a tracepoint in `tcp_fin()`; every
+//! first FIN shows as a change of state.
+
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use rsttrace_common::{SockId, event_flag, first_fin, hook, kind, role};
+
+use super::{End, release_flags, report_after, report_end};
+use crate::{
+    maps::{self, Entry, LOST, ORDERLY, REPORTED, find_or_begin},
+    settings::{SETTINGS, frozen},
+    sock::*,
+    task,
+};
+
+/// `void (const struct sock *sk, const int oldstate, const int newstate)`
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
+    let sk: Sk = ctx.arg(0);
+    let old = ctx.arg::<u32>(1) as u8;
+    let new = ctx.arg::<u32>(2) as u8;
+    // MPTCP's own socket passes here too, and repeats states.
+    if old == new || old == LISTEN && new == CLOSE || !is_tcp(sk) {
+        return 0;
+    }
+    match new {
+        SYN_SENT if old == CLOSE => opened_by_us(&ctx, sk),
+        SYN_RECV if old == LISTEN => opened_by_peer(sk),
+        FIN_WAIT1 => fin(sk, first_fin::LOCAL),
+        LAST_ACK => fin_in_answer(sk),
+        CLOSE_WAIT => fin(sk, first_fin::REMOTE),
+        CLOSING => fin(sk, first_fin::BOTH),
+        CLOSE => closed(&ctx, sk, old),
+        _ => {}
+    }
+    0
+}
+
+/// `tcp_v4_connect()`: the caller is the first owner. The same socket may have had a life before.
+#[inline(always)]
+fn opened_by_us(ctx: &BtfTracePointContext, sk: Sk) {
+    let key = sk as u64;
+    if let Some(entry) = maps::find(key) {
+        if entry.flags & REPORTED != 0 {
+            let id = SockId { sk: key, born_ns: entry.born_ns };
+            let flags = release_flags(entry) | event_flag::REOPENED;
+            report_after(ctx, kind::RELEASED, hook::INET_SOCK_SET_STATE, id, err(sk), flags, task::none);
+        }
+    }
+    let now = now_ns();
+    if let Some(entry) = maps::begin(key, now) {
+        entry.opened_ns = now;
+        entry.role = role::CLIENT;
+        task::current(&mut entry.owner, key);
+        task::lead(&mut entry.owner);
+    }
+}
+
+/// `tcp_create_openreq_child()`: nobody owns it before accept().
+#[inline(always)]
+fn opened_by_peer(sk: Sk) {
+    let now = now_ns();
+    if let Some(entry) = maps::begin(sk as u64, now) {
+        entry.opened_ns = now;
+        entry.role = role::SERVER;
+    }
+}
+
+/// The first FIN of a connection, or (BOTH) a second that crossed the first.
+#[inline(always)]
+fn fin(sk: Sk, by: u8) {
+    let now = now_ns();
+    let Some(entry) = find_or_begin(sk as u64, now) else { return };
+    if by == first_fin::BOTH {
+        entry.second_fin_ns = now;
+    } else {
+        entry.first_fin_ns = now;
+    }
+    entry.first_fin = by;
+    if by == first_fin::LOCAL {
+        note_closer(entry);
+    } else {
+        entry.fin_data_bytes = fin_data_bytes(sk);
+    }
+}
+
+/// Our FIN after the peer's.
+#[inline(always)]
+fn fin_in_answer(sk: Sk) {
+    let now = now_ns();
+    let Some(entry) = find_or_begin(sk as u64, now) else { return };
+    entry.second_fin_ns = now;
+    entry.first_fin = first_fin::REMOTE;
+    note_closer(entry);
+}
+
+/// Only `tcp_close()` and `tcp_shutdown()` send our FIN, so the current task is the closer.
+#[inline(always)]
+fn note_closer(entry: &mut Entry) {
+    task::current(&mut entry.closer, 0);
+    if entry.owner.tgid == 0 {
+        entry.owner = entry.closer;
+        task::lead(&mut entry.owner);
+    }
+}
+
+/// The end, unless a RST has announced it before.
+#[inline(always)]
+fn closed(ctx: &BtfTracePointContext, sk: Sk, old: u8) {
+    let now = now_ns();
+    let error = err(sk);
+    let mut entry = find_or_begin(sk as u64, now);
+    if let Some(entry) = entry.as_deref_mut() {
+        entry.last_state = old;
+        if entry.flags & LOST != 0 {
+            return;
+        }
+        if entry.flags & REPORTED != 0 {
+            let of_reset = match old {
+                SYN_SENT => ECONNREFUSED,
+                CLOSE_WAIT => EPIPE,
+                _ => ECONNRESET,
+            };
+            if error == of_reset {
+                // As tcp_reset() sets it: user space knows the rule.
+                return;
+            }
+            let id = SockId { sk: sk as u64, born_ns: entry.born_ns };
+            report_after(ctx, kind::CLOSED, hook::INET_SOCK_SET_STATE, id, error, 0, task::none);
+            return;
+        }
+    }
+    let aborted = error == 0 && (old == ESTABLISHED || old == CLOSE_WAIT);
+    // tcp_disconnect() of connect(AF_UNSPEC), and tcp_abort(): the task did it.
+    let by_task = aborted || error == ECONNABORTED && owned(sk);
+    if error == 0 && !aborted {
+        // Both FINs, an orphan that goes on as a TIME_WAIT mini-socket, a connect() given up.
+        // A RST may still follow, and then tcp_send_reset reports it.
+        if let Some(entry) = entry.as_deref_mut() {
+            entry.flags |= ORDERLY;
+            if entry.first_fin != first_fin::NONE && entry.second_fin_ns == 0 {
+                // The second FIN has no state of its own on this path.
+                entry.second_fin_ns = now;
+            }
+        }
+        // A child that found no room in the accept queue was never anybody's connection.
+        if frozen(&SETTINGS.want_fin) == 0 || old == SYN_RECV {
+            return;
+        }
+    }
+    if by_task {
+        if let Some(entry) = entry.as_deref_mut() {
+            task::current(&mut entry.closer, 0);
+        }
+    }
+    let end = End { hook: hook::INET_SOCK_SET_STATE, state: old, reason: -1, flags: 0, skb: 0 };
+    report_end(ctx, sk, entry, &end);
+}
+
+/// `include/uapi/asm-generic/errno.h`
+const EPIPE: i32 = 32;
+const ECONNABORTED: i32 = 103;
+const ECONNRESET: i32 = 104;
+const ECONNREFUSED: i32 = 111;

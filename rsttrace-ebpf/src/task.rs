@@ -1,0 +1,154 @@
+//! The current task: who it is, and which system call on which descriptor it is in.
+
+use aya_ebpf::helpers::{
+    bpf_get_current_comm, bpf_get_current_pid_tgid,
+    generated::{bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs},
+};
+use rsttrace_common::{Task, task_flag};
+
+use crate::{
+    settings::{OFFSETS, SETTINGS, frozen},
+    sock::{peek, peek_at, typed},
+};
+
+/// `include/linux/sched.h`; stable since 5.12 (io workers) and long before (the others).
+const PF_EXITING: u32 = 0x4;
+const PF_IO_WORKER: u32 = 0x10;
+const PF_KTHREAD: u32 = 0x20_0000;
+/// `arch/x86/include/asm/thread_info.h`.
+const TS_COMPAT: u32 = 0x2;
+/// `splice(2)` has the socket in its third argument when it writes to it.
+const SPLICE: u64 = 275;
+const SPLICE_COMPAT: u64 = 313;
+/// `O_NONBLOCK` on x86.
+const O_NONBLOCK: u32 = 0o4000;
+
+/// Fills `out` with the current task. `sk` is the socket whose descriptor counts as `fd`; 0 for
+/// none. The descriptor is kept only where the task's table really leads to this socket: an
+/// io_uring completion may run inside any call.
+#[inline(always)]
+pub fn current(out: &mut Task, sk: u64) {
+    let id = bpf_get_current_pid_tgid();
+    if (id >> 32) as u32 == frozen(&SETTINGS.own_tgid) {
+        // The look at all files at the start may drop the last reference to a socket.
+        none(out);
+        return;
+    }
+    out.tgid = (id >> 32) as u32;
+    out.tid = id as u32;
+    out.syscall = -1;
+    out.fd = -1;
+    // SAFETY: no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    let parent: u64 = peek(task, &OFFSETS.task_struct__real_parent);
+    out.parent_tgid = peek(parent, &OFFSETS.task_struct__tgid);
+    out.comm = bpf_get_current_comm().unwrap_or_default();
+
+    let pf: u32 = peek(task, &OFFSETS.task_struct__flags);
+    let status: u32 = peek(task, &OFFSETS.task_struct__status);
+    let compat = status & TS_COMPAT != 0;
+    let mut flags = 0;
+    if pf & PF_EXITING != 0 {
+        flags |= task_flag::EXITING;
+    }
+    if pf & PF_KTHREAD != 0 {
+        flags |= task_flag::KTHREAD;
+    }
+    if pf & PF_IO_WORKER != 0 {
+        flags |= task_flag::IO_WORKER;
+    }
+    if compat {
+        flags |= task_flag::COMPAT;
+    }
+    out.flags = flags;
+
+    let in_syscall = pf & (PF_EXITING | PF_KTHREAD | PF_IO_WORKER) == 0;
+    if !in_syscall || frozen(&SETTINGS.has_task_pt_regs) == 0 {
+        return;
+    }
+    // SAFETY: the helpers exist on this kernel, or the branch is pruned.
+    let regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const u8;
+    // SAFETY: `regs` is a typed kernel pointer, offsets are of `struct pt_regs`.
+    let (number, first, third) = unsafe {
+        (
+            typed::<u64>(regs, &OFFSETS.pt_regs__orig_ax),
+            if compat {
+                typed::<u64>(regs, &OFFSETS.pt_regs__bx)
+            } else {
+                typed::<u64>(regs, &OFFSETS.pt_regs__di)
+            },
+            typed::<u64>(regs, &OFFSETS.pt_regs__dx),
+        )
+    };
+    out.syscall = number as i32;
+    if sk == 0 {
+        return;
+    }
+    let socket: u64 = peek(sk, &OFFSETS.sock__sk_socket);
+    if socket == 0 {
+        return;
+    }
+    let mut fd = first as u32;
+    let mut file = file_of(task, fd);
+    let splice = if compat { SPLICE_COMPAT } else { SPLICE };
+    if number == splice && !is_socket(file, socket) {
+        fd = third as u32;
+        file = file_of(task, fd);
+    }
+    if is_socket(file, socket) {
+        out.fd = fd as i32;
+        let file_flags: u32 = peek(file, &OFFSETS.file__f_flags);
+        if file_flags & O_NONBLOCK == 0 {
+            out.flags |= task_flag::BLOCKING;
+        }
+    }
+}
+
+/// No task.
+#[inline(always)]
+pub fn none(out: &mut Task) {
+    *out = Task { tgid: 0, tid: 0, parent_tgid: 0, flags: 0, syscall: -1, fd: -1, comm: [0; 16] };
+}
+
+/// Gives an owner its process's name instead of its thread's.
+#[inline(always)]
+pub fn lead(owner: &mut Task) {
+    if owner.tid != owner.tgid {
+        // SAFETY: no preconditions.
+        let task = unsafe { bpf_get_current_task() };
+        let leader: u64 = peek(task, &OFFSETS.task_struct__group_leader);
+        owner.comm = peek(leader, &OFFSETS.task_struct__comm);
+    }
+}
+
+/// A process that has a descriptor of the socket, seen from outside.
+#[inline(always)]
+pub fn holder(out: &mut Task, task: u64, fd: i32) {
+    let leader: u64 = peek(task, &OFFSETS.task_struct__group_leader);
+    let parent: u64 = peek(leader, &OFFSETS.task_struct__real_parent);
+    out.tgid = peek(leader, &OFFSETS.task_struct__tgid);
+    out.tid = out.tgid;
+    out.parent_tgid = peek(parent, &OFFSETS.task_struct__tgid);
+    out.flags = 0;
+    out.syscall = -1;
+    out.fd = fd;
+    out.comm = peek(leader, &OFFSETS.task_struct__comm);
+}
+
+/// `files_lookup_fd_raw()`: the file behind a descriptor of a task, 0 if none.
+#[inline(always)]
+fn file_of(task: u64, fd: u32) -> u64 {
+    let files: u64 = peek(task, &OFFSETS.task_struct__files);
+    let table: u64 = peek(files, &OFFSETS.files_struct__fdt);
+    let max: u32 = peek(table, &OFFSETS.fdtable__max_fds);
+    if fd >= max {
+        return 0;
+    }
+    let array: u64 = peek(table, &OFFSETS.fdtable__fd);
+    peek_at(array.wrapping_add(u64::from(fd) * 8))
+}
+
+#[inline(always)]
+fn is_socket(file: u64, socket: u64) -> bool {
+    file != 0 && peek::<u64>(file, &OFFSETS.file__private_data) == socket
+}

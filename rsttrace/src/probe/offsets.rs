@@ -1,0 +1,60 @@
+//! Which members the kernel half reads, looked up in the running kernel's BTF.
+
+use rsttrace_common::{ABSENT, Offsets};
+
+use super::btf::KernelBtf;
+
+/// Where a member of [`Offsets`] is found: the struct, and the path from it.
+fn place(name: &str) -> Option<(&str, String)> {
+    let (of, member) = name.split_once("__")?;
+    let path = match (of, member) {
+        ("sock", "skc_net") => "__sk_common.skc_net.net".to_owned(),
+        ("sock", "sk_lock_owned") => "sk_lock.owned".to_owned(),
+        ("sock", "sk_receive_queue_prev") => "sk_receive_queue.prev".to_owned(),
+        ("sock", member) if member.starts_with("skc_") => format!("__sk_common.{member}"),
+        ("inet_connection_sock", "lrcvtime") => "icsk_ack.lrcvtime".to_owned(),
+        ("net", "inum") => "ns.inum".to_owned(),
+        ("net_device", "nd_net") => "nd_net.net".to_owned(),
+        ("task_struct", "status") => "thread_info.status".to_owned(),
+        (_, member) => member.to_owned(),
+    };
+    Some((of, path))
+}
+
+/// Members without which a record could not name its connection or its state.
+const REQUIRED: [&str; 12] = [
+    "sock__skc_family",
+    "sock__skc_state",
+    "sock__skc_daddr",
+    "sock__skc_rcv_saddr",
+    "sock__skc_dport",
+    "sock__sk_protocol",
+    "sock__sk_err",
+    "sock__sk_socket",
+    "sock__sk_lock_owned",
+    "inet_sock__inet_sport",
+    "tcp_sock__snd_una",
+    "tcp_sock__bytes_acked",
+];
+
+/// Looks every member up. Returns the offsets and the names of those that are missing;
+/// `Err` names a missing one that nothing works without.
+pub fn resolve(btf: &KernelBtf) -> Result<(Offsets, Vec<&'static str>), &'static str> {
+    let flags = btf.enumerators("sock_flags");
+    let mut offsets = Offsets::ABSENT;
+    let mut missing = Vec::new();
+    offsets.each(|name, offset| {
+        *offset = match place(name) {
+            Some((of, path)) => btf.offset(of, &path),
+            None => flags.iter().find(|(flag, _)| *flag == name).map(|&(_, bit)| bit.cast_unsigned()),
+        }
+        .unwrap_or(ABSENT);
+        if *offset == ABSENT {
+            missing.push(name);
+        }
+    });
+    match missing.iter().find(|name| REQUIRED.contains(name)) {
+        Some(name) => Err(name),
+        None => Ok((offsets, missing)),
+    }
+}
