@@ -61,6 +61,14 @@ pub fn peek_at<T: Copy + Default>(address: u64) -> T {
     unsafe { bpf_probe_read_kernel(address as *const T) }.unwrap_or_default()
 }
 
+/// A socket's address as a number: the verifier allows no arithmetic on `struct bpf_sock`, and
+/// forgets the type of what a helper has copied.
+#[inline(always)]
+pub fn plain(sk: *const u8) -> u64 {
+    let slot = sk as u64;
+    peek_at(&raw const slot as u64)
+}
+
 /// `CLOCK_MONOTONIC` in nanoseconds.
 #[inline(always)]
 pub fn now_ns() -> u64 {

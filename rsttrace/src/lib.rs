@@ -1,1 +1,14 @@
+//! rsttrace: why TCP connections end. See ARCHITECTURE.md for the path of an event.
+
+pub mod cli;
+pub mod config;
+pub mod decode;
+pub mod enrich;
+pub mod filter;
+pub mod join;
+pub mod model;
+pub mod output;
+pub mod pipeline;
 pub mod probe;
+pub mod run;
+pub mod status;

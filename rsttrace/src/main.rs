@@ -1,10 +1,41 @@
-fn main() {
-    let p = rsttrace::probe::Probe::start(&rsttrace::probe::Options { want_fin: true, buffer_bytes: 8<<20, max_sockets: 1<<16, without: vec![], kernel_log: false });
-    match p {
-        Ok(mut p) => { println!("{:?}\n{:?}", p.hooks, p.warnings); println!("{:?}", p.counters());
-            std::thread::sleep(std::time::Duration::from_secs(2));
-            while let Some(e) = p.next() { println!("{} {:02x?}", e.len(), &e[..32]); }
+//! Parse, run, and map what went wrong to a message and an exit status.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use rsttrace::{cli::Cli, config::Config, probe::ProbeError, run};
+
+/// Failed while running.
+const FAILED: u8 = 1;
+/// Bad usage; clap exits with the same.
+const USAGE: u8 = 2;
+/// This machine cannot run it.
+const UNUSABLE: u8 = 3;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if cli.verbose >= 2 {
+        env_logger::Builder::new().filter_level(log::LevelFilter::Debug).init();
+    }
+    let config = match Config::try_from(cli) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("rsttrace: {error}");
+            return USAGE.into();
         }
-        Err(e) => println!("{e}"),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("rsttrace: cannot start: {error}");
+            return FAILED.into();
+        }
+    };
+    match runtime.block_on(run::run(config)) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("rsttrace: {error:#}");
+            if error.is::<ProbeError>() { UNUSABLE.into() } else { FAILED.into() }
+        }
     }
 }

@@ -5,6 +5,7 @@ use aya_ebpf::{macros::cgroup_sockopt, programs::SockoptContext};
 use rsttrace_common::hook;
 
 use super::report_observed;
+use crate::sock;
 const SOL_SOCKET: i32 = 1;
 const SO_ERROR: i32 = 4;
 /// Larger options than a page are handed to programs cut, and must be passed on untouched.
@@ -31,7 +32,11 @@ fn getsockopt(ctx: SockoptContext) -> i32 {
         let errno = value.cast::<i32>().read();
         let sk = (*opt).__bindgen_anon_1.sk;
         if errno > 0 && !sk.is_null() {
-            report_observed(&ctx, hook::GETSOCKOPT, sk as u64, sk as u64, errno);
+            let held = sock::plain(sk.cast());
+            let tcp = sock::tcp_of_plain(held);
+            if tcp != 0 {
+                report_observed(&ctx, hook::GETSOCKOPT, tcp, held, errno);
+            }
         }
     }
     1

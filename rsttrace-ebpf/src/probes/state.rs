@@ -43,7 +43,7 @@ fn opened_by_us(ctx: &BtfTracePointContext, sk: Sk) {
         if entry.flags & REPORTED != 0 {
             let id = SockId { sk: key, born_ns: entry.born_ns };
             let flags = release_flags(entry) | event_flag::REOPENED;
-            report_after(ctx, kind::RELEASED, hook::INET_SOCK_SET_STATE, id, err(sk), flags, task::none);
+            report_after(ctx, kind::RELEASED, hook::INET_SOCK_SET_STATE, id, err(sk), flags, |out| task::current(out, 0));
         }
     }
     let now = now_ns();

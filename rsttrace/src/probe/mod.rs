@@ -257,7 +257,8 @@ fn attach_getsockopt(ebpf: &mut Ebpf) -> Result<&'static str, String> {
     let cgroup = File::open(&root).map_err(|error| format!("cannot open {}: {error}", root.display()))?;
     let program: &mut CgroupSockopt = program(ebpf, "getsockopt")?;
     program.load().map_err(explain)?;
-    program.attach(cgroup, CgroupAttachMode::AllowMultiple).map_err(explain)?;
+    // A BPF link (5.7+) always shares the hook with other programs, and takes no mode.
+    program.attach(cgroup, CgroupAttachMode::Single).map_err(explain)?;
     Ok("cgroup")
 }
 

@@ -1,0 +1,218 @@
+//! The command line, and nothing but it.
+
+use clap::{ArgAction, Parser, ValueEnum, builder::Styles};
+use jiff::SignedDuration;
+
+use crate::filter::{AddrMatch, PortSet};
+use crate::model::Errno;
+
+/// Whether to colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ColorChoice {
+    Auto,
+    Always,
+    Never,
+}
+
+/// How to show times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TimeChoice {
+    Local,
+    Utc,
+    Relative,
+}
+
+/// Kinds of end, as `--end` takes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EndChoice {
+    /// Both kinds of reset
+    Reset,
+    ResetReceived,
+    ResetSent,
+    Timeout,
+    Error,
+    /// Orderly ends; implies --fin
+    Fin,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  sudo rsttrace --pid nginx                  what nginx's workers see, as it happens
+  sudo rsttrace -p nginx --remote-port 9000  only its upstreams on port 9000
+  sudo rsttrace --end reset --errno ECONNRESET -j | jq .owner
+  sudo rsttrace -a -d 30s -- curl -s http://localhost/
+
+Exit status: 0 ran and stopped normally (Ctrl-C, closed pipe and end of duration too),
+1 failed while running, 2 bad usage, 3 this machine cannot run it.";
+
+/// Says why TCP connections of this host end: who reset, closed or timed out, which process saw
+/// which error from which system call, and what was acknowledged, lost or unread
+#[derive(Clone, Debug, Parser)]
+#[command(name = "rsttrace", version, styles = Styles::plain(), after_help = EXAMPLES, max_term_width = 100)]
+pub struct Cli {
+    /// Only connections of these processes and their descendants: PID, or exact name
+    ///
+    /// A name is the process's comm or its executable's name. A connection belongs to a process
+    /// that holds it, saw its error, or closed it. Processes that start later count too; with a
+    /// name that nobody has yet, rsttrace waits for it.
+    #[arg(short, long, value_name = "PID|NAME", value_delimiter = ',', help_heading = "Processes")]
+    pub pid: Vec<String>,
+
+    /// Only processes whose command line contains TEXT, and their descendants
+    #[arg(long, value_name = "TEXT", help_heading = "Processes")]
+    pub cmdline: Vec<String>,
+
+    /// Run CMD, trace it and its descendants, and stop when it ends
+    #[arg(last = true, value_name = "CMD", help_heading = "Processes")]
+    pub command: Vec<std::ffi::OsString>,
+
+    /// Only these ports at our end: 80,443,8000-8099
+    #[arg(short = 'L', long, value_name = "PORTS", help_heading = "Connections")]
+    pub local_port: Vec<PortSet>,
+
+    /// Only these ports at the other end
+    #[arg(short = 'D', long, value_name = "PORTS", help_heading = "Connections")]
+    pub remote_port: Vec<PortSet>,
+
+    /// Only these ports at either end
+    #[arg(long, value_name = "PORTS", help_heading = "Connections")]
+    pub port: Vec<PortSet>,
+
+    /// Only addresses in CIDR at either end; `!CIDR` excludes
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', help_heading = "Connections")]
+    pub addr: Vec<AddrMatch>,
+
+    /// Only addresses in CIDR at our end; `!CIDR` excludes
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', help_heading = "Connections")]
+    pub local_addr: Vec<AddrMatch>,
+
+    /// Only addresses in CIDR at the other end; `!CIDR` excludes
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', help_heading = "Connections")]
+    pub remote_addr: Vec<AddrMatch>,
+
+    /// Only IPv4 (v4-mapped addresses are IPv4)
+    #[arg(short = '4', long, conflicts_with = "ipv6", help_heading = "Connections")]
+    pub ipv4: bool,
+
+    /// Only IPv6
+    #[arg(short = '6', long, help_heading = "Connections")]
+    pub ipv6: bool,
+
+    /// Only this network namespace: inode number, name (ip netns), or path
+    #[arg(long, value_name = "NETNS", help_heading = "Connections")]
+    pub netns: Option<String>,
+
+    /// Only connections whose error was seen as one of these: ECONNRESET, 104
+    #[arg(long, value_name = "NAME|NUMBER", value_delimiter = ',', help_heading = "Ends")]
+    pub errno: Vec<Errno>,
+
+    /// Only these kinds of end
+    #[arg(long, value_name = "KIND", value_delimiter = ',', help_heading = "Ends")]
+    pub end: Vec<EndChoice>,
+
+    /// Show orderly ends (FIN) too
+    #[arg(short = 'a', long, help_heading = "Ends")]
+    pub fin: bool,
+
+    /// One JSON object per line (docs/json.md)
+    #[arg(short, long, help_heading = "Output")]
+    pub json: bool,
+
+    /// Times in text
+    #[arg(long, value_enum, default_value_t = TimeChoice::Local, value_name = "WHICH", help_heading = "Output")]
+    pub time: TimeChoice,
+
+    /// Colours in text
+    #[arg(long, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN", help_heading = "Output")]
+    pub color: ColorChoice,
+
+    /// No characters beyond ASCII in text (the default outside UTF-8)
+    #[arg(long, help_heading = "Output")]
+    pub ascii: bool,
+
+    /// Nothing on stderr but warnings and errors
+    #[arg(short, long, conflicts_with = "verbose", help_heading = "Output")]
+    pub quiet: bool,
+
+    /// Show the evidence of each record; -vv also what the kernel half logs
+    #[arg(short, long, action = ArgAction::Count, help_heading = "Output")]
+    pub verbose: u8,
+
+    /// Stop after this time: 30s, 5m, 1h30m
+    #[arg(short, long, value_name = "TIME", value_parser = duration, help_heading = "Run")]
+    pub duration: Option<std::time::Duration>,
+
+    /// Stop after N records
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Run")]
+    pub count: Option<u64>,
+
+    /// Print a record that is still incomplete after this time
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration, help_heading = "Run")]
+    pub join_timeout: std::time::Duration,
+
+    /// Connections whose past is remembered; memory is taken as needed, about 300 B each
+    #[arg(long, value_name = "N", default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(1..=16_777_216), help_heading = "Run")]
+    pub max_sockets: u32,
+
+    /// Size of the buffer between kernel and user space: 64k, 8M
+    #[arg(long, value_name = "SIZE", default_value = "8M", value_parser = buffer_size, help_heading = "Run")]
+    pub buffer: u32,
+
+    /// Do not attach HOOK; costs the fields that it feeds
+    #[arg(long, value_name = "HOOK", value_delimiter = ',', value_parser = hooks(), help_heading = "Run")]
+    pub without: Vec<String>,
+}
+
+fn hooks() -> clap::builder::PossibleValuesParser {
+    rsttrace_common::hook::NAMES.iter().copied().chain(["iter/task_file"]).collect::<Vec<_>>().into()
+}
+
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    let parsed = match text.parse::<f64>() {
+        Ok(seconds) => SignedDuration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
+        Err(_) => text.parse::<SignedDuration>().map_err(|error| error.to_string()),
+    };
+    parsed
+        .ok()
+        .and_then(|duration| std::time::Duration::try_from(duration).ok())
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| "expected a time such as 500ms, 30s or 1h30m".to_owned())
+}
+
+/// The ring buffer's sizes are 4 KiB to 1 GiB.
+fn buffer_size(text: &str) -> Result<u32, String> {
+    parse_size::Config::new()
+        .with_binary()
+        .parse_size(text)
+        .ok()
+        .filter(|size| (4 << 10..=1 << 30).contains(size))
+        .and_then(|size| u32::try_from(size).ok())
+        .ok_or_else(|| "expected a size from 4k to 1G, such as 64k or 8M".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_and_sizes() {
+        assert_eq!(duration("30s").unwrap().as_secs(), 30);
+        assert_eq!(duration("1h30m").unwrap().as_secs(), 5_400);
+        assert_eq!(duration("2").unwrap().as_secs(), 2);
+        for bad in ["0", "-1s", "soon", "", "nan", "inf", "1e300"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+        assert_eq!(buffer_size("64k").unwrap(), 65_536);
+        assert_eq!(buffer_size("8M").unwrap(), 8 << 20);
+        for bad in ["1", "2G", "x", "-8M", ""] {
+            assert!(buffer_size(bad).is_err(), "{bad}");
+        }
+    }
+}

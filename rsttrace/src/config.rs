@@ -1,0 +1,149 @@
+//! What the flags mean, checked.
+
+use std::{ffi::OsString, os::linux::fs::MetadataExt as _, time::Duration};
+
+use thiserror::Error;
+
+use crate::{
+    cli::{Cli, ColorChoice, EndChoice, TimeChoice},
+    enrich,
+    filter::{AddrFilter, Family, Filter, PortSet, ProcessSelector},
+    model::EndKind,
+};
+
+/// A flag whose value cannot be used; the message says which and why.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct UsageError(String);
+
+/// A validated run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub filter: Filter,
+    /// The filters as they were given, for the first line of JSON.
+    pub filter_words: Vec<String>,
+    pub want_fin: bool,
+    pub json: bool,
+    pub time: TimeChoice,
+    pub color: ColorChoice,
+    pub ascii: bool,
+    pub quiet: bool,
+    pub verbose: u8,
+    pub duration: Option<Duration>,
+    pub count: Option<u64>,
+    pub join_timeout: Duration,
+    pub max_sockets: u32,
+    pub buffer_bytes: u32,
+    pub without: Vec<String>,
+    pub command: Vec<OsString>,
+}
+
+impl TryFrom<Cli> for Config {
+    type Error = UsageError;
+
+    fn try_from(cli: Cli) -> Result<Self, UsageError> {
+        let filter_words = filter_words(&cli);
+        let mut processes = cli.pid.iter().map(|text| selector(text)).collect::<Result<Vec<_>, _>>()?;
+        for text in &cli.cmdline {
+            if text.is_empty() {
+                return Err(UsageError("--cmdline: an empty text is part of every command line".to_owned()));
+            }
+            processes.push(ProcessSelector::Cmdline(text.clone()));
+        }
+        let ends: Vec<EndKind> = cli.end.iter().flat_map(|end| kinds(*end)).copied().collect();
+        let want_fin = cli.fin || ends.contains(&EndKind::Fin);
+        let family = match (cli.ipv4, cli.ipv6) {
+            (true, _) => Some(Family::V4),
+            (_, true) => Some(Family::V6),
+            _ => None,
+        };
+        Ok(Self {
+            filter: Filter {
+                processes,
+                local_ports: PortSet::union(cli.local_port),
+                remote_ports: PortSet::union(cli.remote_port),
+                either_port: PortSet::union(cli.port),
+                addr: AddrFilter(cli.addr),
+                local_addr: AddrFilter(cli.local_addr),
+                remote_addr: AddrFilter(cli.remote_addr),
+                family,
+                netns: cli.netns.as_deref().map(netns).transpose()?,
+                errnos: cli.errno,
+                ends,
+            },
+            filter_words,
+            want_fin,
+            json: cli.json,
+            time: cli.time,
+            color: cli.color,
+            ascii: cli.ascii,
+            quiet: cli.quiet,
+            verbose: cli.verbose,
+            duration: cli.duration,
+            count: cli.count,
+            join_timeout: cli.join_timeout,
+            max_sockets: cli.max_sockets,
+            buffer_bytes: cli.buffer,
+            without: cli.without,
+            command: cli.command,
+        })
+    }
+}
+
+fn selector(text: &str) -> Result<ProcessSelector, UsageError> {
+    if text.is_empty() {
+        return Err(UsageError("--pid: expected a process number or name".to_owned()));
+    }
+    if !text.bytes().all(|b| b.is_ascii_digit()) {
+        return Ok(ProcessSelector::Name(text.to_owned()));
+    }
+    text.parse()
+        .ok()
+        .and_then(enrich::process_of)
+        .map(ProcessSelector::Pid)
+        .ok_or_else(|| UsageError(format!("--pid: there is no process {text}; give a name to wait for one that starts later")))
+}
+
+fn kinds(end: EndChoice) -> &'static [EndKind] {
+    match end {
+        EndChoice::Reset => &[EndKind::ResetReceived, EndKind::ResetSent],
+        EndChoice::ResetReceived => &[EndKind::ResetReceived],
+        EndChoice::ResetSent => &[EndKind::ResetSent],
+        EndChoice::Timeout => &[EndKind::Timeout],
+        EndChoice::Error => &[EndKind::Error],
+        EndChoice::Fin => &[EndKind::Fin],
+    }
+}
+
+/// Inode number, name under /run/netns, or path of a namespace file.
+fn netns(text: &str) -> Result<u32, UsageError> {
+    if let Ok(inode) = text.parse() {
+        return Ok(inode);
+    }
+    let path = if text.contains('/') { text.to_owned() } else { format!("/run/netns/{text}") };
+    std::fs::metadata(&path)
+        .map_err(|error| error.to_string())
+        .and_then(|meta| u32::try_from(meta.st_ino()).map_err(|error| error.to_string()))
+        .map_err(|error| UsageError(format!("--netns: {path}: {error}; `ip netns` lists the named ones, /proc/PID/ns/net is any process's")))
+}
+
+/// Every filter as the user gave it, `name=value`.
+fn filter_words(cli: &Cli) -> Vec<String> {
+    let mut words: Vec<String> = cli.pid.iter().map(|value| format!("pid={value}")).collect();
+    words.extend(cli.cmdline.iter().map(|value| format!("cmdline={value}")));
+    if let Some(command) = cli.command.first() {
+        words.push(format!("command={}", command.to_string_lossy()));
+    }
+    words.extend(cli.local_port.iter().map(|value| format!("local-port={value}")));
+    words.extend(cli.remote_port.iter().map(|value| format!("remote-port={value}")));
+    words.extend(cli.port.iter().map(|value| format!("port={value}")));
+    words.extend(cli.addr.iter().map(|value| format!("addr={value}")));
+    words.extend(cli.local_addr.iter().map(|value| format!("local-addr={value}")));
+    words.extend(cli.remote_addr.iter().map(|value| format!("remote-addr={value}")));
+    words.extend(cli.ipv4.then(|| "ipv4".to_owned()));
+    words.extend(cli.ipv6.then(|| "ipv6".to_owned()));
+    words.extend(cli.netns.iter().map(|value| format!("netns={value}")));
+    words.extend(cli.errno.iter().map(|value| format!("errno={value}")));
+    words.extend(cli.end.iter().flat_map(|end| kinds(*end)).map(|kind| format!("end={}", kind.name())));
+    words
+}

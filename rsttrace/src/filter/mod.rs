@@ -1,0 +1,147 @@
+//! Which records are shown. Pure: what /proc knows is asked through [`Lineage`].
+
+mod ports;
+mod process;
+
+use std::{fmt, net::IpAddr, str::FromStr};
+
+use ipnet::IpNet;
+
+pub use self::{
+    ports::PortSet,
+    process::{Lineage, ProcessInfo, ProcessSelector},
+};
+use crate::model::{EndKind, Endpoint, Errno, Record};
+
+/// An address range, or everything but it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddrMatch {
+    net: IpNet,
+    negated: bool,
+}
+
+impl FromStr for AddrMatch {
+    type Err = String;
+
+    /// `10.0.0.0/8`, `::1`, `!192.168.0.0/16`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (negated, rest) = text.strip_prefix('!').map_or((false, text), |rest| (true, rest));
+        let net = rest
+            .parse::<IpNet>()
+            .or_else(|_| rest.parse::<IpAddr>().map(IpNet::from))
+            .map_err(|_| format!("{rest:?} is not an address or CIDR range: expected something like 10.0.0.0/8, 2001:db8::/32 or ::1"))?;
+        Ok(Self { net, negated })
+    }
+}
+
+impl fmt::Display for AddrMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.negated { "!" } else { "" }, self.net)
+    }
+}
+
+impl AddrMatch {
+    fn contains(&self, addr: IpAddr) -> bool {
+        self.net.contains(&addr)
+    }
+}
+
+/// Address conditions on one end or on either: any of the plain ones, and none of the negated.
+#[derive(Clone, Debug, Default)]
+pub struct AddrFilter(pub Vec<AddrMatch>);
+
+impl AddrFilter {
+    fn accepts(&self, ends: &[IpAddr]) -> bool {
+        let hit = |m: &AddrMatch| ends.iter().any(|&addr| m.contains(addr));
+        let (negated, plain): (Vec<_>, Vec<_>) = self.0.iter().partition(|m| m.negated);
+        !negated.into_iter().any(hit) && (plain.is_empty() || plain.into_iter().any(hit))
+    }
+}
+
+/// IP versions to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+/// Everything that a record must satisfy; empty lists accept all.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Owner, observer, closer or releaser is such a process or descends from one.
+    pub processes: Vec<ProcessSelector>,
+    pub local_ports: PortSet,
+    pub remote_ports: PortSet,
+    pub either_port: PortSet,
+    pub addr: AddrFilter,
+    pub local_addr: AddrFilter,
+    pub remote_addr: AddrFilter,
+    pub family: Option<Family>,
+    pub netns: Option<u32>,
+    pub errnos: Vec<Errno>,
+    pub ends: Vec<EndKind>,
+}
+
+impl Filter {
+    /// Whether a record is shown.
+    pub fn accepts(&self, record: &Record, lineage: &mut dyn Lineage) -> bool {
+        match record {
+            Record::Teardown(t) => {
+                let errno = t.observer.map(|observer| observer.errno);
+                self.accepts_connection(t.local, t.remote, t.netns, t.end, errno)
+                    && self.accepts_processes(t.processes(), lineage)
+            }
+            Record::Late(late) => {
+                let task = late.observer.task;
+                let owner = late.owner.map(|owner| (owner.tgid, owner.parent_tgid, owner.comm));
+                let processes = owner.into_iter().chain([(task.tgid, task.parent_tgid, task.comm)]);
+                self.accepts_connection(late.local, late.remote, late.netns, late.end, Some(late.observer.errno))
+                    && self.accepts_processes(processes, lineage)
+            }
+        }
+    }
+
+    fn accepts_connection(&self, local: Endpoint, remote: Endpoint, netns: Option<u32>, end: EndKind, errno: Option<Errno>) -> bool {
+        self.local_ports.accepts(local.port)
+            && self.remote_ports.accepts(remote.port)
+            && (self.either_port.accepts(local.port) || self.either_port.accepts(remote.port))
+            && self.local_addr.accepts(&[local.addr])
+            && self.remote_addr.accepts(&[remote.addr])
+            && self.addr.accepts(&[local.addr, remote.addr])
+            && self.family.is_none_or(|family| local.addr.is_ipv4() == (family == Family::V4))
+            && (self.netns.is_none() || self.netns == netns)
+            && (self.ends.is_empty() || self.ends.contains(&end))
+            && (self.errnos.is_empty() || errno.is_some_and(|errno| self.errnos.contains(&errno)))
+    }
+
+    fn accepts_processes(&self, mut parts: impl Iterator<Item = (u32, u32, crate::model::Comm)>, lineage: &mut dyn Lineage) -> bool {
+        self.processes.is_empty()
+            || parts.any(|(tgid, parent, comm)| process::matches(&self.processes, tgid, parent, &comm.text(), lineage))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addrs(list: &[&str]) -> AddrFilter {
+        AddrFilter(list.iter().map(|text| text.parse().unwrap()).collect())
+    }
+
+    #[test]
+    fn addresses_match_any_plain_and_no_negated() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert!(addrs(&[]).accepts(&[ip("1.2.3.4")]));
+        assert!(addrs(&["10.0.0.0/8", "::1"]).accepts(&[ip("1.2.3.4"), ip("10.9.9.9")]));
+        assert!(!addrs(&["10.0.0.0/8"]).accepts(&[ip("1.2.3.4")]));
+        assert!(!addrs(&["!10.0.0.0/8"]).accepts(&[ip("1.2.3.4"), ip("10.9.9.9")]));
+        assert!(addrs(&["!10.0.0.0/8"]).accepts(&[ip("1.2.3.4")]));
+        assert!(!addrs(&["10.0.0.0/8", "!10.1.0.0/16"]).accepts(&[ip("10.1.2.3")]));
+    }
+
+    #[test]
+    fn a_malformed_range_is_named() {
+        let error = "10.0.0.0/33".parse::<AddrMatch>().unwrap_err();
+        assert!(error.contains("10.0.0.0/33"), "{error}");
+    }
+}

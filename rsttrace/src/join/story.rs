@@ -1,0 +1,279 @@
+//! What is known of one ending socket so far, and how it is told.
+
+use crate::model::{
+    Closer, End, EndKind, Errno, Fin, FirstFin, Hook, LateObservation, Observer, Owner, Reason, Record, Seen,
+    SockId, Task, TcpState, Teardown,
+};
+
+/// Why a story is told now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// The socket is released: all that can be known is.
+    Complete,
+    /// The join timeout has passed.
+    Waited,
+    /// Events of it are lost or cannot be matched.
+    Untracked,
+}
+
+#[derive(Debug)]
+struct Release {
+    ts_ns: u64,
+    task: Option<Task>,
+    /// The error that was still there.
+    untaken: Option<Errno>,
+    observation_lost: bool,
+    reopened: bool,
+}
+
+#[derive(Debug)]
+struct SentReset {
+    ts_ns: u64,
+    reason: Option<Reason>,
+    answer: bool,
+}
+
+#[derive(Debug)]
+pub struct Story {
+    end: Box<End>,
+    observer: Option<Observer>,
+    reset: Option<SentReset>,
+    closed_with: Option<Errno>,
+    release: Option<Release>,
+    told: bool,
+}
+
+impl Story {
+    pub fn new(end: Box<End>) -> Self {
+        Self { end, observer: None, reset: None, closed_with: None, release: None, told: false }
+    }
+
+    pub fn id(&self) -> SockId {
+        self.end.id
+    }
+
+    pub fn told(&self) -> bool {
+        self.told
+    }
+
+    pub fn released(&self) -> bool {
+        self.release.is_some()
+    }
+
+    /// The first call that returned the error is the observer; later ones see its remains.
+    /// Yields a late observation where the record was told already.
+    pub fn observed(&mut self, ts_ns: u64, task: Option<Task>, errno: Errno) -> Option<Record> {
+        let task = task?;
+        if self.observer.is_some() {
+            return None;
+        }
+        let observer = Observer {
+            task: Task { syscall: task.syscall.filter(|name| can_return_a_socket_error(name)), ..task },
+            errno,
+            delay_ns: Some(ts_ns.saturating_sub(self.end.ts_ns)),
+            inferred: false,
+        };
+        self.observer = Some(observer);
+        self.told.then(|| self.late(ts_ns, observer))
+    }
+
+    pub fn reset_sent(&mut self, ts_ns: u64, reason: Option<Reason>, answer: bool) {
+        if self.reset.is_none() {
+            self.reset = Some(SentReset { ts_ns, reason, answer });
+        }
+    }
+
+    pub fn closed(&mut self, errno: Option<Errno>) {
+        self.closed_with = errno;
+    }
+
+    pub fn release(&mut self, ts_ns: u64, task: Option<Task>, untaken: Option<Errno>, observation_lost: bool, reopened: bool) {
+        self.release = Some(Release { ts_ns, task, untaken, observation_lost, reopened });
+    }
+
+    /// `tcp_rcv_state_process()` in FIN_WAIT1 and FIN_WAIT2: for data after close() the kernel ends
+    /// the socket as if reset by the peer, destroys it, and only then sends its own RST.
+    pub fn reset_may_follow(&self) -> bool {
+        self.reset.is_none() && matches!(self.end.state, TcpState::FinWait1 | TcpState::FinWait2)
+    }
+
+    /// The error left for the application, if the end left one.
+    fn errno_at_birth(&self) -> Option<Errno> {
+        match self.end.hook {
+            Hook::ReceiveReset => Some(Errno::of_reset_in(self.end.state)),
+            Hook::SetState => self.end.err,
+            Hook::SendReset => self.closed_with.or(self.end.err),
+        }
+    }
+
+    fn kind(&self) -> EndKind {
+        let local_reset = match self.end.hook {
+            // A RST sent for a segment in FIN_WAIT unmasks data after close().
+            Hook::ReceiveReset => self.reset.as_ref().is_some_and(|reset| reset.answer),
+            Hook::SendReset => true,
+            Hook::SetState => self.reset.is_some(),
+        };
+        if local_reset {
+            return EndKind::ResetSent;
+        }
+        match (self.end.hook, self.end.err) {
+            (Hook::ReceiveReset, _) => EndKind::ResetReceived,
+            (_, Some(Errno::ETIMEDOUT)) => EndKind::Timeout,
+            (_, Some(_)) => EndKind::Error,
+            // Ended by us without a FIN, a RST or an error: TCP_REPAIR's silent close.
+            (_, None) if matches!(self.end.state, TcpState::Established | TcpState::CloseWait) => EndKind::Error,
+            (_, None) => EndKind::Fin,
+        }
+    }
+
+    /// The record as far as it is known.
+    pub fn tell(&mut self, why: Told) -> Record {
+        self.told = true;
+        let end = &*self.end;
+        let kind = self.kind();
+        let sent = self.reset.as_ref().filter(|_| kind == EndKind::ResetSent);
+        let at_ns = sent.map_or(end.ts_ns, |reset| reset.ts_ns);
+        let observer = self.observer.or_else(|| self.conclude(why));
+        let seen = self.seen(why, observer.is_some());
+        self.observer = observer;
+        let end = &*self.end;
+        Record::Teardown(Box::new(Teardown {
+            at_ns,
+            end: kind,
+            local: end.local,
+            remote: end.remote,
+            netns: Some(end.netns),
+            cookie: (end.cookie != 0).then_some(end.cookie),
+            inode: end.inode,
+            role: end.role,
+            state: Some(end.state),
+            age_ns: end.opened_ns.map(|opened| at_ns.saturating_sub(opened)),
+            idle: Some(end.idle),
+            bytes: Some(end.bytes),
+            rtt_us: end.rtt_us,
+            retransmits: Some(end.retransmits),
+            reason: sent.and_then(|reset| reset.reason.clone()).or_else(|| end.reason.clone()),
+            owner: self.owner(),
+            observer,
+            seen,
+            closer: end.closer,
+            released: self.releaser(),
+            fin: self.fin(kind),
+        }))
+    }
+
+    /// The error was there and is gone, and no hook saw who took it.
+    fn conclude(&self, why: Told) -> Option<Observer> {
+        let errno = self.errno_at_birth()?;
+        let end = &*self.end;
+        if end.orphan || self.release.as_ref().is_some_and(|release| release.untaken.is_some() || release.observation_lost) {
+            return None;
+        }
+        let concluded = |task: Task| Observer { task, errno, delay_ns: None, inferred: true };
+        // connect() in blocking mode returns the error itself; no hook sees that.
+        let connecting = end.owner.filter(|owner| end.state == TcpState::SynSent && owner.blocking && owner.syscall == Some("connect"));
+        match (&self.release, why, connecting) {
+            (Some(_), Told::Complete, Some(task)) | (None, Told::Waited, Some(task)) => Some(concluded(task)),
+            (Some(Release { task: Some(task), .. }), Told::Complete, None) if !task.kernel_thread => {
+                Some(concluded(Task { syscall: None, fd: None, ..*task }))
+            }
+            _ => None,
+        }
+    }
+
+    fn seen(&self, why: Told, observed: bool) -> Seen {
+        if observed {
+            return Seen::Yes;
+        }
+        match (why, &self.release) {
+            (Told::Untracked, _) | (_, Some(Release { observation_lost: true, .. })) => Seen::Unknown,
+            (Told::Waited, None) => Seen::NotYet,
+            // Taken, but nobody is left who could be named.
+            (_, Some(release)) if release.untaken.is_none() && self.errno_at_birth().is_some() && !self.end.orphan => Seen::Unknown,
+            _ => Seen::Never,
+        }
+    }
+
+    /// Whoever caught the error holds the socket; else what the kernel half learned; else whoever
+    /// released it. Before accept() nobody does.
+    fn owner(&self) -> Option<Owner> {
+        let known = self.end.owner;
+        let caught = self.observer.filter(|observer| !observer.inferred).map(|observer| observer.task);
+        let holder = match (caught, known) {
+            (Some(task), Some(owner)) if task.tgid == owner.tgid => Some(owner),
+            (Some(task), _) => Some(task),
+            (None, known) => known.or_else(|| self.releaser()),
+        };
+        holder.filter(|task| !task.kernel_thread).map(|task| Owner { tgid: task.tgid, parent_tgid: task.parent_tgid, comm: task.comm })
+    }
+
+    fn releaser(&self) -> Option<Closer> {
+        self.release.as_ref().filter(|release| !release.reopened).and_then(|release| release.task)
+    }
+
+    fn fin(&self, kind: EndKind) -> Fin {
+        let end = &*self.end;
+        let local = match end.state {
+            TcpState::FinWait1 | TcpState::FinWait2 | TcpState::Closing | TcpState::LastAck | TcpState::TimeWait => Some(true),
+            TcpState::Unknown(_) => None,
+            _ => Some(false),
+        };
+        let remote = match end.state {
+            _ if end.done => Some(true),
+            TcpState::CloseWait | TcpState::LastAck | TcpState::Closing => Some(true),
+            // An orphan goes on as a mini-socket, which receives the peer's FIN without a trace.
+            TcpState::FinWait1 | TcpState::FinWait2 if kind == EndKind::Fin => None,
+            TcpState::Unknown(_) => None,
+            _ => Some(false),
+        };
+        let first = end.first_fin.or(match end.state {
+            TcpState::CloseWait | TcpState::LastAck => Some(FirstFin::Remote),
+            TcpState::FinWait1 | TcpState::FinWait2 => Some(FirstFin::Local),
+            _ => None,
+        });
+        let both = local == Some(true) && remote == Some(true);
+        Fin {
+            first,
+            local,
+            remote,
+            remote_data_bytes: end.fin_data_bytes.filter(|_| remote == Some(true)),
+            half_closed_ns: end.first_fin_ns.zip(end.second_fin_ns).filter(|_| both).map(|(a, b)| b.saturating_sub(a)),
+        }
+    }
+
+    /// A story that was told as "not yet", released now: the error may be gone all the same.
+    pub fn concluded_late(&mut self) -> Option<Record> {
+        if self.observer.is_some() {
+            return None;
+        }
+        let observer = self.conclude(Told::Complete)?;
+        self.observer = Some(observer);
+        let at_ns = self.release.as_ref().map_or(self.end.ts_ns, |release| release.ts_ns);
+        Some(self.late(at_ns, observer))
+    }
+
+    fn late(&self, at_ns: u64, observer: Observer) -> Record {
+        let end = &*self.end;
+        Record::Late(Box::new(LateObservation {
+            at_ns,
+            cookie: (end.cookie != 0).then_some(end.cookie),
+            local: end.local,
+            remote: end.remote,
+            netns: Some(end.netns),
+            end: self.kind(),
+            owner: self.owner(),
+            observer,
+        }))
+    }
+}
+
+/// Calls that can return the error of a socket to their caller. In any other, what ran was the
+/// completion of an asynchronous request, and the call has no part in it.
+fn can_return_a_socket_error(name: &str) -> bool {
+    const CALLS: [&str; 22] = [
+        "read", "readv", "preadv", "preadv2", "recvfrom", "recvmsg", "recvmmsg", "recvmmsg_time64", "recv", "write",
+        "writev", "pwritev", "pwritev2", "sendto", "sendmsg", "sendmmsg", "sendfile", "sendfile64", "splice", "getsockopt",
+        "connect", "socketcall",
+    ];
+    CALLS.contains(&name) || name == "io_uring_enter"
+}

@@ -1,0 +1,173 @@
+//! What is said about one connection that ended.
+
+use super::{Comm, Endpoint, Errno, FirstFin, Reason, Task, TcpState};
+
+/// How a connection ended, in the order of weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum EndKind {
+    ResetReceived,
+    ResetSent,
+    Timeout,
+    Error,
+    Fin,
+}
+
+impl EndKind {
+    pub const ALL: [Self; 5] = [Self::ResetReceived, Self::ResetSent, Self::Timeout, Self::Error, Self::Fin];
+
+    /// The word of the JSON contract.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ResetReceived => "reset-received",
+            Self::ResetSent => "reset-sent",
+            Self::Timeout => "timeout",
+            Self::Error => "error",
+            Self::Fin => "fin",
+        }
+    }
+}
+
+/// Which end connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Client,
+    Server,
+}
+
+impl Role {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        }
+    }
+}
+
+/// Whether a task learned of the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    Yes,
+    /// The socket died with its error untaken.
+    Never,
+    NotYet,
+    Unknown,
+}
+
+impl Seen {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Yes => "yes",
+            Self::Never => "never",
+            Self::NotYet => "not-yet",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Payload by what became of it; SYN and FIN are never counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bytes {
+    pub sent: u64,
+    pub acked: u64,
+    pub unacked: u64,
+    pub unsent: u64,
+    pub received: u64,
+    pub unread: u64,
+}
+
+/// Milliseconds since the last data segment each way; `None`: there was none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Idle {
+    pub sent_ms: Option<u64>,
+    pub received_ms: Option<u64>,
+}
+
+/// The process that holds the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub tgid: u32,
+    pub parent_tgid: u32,
+    pub comm: Comm,
+}
+
+/// The task whose system call returned the error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Observer {
+    pub task: Task,
+    pub errno: Errno,
+    /// From the error's birth to the return of that call; `None` where the return was not caught.
+    pub delay_ns: Option<u64>,
+    /// Concluded, not caught.
+    pub inferred: bool,
+}
+
+/// A task that ended or released a connection.
+pub type Closer = Task;
+
+/// What is known of the two FINs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fin {
+    pub first: Option<FirstFin>,
+    pub local: Option<bool>,
+    pub remote: Option<bool>,
+    pub remote_data_bytes: Option<u32>,
+    pub half_closed_ns: Option<u64>,
+}
+
+/// One socket that ended.
+#[derive(Clone, Debug)]
+pub struct Teardown {
+    /// Time of the event named by `end`, `CLOCK_MONOTONIC`.
+    pub at_ns: u64,
+    pub end: EndKind,
+    pub local: Endpoint,
+    pub remote: Endpoint,
+    pub netns: Option<u32>,
+    pub cookie: Option<u64>,
+    pub inode: Option<u64>,
+    pub role: Option<Role>,
+    /// State before the end; `None` where a RST met no socket.
+    pub state: Option<TcpState>,
+    pub age_ns: Option<u64>,
+    /// `None` for a RST without a full socket.
+    pub idle: Option<Idle>,
+    pub bytes: Option<Bytes>,
+    pub rtt_us: Option<u32>,
+    pub retransmits: Option<u32>,
+    pub reason: Option<Reason>,
+    pub owner: Option<Owner>,
+    pub observer: Option<Observer>,
+    pub seen: Seen,
+    pub closer: Option<Closer>,
+    pub released: Option<Closer>,
+    pub fin: Fin,
+}
+
+impl Teardown {
+    /// Every process that has a part in it: holder, observer, closer. (tgid, parent, name)
+    pub fn processes(&self) -> impl Iterator<Item = (u32, u32, Comm)> + '_ {
+        let owner = self.owner.iter().map(|owner| (owner.tgid, owner.parent_tgid, owner.comm));
+        let tasks = self.observer.iter().map(|observer| &observer.task).chain(&self.closer).chain(&self.released);
+        owner.chain(tasks.map(|task| (task.tgid, task.parent_tgid, task.comm)))
+    }
+}
+
+/// An error that was noticed after its connection's record was printed.
+#[derive(Clone, Debug)]
+pub struct LateObservation {
+    pub at_ns: u64,
+    pub cookie: Option<u64>,
+    pub local: Endpoint,
+    pub remote: Endpoint,
+    pub netns: Option<u32>,
+    pub end: EndKind,
+    pub owner: Option<Owner>,
+    pub observer: Observer,
+}
+
+/// What the join yields.
+#[derive(Clone, Debug)]
+pub enum Record {
+    Teardown(Box<Teardown>),
+    Late(Box<LateObservation>),
+}

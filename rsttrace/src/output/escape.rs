@@ -1,0 +1,41 @@
+//! Names that come from outside, made harmless for a terminal.
+
+use std::borrow::Cow;
+
+/// Escapes control characters, format characters (bidirectional overrides, zero-width ones) and
+/// backslashes, as Rust's literals do; everything printable stays.
+pub fn for_terminal(text: &str) -> Cow<'_, str> {
+    if text.bytes().all(|b| matches!(b, b' '..=b'~') && b != b'\\') {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if matches!(c, '"' | '\'') {
+            out.push(c);
+        } else {
+            out.extend(c.escape_debug());
+        }
+    }
+    Cow::Owned(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_process_name_cannot_clear_the_screen() {
+        assert_eq!(for_terminal("\x1b[2J"), "\\u{1b}[2J");
+        assert_eq!(for_terminal("a\nb\r\u{202e}\u{200b}\u{9b}"), "a\\nb\\r\\u{202e}\\u{200b}\\u{9b}");
+        assert_eq!(for_terminal("nginx: worker 'x' 日本"), "nginx: worker 'x' 日本");
+    }
+
+    proptest! {
+        #[test]
+        fn no_control_character_survives(text in any::<String>()) {
+            prop_assert!(!for_terminal(&text).chars().any(char::is_control));
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! The JSON contract, schema 1: see docs/json.md and docs/rsttrace.schema.json. These structs are
+//! the format; nothing else may name its keys.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+};
+
+use serde::{Serialize, Serializer, ser::SerializeMap as _};
+
+use super::{WallClock, rfc3339, summary::Summary};
+use crate::model::{self, FirstFin, LateObservation, Record, Teardown};
+
+const SCHEMA: u32 = 1;
+
+/// First line of a run.
+#[derive(Clone, Debug)]
+pub struct Start {
+    pub time: String,
+    pub version: &'static str,
+    pub kernel: String,
+    pub host: String,
+    /// How each hook is attached; `None`: it is not.
+    pub hooks: Vec<(&'static str, Option<&'static str>)>,
+    pub filters: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct StartLine<'a> {
+    schema: u32,
+    record: &'static str,
+    time: &'a str,
+    version: &'a str,
+    kernel: &'a str,
+    host: &'a str,
+    #[serde(serialize_with = "as_map")]
+    hooks: &'a [(&'static str, Option<&'static str>)],
+    filters: &'a [String],
+}
+
+fn as_map<S: Serializer>(pairs: &[(&'static str, Option<&'static str>)], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(Some(pairs.len()))?;
+    for (key, value) in pairs {
+        map.serialize_entry(key, value)?;
+    }
+    map.end()
+}
+
+#[derive(Serialize)]
+struct Endpoint {
+    addr: std::net::IpAddr,
+    port: u16,
+}
+
+impl From<model::Endpoint> for Endpoint {
+    fn from(endpoint: model::Endpoint) -> Self {
+        Self { addr: endpoint.addr, port: endpoint.port }
+    }
+}
+
+#[derive(Serialize)]
+struct Idle {
+    sent: Option<u64>,
+    received: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Bytes {
+    sent: u64,
+    acked: u64,
+    unacked: u64,
+    unsent: u64,
+    received: u64,
+    unread: u64,
+}
+
+#[derive(Serialize)]
+struct Owner<'a> {
+    tgid: u32,
+    comm: std::borrow::Cow<'a, str>,
+}
+
+#[derive(Serialize)]
+struct Observer<'a> {
+    tgid: u32,
+    tid: u32,
+    comm: std::borrow::Cow<'a, str>,
+    syscall: Option<&'static str>,
+    fd: Option<i32>,
+    errno: String,
+    delay_us: Option<u64>,
+    inferred: bool,
+}
+
+impl<'a> From<&'a model::Observer> for Observer<'a> {
+    fn from(observer: &'a model::Observer) -> Self {
+        let task = &observer.task;
+        Self {
+            tgid: task.tgid,
+            tid: task.tid,
+            comm: task.comm.text(),
+            syscall: task.syscall,
+            fd: task.fd,
+            errno: observer.errno.name().map_or_else(|| observer.errno.0.to_string(), str::to_owned),
+            delay_us: observer.delay_ns.map(|ns| ns / 1_000),
+            inferred: observer.inferred,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Closer<'a> {
+    tgid: u32,
+    tid: u32,
+    comm: std::borrow::Cow<'a, str>,
+    syscall: Option<&'static str>,
+    exiting: bool,
+}
+
+impl<'a> From<&'a model::Closer> for Closer<'a> {
+    fn from(task: &'a model::Closer) -> Self {
+        Self { tgid: task.tgid, tid: task.tid, comm: task.comm.text(), syscall: task.syscall, exiting: task.exiting }
+    }
+}
+
+#[derive(Serialize)]
+struct Fin {
+    first: Option<&'static str>,
+    local: Option<bool>,
+    remote: Option<bool>,
+    remote_data_bytes: Option<u32>,
+    half_closed_us: Option<u64>,
+}
+
+/// Not known yet to this version: always null.
+type Later = Option<()>;
+
+#[derive(Serialize)]
+struct TeardownLine<'a> {
+    schema: u32,
+    record: &'static str,
+    time: String,
+    end: &'static str,
+    family: &'static str,
+    local: Endpoint,
+    remote: Endpoint,
+    netns: Option<u32>,
+    cookie: Option<u64>,
+    inode: Option<u64>,
+    role: Option<&'static str>,
+    state: Option<&'static str>,
+    age_us: Option<u64>,
+    idle_ms: Option<Idle>,
+    bytes: Option<Bytes>,
+    rtt_us: Option<u32>,
+    retransmits: Option<u32>,
+    reason: Option<&'a str>,
+    owner: Option<Owner<'a>>,
+    observer: Option<Observer<'a>>,
+    seen: &'static str,
+    closer: Option<Closer<'a>>,
+    released: Option<Closer<'a>>,
+    peer: Later,
+    fin: Fin,
+    phase: Later,
+    cause: Later,
+    initiator: Later,
+    harm: Later,
+    evidence: Later,
+    verdict: Later,
+}
+
+#[derive(Serialize)]
+struct LateLine<'a> {
+    schema: u32,
+    record: &'static str,
+    time: String,
+    cookie: Option<u64>,
+    local: Endpoint,
+    remote: Endpoint,
+    observer: Observer<'a>,
+}
+
+#[derive(Serialize)]
+struct SummaryLine<'a> {
+    schema: u32,
+    record: &'static str,
+    started: String,
+    stopped: String,
+    sockets: BTreeMap<&'static str, u64>,
+    causes: BTreeMap<&'static str, u64>,
+    harm: BTreeMap<&'static str, u64>,
+    orderly: u64,
+    lost: Lost<'a>,
+    undecodable: u64,
+    evicted: u64,
+    filtered: u64,
+    audit: [(); 0],
+}
+
+#[derive(Serialize)]
+struct Lost<'a> {
+    total: u64,
+    records: u64,
+    by_hook: BTreeMap<&'a str, u64>,
+}
+
+/// Writes the first line.
+///
+/// # Errors
+/// What writing returns.
+pub fn write_start(out: &mut impl Write, start: &Start) -> io::Result<()> {
+    line(
+        out,
+        &StartLine {
+            schema: SCHEMA,
+            record: "start",
+            time: &start.time,
+            version: start.version,
+            kernel: &start.kernel,
+            host: &start.host,
+            hooks: &start.hooks,
+            filters: &start.filters,
+        },
+    )
+}
+
+/// Writes one record.
+///
+/// # Errors
+/// What writing returns.
+pub fn write_record(out: &mut impl Write, record: &Record, clock: &WallClock) -> io::Result<()> {
+    match record {
+        Record::Teardown(teardown) => line(out, &teardown_line(teardown, clock)),
+        Record::Late(late) => line(out, &late_line(late, clock)),
+    }
+}
+
+/// Writes the last line.
+///
+/// # Errors
+/// What writing returns.
+pub fn write_summary(out: &mut impl Write, summary: &Summary) -> io::Result<()> {
+    line(
+        out,
+        &SummaryLine {
+            schema: SCHEMA,
+            record: "summary",
+            started: rfc3339(summary.started),
+            stopped: rfc3339(summary.stopped),
+            sockets: summary.ends().collect(),
+            causes: BTreeMap::new(),
+            harm: BTreeMap::new(),
+            orderly: summary.orderly,
+            lost: Lost {
+                total: summary.lost_total(),
+                records: summary.lost_records,
+                by_hook: summary.lost_by_hook.iter().copied().collect(),
+            },
+            undecodable: summary.undecodable,
+            evicted: summary.evicted,
+            filtered: summary.filtered,
+            audit: [],
+        },
+    )
+}
+
+fn line(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, value)?;
+    out.write_all(b"\n")
+}
+
+fn teardown_line<'a>(t: &'a Teardown, clock: &WallClock) -> TeardownLine<'a> {
+    TeardownLine {
+        schema: SCHEMA,
+        record: "teardown",
+        time: rfc3339(clock.at(t.at_ns)),
+        end: t.end.name(),
+        family: if t.local.addr.is_ipv4() { "ipv4" } else { "ipv6" },
+        local: t.local.into(),
+        remote: t.remote.into(),
+        netns: t.netns,
+        cookie: t.cookie,
+        inode: t.inode,
+        role: t.role.map(model::Role::name),
+        state: t.state.map(model::TcpState::name),
+        age_us: t.age_ns.map(|ns| ns / 1_000),
+        idle_ms: t.idle.map(|idle| Idle { sent: idle.sent_ms, received: idle.received_ms }),
+        bytes: t.bytes.map(|b| Bytes {
+            sent: b.sent,
+            acked: b.acked,
+            unacked: b.unacked,
+            unsent: b.unsent,
+            received: b.received,
+            unread: b.unread,
+        }),
+        rtt_us: t.rtt_us,
+        retransmits: t.retransmits,
+        reason: t.reason.as_deref(),
+        owner: t.owner.as_ref().map(|owner| Owner { tgid: owner.tgid, comm: owner.comm.text() }),
+        observer: t.observer.as_ref().map(Into::into),
+        seen: t.seen.name(),
+        closer: t.closer.as_ref().map(Into::into),
+        released: t.released.as_ref().map(Into::into),
+        peer: None,
+        fin: Fin {
+            first: t.fin.first.map(|first| match first {
+                FirstFin::Local => "local",
+                FirstFin::Remote => "remote",
+                FirstFin::Both => "both",
+            }),
+            local: t.fin.local,
+            remote: t.fin.remote,
+            remote_data_bytes: t.fin.remote_data_bytes,
+            half_closed_us: t.fin.half_closed_ns.map(|ns| ns / 1_000),
+        },
+        phase: None,
+        cause: None,
+        initiator: None,
+        harm: None,
+        evidence: None,
+        verdict: None,
+    }
+}
+
+fn late_line<'a>(late: &'a LateObservation, clock: &WallClock) -> LateLine<'a> {
+    LateLine {
+        schema: SCHEMA,
+        record: "late-observation",
+        time: rfc3339(clock.at(late.at_ns)),
+        cookie: late.cookie,
+        local: late.local.into(),
+        remote: late.remote.into(),
+        observer: (&late.observer).into(),
+    }
+}

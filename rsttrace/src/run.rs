@@ -1,0 +1,434 @@
+//! The live run: attach, say so, move events until told to stop, sum up.
+
+use std::{
+    io::{self, BufWriter, IsTerminal as _, Write},
+    os::fd::{AsRawFd, RawFd},
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use jiff::{Timestamp, tz::TimeZone};
+use rustix::time::ClockId;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    process::{Child, Command},
+    signal::unix::{Signal, SignalKind, signal},
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    cli::{ColorChoice, TimeChoice},
+    config::Config,
+    decode::Decoder,
+    enrich::Processes,
+    filter::ProcessSelector,
+    join::Joiner,
+    output::{
+        WallClock, json,
+        text::{Appearance, TextFormat, TimeFormat},
+        units::grouped,
+    },
+    pipeline::{Format, Pipeline},
+    probe::{Options, Probe, preflight},
+    status::Status,
+};
+
+/// Events taken before signals are looked at.
+const BATCH: usize = 4_096;
+/// How often the status line and the loss counters are looked at while there is a reason to.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Runs until a signal, the end of the duration, of the count, of the command or of stdout.
+///
+/// # Errors
+/// What ends a run that had begun; `ProbeError` in the chain where it could not begin.
+pub async fn run(mut config: Config) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::install()?;
+    let mut status = Status::new(config.quiet, !config.json || !io::stdout().is_terminal());
+    check_process_numbers(&config, &status)?;
+
+    let started = Timestamp::now();
+    let clock = WallClock::new(started.as_nanosecond(), monotonic_ns());
+    let mut probe = Probe::start(&Options {
+        want_fin: config.want_fin,
+        buffer_bytes: config.buffer_bytes,
+        max_sockets: config.max_sockets,
+        without: config.without.clone(),
+        kernel_log: config.verbose >= 2,
+    })?;
+    for warning in &probe.warnings {
+        status.warn(warning);
+    }
+
+    let mut processes = Processes::default();
+    let mut child = None;
+    status.permanent(&ready_line(&config, &probe, &mut processes, &status));
+    if let Some((program, args)) = config.command.split_first() {
+        let spawned = Command::new(program)
+            .args(args)
+            .spawn()
+            .with_context(|| format!("cannot run {}", program.to_string_lossy()))?;
+        config.filter.processes.extend(spawned.id().map(ProcessSelector::Pid));
+        child = Some(spawned);
+    }
+
+    let joiner = Joiner::new(
+        u64::try_from(config.join_timeout.as_nanos()).unwrap_or(u64::MAX),
+        config.max_sockets as usize,
+    );
+    let decoder = Decoder::new(tick_ns(), probe.reasons.clone());
+    let format = if config.json { Format::Json } else { Format::Text(TextFormat::new(appearance(&config, started))) };
+    let mut pipeline = Pipeline::new(decoder, joiner, config.filter.clone(), format, clock, config.count);
+    pipeline.summary.started = started;
+
+    let mut out = BufWriter::with_capacity(64 * 1024, io::stdout().lock());
+    let mut live = Live { probe: &mut probe, pipeline: &mut pipeline, status: &mut status, out: &mut out, config: &config };
+    let result = live.until_stopped(&mut signals, child.as_mut()).await;
+    match result.and_then(|()| live.finish()) {
+        Ok(()) => {}
+        // Whoever read our output has gone: nothing is wrong, and nobody is left to tell.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        Err(error) => return Err(error).context("cannot write to stdout"),
+    }
+    live.say_summary();
+    // What could not be written must not be tried again when the buffer is dropped.
+    let _ = out.into_parts();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What ends or interrupts the loop.
+struct Signals {
+    int: Signal,
+    term: Signal,
+    hup: Signal,
+    usr1: Signal,
+}
+
+impl Signals {
+    /// The first SIGINT or SIGTERM stops the run; the second ends the process at once, even while
+    /// it is stuck writing to a pipe that nobody reads.
+    fn install() -> anyhow::Result<Self> {
+        let stopping = Arc::new(AtomicBool::new(false));
+        for number in [SIGINT, SIGTERM] {
+            signal_hook::flag::register_conditional_shutdown(number, 128 + number, Arc::clone(&stopping))
+                .and_then(|_| signal_hook::flag::register(number, Arc::clone(&stopping)))
+                .context("cannot install signal handlers")?;
+        }
+        let listen = |kind| signal(kind).context("cannot install signal handlers");
+        Ok(Self {
+            int: listen(SignalKind::interrupt())?,
+            term: listen(SignalKind::terminate())?,
+            hup: listen(SignalKind::hangup())?,
+            usr1: listen(SignalKind::user_defined1())?,
+        })
+    }
+}
+
+struct Live<'a, W: Write> {
+    probe: &'a mut Probe,
+    pipeline: &'a mut Pipeline,
+    status: &'a mut Status,
+    out: &'a mut BufWriter<W>,
+    config: &'a Config,
+}
+
+/// A descriptor that is watched, and owned elsewhere.
+struct Watched(RawFd);
+
+impl AsRawFd for Watched {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0
+    }
+}
+
+/// Watches a descriptor for as long as the caller keeps it open.
+fn watch(fd: RawFd, interest: Interest) -> io::Result<AsyncFd<Watched>> {
+    // SAFETY: the descriptors watched here (ring, log ring, stdout) outlive the loop that watches
+    // them, and nothing else registers them with this runtime.
+    unsafe { AsyncFd::register_with_interest(Watched(fd), interest) }.map_err(Into::into)
+}
+
+impl<W: Write> Live<'_, W> {
+    async fn until_stopped(&mut self, signals: &mut Signals, mut child: Option<&mut Child>) -> io::Result<()> {
+        let ring = watch(self.probe.event_fd(), Interest::READABLE)?;
+        let kernel_log = self.probe.log_fd().map(|fd| watch(fd, Interest::READABLE)).transpose()?;
+        // A regular file cannot be watched, and cannot be closed at its other end either.
+        let stdout = watch(io::stdout().as_raw_fd(), Interest::ERROR).ok();
+        let stop_at = self.config.duration.map(|duration| Instant::now() + duration);
+        let mut next_look = Instant::now() + TICK;
+        if self.config.json {
+            self.write_start()?;
+        }
+        loop {
+            let drained = self.move_events()?;
+            if self.pipeline.done() {
+                return Ok(());
+            }
+            if !drained {
+                // More is waiting; look at the signals without sleeping.
+                tokio::task::yield_now().await;
+            }
+            let due = self.pipeline.joiner.next_deadline_ns().map(|at| {
+                Instant::now() + Duration::from_nanos(at.saturating_sub(monotonic_ns())) + Duration::from_micros(100)
+            });
+            tokio::select! {
+                biased;
+                _ = signals.int.recv() => return Ok(()),
+                _ = signals.term.recv() => return Ok(()),
+                _ = signals.hup.recv() => return Ok(()),
+                () = at(stop_at) => return Ok(()),
+                _ = signals.usr1.recv() => self.say_summary(),
+                () = closed(stdout.as_ref()) => return Err(io::ErrorKind::BrokenPipe.into()),
+                () = readable(kernel_log.as_ref()) => self.probe.flush_log(),
+                () = ended(&mut child) => {
+                    // Its sockets went with it; what the hooks said of them is in the ring.
+                    while !self.move_events()? {}
+                    return Ok(());
+                }
+                () = std::future::ready(()), if !drained => {}
+                () = readable(Some(&ring)) => {}
+                () = at(due) => {}
+                () = at(Some(next_look)), if self.status.wants_ticks() => {
+                    next_look = Instant::now() + TICK;
+                    self.look();
+                }
+            }
+        }
+    }
+
+    /// Moves one batch from the ring to stdout. Returns whether the ring was emptied.
+    fn move_events(&mut self) -> io::Result<bool> {
+        let now_ns = monotonic_ns();
+        let mut drained = false;
+        for _ in 0..BATCH {
+            match self.probe.next() {
+                Some(bytes) => self.pipeline.feed(&bytes),
+                None => {
+                    drained = true;
+                    break;
+                }
+            }
+        }
+        self.pipeline.tick(drained.then_some(now_ns));
+        if !self.pipeline.ready.is_empty() {
+            self.status.clear();
+            if self.pipeline.write(self.out, self.status.columns())? {
+                self.out.flush()?;
+            }
+        }
+        Ok(drained)
+    }
+
+    fn write_start(&mut self) -> io::Result<()> {
+        let uname = rustix::system::uname();
+        let start = json::Start {
+            time: crate::output::rfc3339(self.pipeline.summary.started),
+            version: env!("CARGO_PKG_VERSION"),
+            kernel: uname.release().to_string_lossy().into_owned(),
+            host: uname.nodename().to_string_lossy().into_owned(),
+            hooks: self.probe.hooks.iter().map(|hook| (hook.name, hook.how)).collect(),
+            filters: self.config.filter_words.clone(),
+        };
+        json::write_start(self.out, &start)?;
+        self.out.flush()
+    }
+
+    /// Once a second, where somebody looks: the live line, and a warning when events were lost.
+    fn look(&mut self) {
+        let counters = self.probe.counters();
+        self.pipeline.count(&counters);
+        self.status.losses(self.pipeline.summary.lost_total());
+        let tracing = tracing(self.config, &mut self.pipeline.processes);
+        self.status.live(&format!(
+            "tracing {tracing}: {} orderly, {} records",
+            grouped(counters.orderly),
+            grouped(self.pipeline.printed)
+        ));
+    }
+
+    /// Everything that is still there, as it stands.
+    fn finish(&mut self) -> io::Result<()> {
+        while !self.pipeline.done() && !self.move_events()? {}
+        self.pipeline.joiner.finish(&mut self.pipeline.ready);
+        self.status.clear();
+        self.pipeline.write(self.out, self.status.columns())?;
+        self.update_summary();
+        if self.config.json {
+            json::write_summary(self.out, &self.pipeline.summary)?;
+        }
+        self.out.flush()
+    }
+
+    fn update_summary(&mut self) {
+        let counters = self.probe.counters();
+        self.pipeline.count(&counters);
+        self.pipeline.summary.stopped = Timestamp::now();
+    }
+
+    fn say_summary(&mut self) {
+        self.update_summary();
+        let mut text = Vec::new();
+        if self.pipeline.summary.write(&mut text).is_ok() {
+            self.status.permanent(String::from_utf8_lossy(&text).trim_end());
+        }
+    }
+}
+
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn readable(fd: Option<&AsyncFd<Watched>>) {
+    if let Some(fd) = fd
+        && let Ok(mut guard) = fd.readable().await
+    {
+        guard.clear_ready();
+        return;
+    }
+    std::future::pending().await
+}
+
+async fn closed(stdout: Option<&AsyncFd<Watched>>) {
+    if let Some(fd) = stdout
+        && fd.ready(Interest::ERROR).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+async fn ended(child: &mut Option<&mut Child>) {
+    match child {
+        Some(child) => {
+            let _ = child.wait().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Process numbers in another PID namespace are not those that the kernel half reports.
+fn check_process_numbers(config: &Config, status: &Status) -> anyhow::Result<()> {
+    if !preflight::in_initial_pid_namespace() {
+        if !config.filter.processes.is_empty() || !config.command.is_empty() {
+            return Err(crate::probe::ProbeError::Unusable {
+                what: "this is not the host's PID namespace: the kernel's process numbers are not the ones seen here, so processes cannot be chosen".to_owned(),
+                hint: "run rsttrace on the host, or in a container that shares its PID namespace (--pid=host)".to_owned(),
+            }
+            .into());
+        }
+        status.warn("this is not the host's PID namespace: process numbers are the host's, and owners of unused sockets stay unknown");
+    }
+    if preflight::proc_hides_processes() {
+        status.warn("/proc hides other users' processes (hidepid): choosing by name and owners of unused sockets work for visible ones only; CAP_SYS_PTRACE lifts this");
+    }
+    Ok(())
+}
+
+/// `nginx (3 processes)`, or the whole host.
+fn tracing(config: &Config, processes: &mut Processes) -> String {
+    if let Some(command) = config.command.first() {
+        return command.to_string_lossy().into_owned();
+    }
+    if config.filter.processes.is_empty() {
+        return "all processes".to_owned();
+    }
+    let all = processes.all();
+    let words: Vec<String> = config
+        .filter
+        .processes
+        .iter()
+        .map(|selector| {
+            let n = all.iter().filter(|(tgid, info)| selector.selects(*tgid, info)).count();
+            let plural = if n == 1 { "" } else { "es" };
+            match selector {
+                ProcessSelector::Pid(pid) => {
+                    let name = all.iter().find(|(tgid, _)| tgid == pid).map_or("gone", |(_, info)| info.comm.as_str());
+                    format!("{}/{pid}", crate::output::escape::for_terminal(name))
+                }
+                other => format!("{} ({n} process{plural})", crate::output::escape::for_terminal(&other.to_string())),
+            }
+        })
+        .collect();
+    words.join(", ")
+}
+
+fn ready_line(config: &Config, probe: &Probe, processes: &mut Processes, status: &Status) -> String {
+    let attached = probe.hooks.iter().filter(|hook| hook.how.is_some()).count();
+    let missing: Vec<&str> = probe.hooks.iter().filter(|hook| hook.how.is_none()).map(|hook| hook.name).collect();
+    let without = if missing.is_empty() { String::new() } else { format!(", without {}", missing.join(" and ")) };
+    let line = format!(
+        "rsttrace: ready: tracing {}; {} of {} hooks attached{without}; {} open connections found",
+        tracing(config, processes),
+        attached,
+        probe.hooks.len(),
+        grouped(probe.counters().seeded),
+    );
+    if config.command.is_empty() {
+        warn_about_absent(config, processes, status);
+    }
+    line
+}
+
+/// A name that nobody has: wait for it, but say what it may have been meant to be.
+fn warn_about_absent(config: &Config, processes: &mut Processes, status: &Status) {
+    let all = processes.all();
+    for selector in &config.filter.processes {
+        if all.iter().any(|(tgid, info)| selector.selects(*tgid, info)) {
+            continue;
+        }
+        let hint = match selector {
+            ProcessSelector::Name(name) => nearest(name, all.iter().flat_map(|(_, info)| std::iter::once(&info.comm).chain(&info.exe)))
+                .map(|name| format!("; did you mean {}?", crate::output::escape::for_terminal(name)))
+                .unwrap_or_default(),
+            _ => String::new(),
+        };
+        status.warn(&format!("no process matches {} yet: waiting for one{hint}", crate::output::escape::for_terminal(&selector.to_string())));
+    }
+}
+
+fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a String>) -> Option<&'a str> {
+    candidates
+        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate.as_str()))
+        .filter(|(score, _)| *score > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}
+
+fn appearance(config: &Config, started: Timestamp) -> Appearance {
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty())).unwrap_or_default();
+    let utf8 = locale.to_ascii_lowercase().replace('-', "").contains("utf8");
+    let color = match config.color {
+        ColorChoice::Always => true,
+        ColorChoice::Never => false,
+        ColorChoice::Auto => anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never,
+    };
+    Appearance {
+        time: match config.time {
+            TimeChoice::Local => TimeFormat::Zoned(TimeZone::system()),
+            TimeChoice::Utc => TimeFormat::Zoned(TimeZone::UTC),
+            TimeChoice::Relative => TimeFormat::Relative(started),
+        },
+        color,
+        unicode: utf8 && !config.ascii,
+        cjk: ["zh", "ja", "ko"].iter().any(|language| locale.starts_with(language)),
+        verbose: config.verbose >= 1,
+    }
+}
+
+/// `CLOCK_MONOTONIC`, as `bpf_ktime_get_ns()` reads it.
+fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
+/// The length of a jiffy: the coarse clock advances with it (`TICK_NSEC`).
+fn tick_ns() -> u64 {
+    let resolution = rustix::time::clock_getres(ClockId::MonotonicCoarse);
+    u64::try_from(resolution.tv_nsec).unwrap_or(0).max(1)
+}

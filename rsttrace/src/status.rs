@@ -1,0 +1,95 @@
+//! stderr: what is said beside the records. A live line is there only while nothing else is.
+
+use std::{
+    cell::Cell,
+    io::{self, IsTerminal as _, Write as _},
+    time::{Duration, Instant},
+};
+
+use rustix::termios::tcgetwinsize;
+
+use crate::output::units::grouped;
+
+/// Losses are announced at most this often.
+const LOSS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What is on stderr, and whether stdout is a terminal too.
+#[derive(Debug)]
+pub struct Status {
+    quiet: bool,
+    stderr_is_terminal: bool,
+    stdout_is_terminal: bool,
+    live: Cell<bool>,
+    announced_losses: u64,
+    announced_at: Option<Instant>,
+}
+
+impl Status {
+    /// `live_wanted`: a live line would not mix with what stdout shows.
+    pub fn new(quiet: bool, live_wanted: bool) -> Self {
+        Self {
+            quiet,
+            stderr_is_terminal: io::stderr().is_terminal() && live_wanted,
+            stdout_is_terminal: io::stdout().is_terminal(),
+            live: Cell::new(false),
+            announced_losses: 0,
+            announced_at: None,
+        }
+    }
+
+    /// Width of the terminal that records go to; asked each time, for it may be resized.
+    pub fn columns(&self) -> Option<usize> {
+        if !self.stdout_is_terminal {
+            return None;
+        }
+        tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col)).filter(|&columns| columns > 0)
+    }
+
+    /// Whether anybody looks at stderr while nothing happens.
+    pub fn wants_ticks(&self) -> bool {
+        self.stderr_is_terminal && !self.quiet
+    }
+
+    /// Shows or replaces the live line.
+    pub fn live(&self, text: &str) {
+        if !self.wants_ticks() {
+            return;
+        }
+        let columns = tcgetwinsize(io::stderr()).map_or(80, |size| usize::from(size.ws_col));
+        let cut: String = text.chars().take(columns.saturating_sub(1)).collect();
+        let _ = write!(io::stderr(), "\r\x1b[K{cut}");
+        self.live.set(true);
+    }
+
+    /// Removes the live line.
+    pub fn clear(&self) {
+        if self.live.replace(false) {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+
+    /// A line that stays, unless quiet is wanted.
+    pub fn permanent(&self, text: &str) {
+        if !self.quiet {
+            self.clear();
+            let _ = writeln!(io::stderr(), "{text}");
+        }
+    }
+
+    /// A line that stays, also when quiet is wanted.
+    pub fn warn(&self, text: &str) {
+        self.clear();
+        let _ = writeln!(io::stderr(), "rsttrace: warning: {text}");
+    }
+
+    /// Says that events are being lost, once a second at most.
+    pub fn losses(&mut self, total: u64) {
+        let due = self.announced_at.is_none_or(|at| at.elapsed() >= LOSS_INTERVAL);
+        if total > self.announced_losses && due {
+            let new = total - self.announced_losses;
+            self.warn(&format!("{} events lost: the ring buffer was full (--buffer)", grouped(new)));
+            self.announced_losses = total;
+            self.announced_at = Some(Instant::now());
+        }
+    }
+}
