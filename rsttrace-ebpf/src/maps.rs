@@ -48,15 +48,19 @@ pub struct Entry {
     pub opened_ns: u64,
     pub first_fin_ns: u64,
     pub second_fin_ns: u64,
+    /// Number of the socket's file, as long as it had one; 0: not met yet.
+    pub inode: u64,
     pub owner: Task,
     pub closer: Task,
     pub flags: u32,
     pub fin_data_bytes: i32,
+    /// An ICMP error that getsockopt(SO_ERROR) took while connecting, by the task in `closer`.
+    pub soft_errno: i32,
     pub role: u8,
     pub first_fin: u8,
     /// State before CLOSE, once there.
     pub last_state: u8,
-    pub pad: [u8; 5],
+    pub pad: u8,
 }
 
 const NO_TASK: Task = Task {
@@ -76,14 +80,16 @@ static BLANK: Entry = Entry {
     opened_ns: 0,
     first_fin_ns: 0,
     second_fin_ns: 0,
+    inode: 0,
     owner: NO_TASK,
     closer: NO_TASK,
     flags: 0,
     fin_data_bytes: -1,
+    soft_errno: 0,
     role: 0,
     first_fin: 0,
     last_state: 0,
-    pad: [0; 5],
+    pad: 0,
 };
 
 /// The entry of a socket, if it has one.

@@ -188,8 +188,8 @@ pub fn end_flags(sk: Sk) -> u32 {
 
 /// Inode number of the socket's file; 0 without one.
 #[inline(always)]
-pub fn inode(sk: Sk) -> u64 {
-    let socket: u64 = peek(sk as u64, &OFFSETS.sock__sk_socket);
+pub fn inode(sk: u64) -> u64 {
+    let socket: u64 = peek(sk, &OFFSETS.sock__sk_socket);
     let file: u64 = peek(socket, &OFFSETS.socket__file);
     let inode: u64 = peek(file, &OFFSETS.file__f_inode);
     peek(inode, &OFFSETS.inode__i_ino)

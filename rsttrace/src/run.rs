@@ -204,7 +204,7 @@ impl<W: Write> Live<'_, W> {
         let now_ns = monotonic_ns();
         let mut drained = false;
         for _ in 0..BATCH {
-            match self.probe.next() {
+            match self.probe.next_event() {
                 Some(bytes) => self.pipeline.feed(&bytes),
                 None => {
                     drained = true;

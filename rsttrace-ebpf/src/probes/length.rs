@@ -60,6 +60,7 @@ fn first_use(sk: u64) {
             entry.flags &= !SEEDED;
             task::current(&mut entry.owner, sk);
             task::lead(&mut entry.owner);
+            entry.inode = inode(sk);
         }
     }
 }

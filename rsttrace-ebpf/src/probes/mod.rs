@@ -9,7 +9,7 @@ mod state;
 
 use aya_ebpf::EbpfContext;
 use aya_log_ebpf::debug;
-use rsttrace_common::{EndEvent, SockId, Task, TaskEvent, counter, end_flag, event_flag, kind, role};
+use rsttrace_common::{EndEvent, SockId, Task, TaskEvent, counter, end_flag, event_flag, hook, kind, role};
 
 use crate::{
     emit,
@@ -25,6 +25,7 @@ struct End {
     state: u8,
     reason: i32,
     flags: u32,
+    err: i32,
     /// The answered segment, for the port that a dying socket has already forgotten; 0: none.
     skb: u64,
 }
@@ -43,7 +44,7 @@ fn report_end(ctx: &impl EbpfContext, sk: Sk, entry: Option<&mut Entry>, end: &E
     let out = unsafe { &mut *event.as_mut_ptr() };
     out.header = emit::header(kind::END, sock::now_ns());
     out.cookie = sock::cookie(sk);
-    out.inode = sock::inode(sk);
+    out.inode = sock::inode(sk as u64);
     sock::tuple(sk, &mut out.tuple);
     if out.tuple.remote_port == 0 && end.skb != 0 {
         out.tuple.remote_port = sock::tcp_header(end.skb).map_or(0, |tcp| tcp.source);
@@ -52,7 +53,7 @@ fn report_end(ctx: &impl EbpfContext, sk: Sk, entry: Option<&mut Entry>, end: &E
     out.hook = end.hook;
     out.state = end.state;
     out.reason = end.reason;
-    out.err = sock::err(sk);
+    out.err = end.err;
     out.pad = 0;
     let mut flags = end.flags | sock::end_flags(sk);
     if present(&OFFSETS.tcp_sock__is_mptcp)
@@ -64,6 +65,9 @@ fn report_end(ctx: &impl EbpfContext, sk: Sk, entry: Option<&mut Entry>, end: &E
         Some(entry) => {
             entry.flags |= REPORTED;
             out.id = SockId { sk: sk as u64, born_ns: entry.born_ns };
+            if out.inode == 0 {
+                out.inode = entry.inode;
+            }
             out.opened_ns = entry.opened_ns;
             out.first_fin_ns = entry.first_fin_ns;
             out.second_fin_ns = entry.second_fin_ns;
@@ -126,6 +130,12 @@ fn report_after(
 fn report_observed(ctx: &impl EbpfContext, hook: u8, sk: u64, held: u64, errno: i32) {
     let Some(entry) = crate::maps::find(sk) else { return };
     if entry.flags & REPORTED == 0 || entry.flags & OBSERVED != 0 {
+        if hook == hook::GETSOCKOPT && entry.flags & REPORTED == 0 && sock::peek::<u8>(sk, &OFFSETS.sock__skc_state) == sock::SYN_SENT {
+            // tcp_v4_err() on a socket that connect() is at work on: the error was soft, the
+            // connection goes on, but who asks for it gives up.
+            entry.soft_errno = errno;
+            task::current(&mut entry.closer, held);
+        }
         return;
     }
     entry.flags |= OBSERVED;

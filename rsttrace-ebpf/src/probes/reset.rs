@@ -23,7 +23,7 @@ fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let entry = find_or_begin(sk as u64, now_ns());
-    let end = End { hook: hook::TCP_RECEIVE_RESET, state, reason: -1, flags: 0, skb: 0 };
+    let end = End { hook: hook::TCP_RECEIVE_RESET, state, reason: -1, flags: 0, err: 0, skb: 0 };
     report_end(&ctx, sk, entry, &end);
     0
 }
@@ -87,7 +87,7 @@ fn ended(ctx: &BtfTracePointContext, sk: Sk, skb: u64, reason: i32, state: u8) {
     if skb == 0 && owned(sk) {
         task::current(&mut entry.closer, 0);
     }
-    let end = End { hook: hook::TCP_SEND_RESET, state: before, reason, flags, skb };
+    let end = End { hook: hook::TCP_SEND_RESET, state: before, reason, flags, err: err(sk), skb };
     report_end(ctx, sk, Some(entry), &end);
 }
 

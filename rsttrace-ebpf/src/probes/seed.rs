@@ -46,6 +46,7 @@ fn seed_owners(ctx: *mut TaskFile) -> i32 {
     }
     if let Some(entry) = maps::begin_unless_known(sk, sock::now_ns()) {
         entry.flags |= SEEDED;
+        entry.inode = peek(inode, &OFFSETS.inode__i_ino);
         task::holder(&mut entry.owner, task as u64, fd as i32);
         maps::count(counter::SEEDED);
     }

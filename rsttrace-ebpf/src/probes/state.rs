@@ -2,11 +2,11 @@
 //! first FIN shows as a change of state.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use rsttrace_common::{SockId, event_flag, first_fin, hook, kind, role};
+use rsttrace_common::{SockId, end_flag, event_flag, first_fin, hook, kind, role};
 
 use super::{End, release_flags, report_after, report_end};
 use crate::{
-    maps::{self, Entry, LOST, ORDERLY, REPORTED, find_or_begin},
+    maps::{self, Entry, LOST, OBSERVED, ORDERLY, REPORTED, find_or_begin},
     settings::{SETTINGS, frozen},
     sock::*,
     task,
@@ -52,6 +52,7 @@ fn opened_by_us(ctx: &BtfTracePointContext, sk: Sk) {
         entry.role = role::CLIENT;
         task::current(&mut entry.owner, key);
         task::lead(&mut entry.owner);
+        entry.inode = inode(key);
     }
 }
 
@@ -77,7 +78,7 @@ fn fin(sk: Sk, by: u8) {
     }
     entry.first_fin = by;
     if by == first_fin::LOCAL {
-        note_closer(entry);
+        note_closer(sk, entry);
     } else {
         entry.fin_data_bytes = fin_data_bytes(sk);
     }
@@ -90,13 +91,16 @@ fn fin_in_answer(sk: Sk) {
     let Some(entry) = find_or_begin(sk as u64, now) else { return };
     entry.second_fin_ns = now;
     entry.first_fin = first_fin::REMOTE;
-    note_closer(entry);
+    note_closer(sk, entry);
 }
 
 /// Only `tcp_close()` and `tcp_shutdown()` send our FIN, so the current task is the closer.
 #[inline(always)]
-fn note_closer(entry: &mut Entry) {
+fn note_closer(sk: Sk, entry: &mut Entry) {
     task::current(&mut entry.closer, 0);
+    if entry.inode == 0 {
+        entry.inode = inode(sk as u64);
+    }
     if entry.owner.tgid == 0 {
         entry.owner = entry.closer;
         task::lead(&mut entry.owner);
@@ -129,31 +133,51 @@ fn closed(ctx: &BtfTracePointContext, sk: Sk, old: u8) {
             return;
         }
     }
-    let aborted = error == 0 && (old == ESTABLISHED || old == CLOSE_WAIT);
-    // tcp_disconnect() of connect(AF_UNSPEC), and tcp_abort(): the task did it.
-    let by_task = aborted || error == ECONNABORTED && owned(sk);
-    if error == 0 && !aborted {
-        // Both FINs, an orphan that goes on as a TIME_WAIT mini-socket, a connect() given up.
-        // A RST may still follow, and then tcp_send_reset reports it.
+    // Without an error it was us: an abort, or a connect() given up before the peer answered.
+    let by_us = error == 0 && (old == ESTABLISHED || old == CLOSE_WAIT || old == SYN_SENT);
+    if error == 0 && !by_us {
+        // Both FINs, or an orphan that goes on as a TIME_WAIT mini-socket. A RST may still follow,
+        // and then tcp_send_reset reports it.
+        let report = frozen(&SETTINGS.want_fin) != 0 && old != SYN_RECV;
         if let Some(entry) = entry.as_deref_mut() {
             entry.flags |= ORDERLY;
             if entry.first_fin != first_fin::NONE && entry.second_fin_ns == 0 {
-                // The second FIN has no state of its own on this path.
+                // The peer's FIN after ours has no change of state of its own.
                 entry.second_fin_ns = now;
+                if report && end_flags(sk) & end_flag::DONE != 0 {
+                    entry.fin_data_bytes = fin_data_bytes(sk);
+                }
             }
         }
         // A child that found no room in the accept queue was never anybody's connection.
-        if frozen(&SETTINGS.want_fin) == 0 || old == SYN_RECV {
+        if !report {
             return;
         }
     }
-    if by_task {
-        if let Some(entry) = entry.as_deref_mut() {
+    let mut end = End { hook: hook::INET_SOCK_SET_STATE, state: old, reason: -1, flags: 0, err: error, skb: 0 };
+    let mut soft = 0;
+    if let Some(entry) = entry.as_deref_mut() {
+        soft = entry.soft_errno;
+        // tcp_abort() is the one error that a task makes.
+        if soft == 0 && (by_us || error == ECONNABORTED && owned(sk)) {
             task::current(&mut entry.closer, 0);
         }
     }
-    let end = End { hook: hook::INET_SOCK_SET_STATE, state: old, reason: -1, flags: 0, skb: 0 };
-    report_end(ctx, sk, entry, &end);
+    if soft == 0 || error != 0 {
+        report_end(ctx, sk, entry, &end);
+        return;
+    }
+    end.err = soft;
+    let taker = entry.as_deref().map(|entry| entry.closer);
+    if let Some(entry) = entry.as_deref_mut() {
+        task::current(&mut entry.closer, 0);
+        entry.flags |= OBSERVED;
+        let id = SockId { sk: sk as u64, born_ns: entry.born_ns };
+        report_end(ctx, sk, Some(entry), &end);
+        if let Some(taker) = taker {
+            report_after(ctx, kind::OBSERVED, hook::GETSOCKOPT, id, soft, 0, |out| *out = taker);
+        }
+    }
 }
 
 /// `include/uapi/asm-generic/errno.h`

@@ -60,6 +60,8 @@ impl RawSizes {
     fn own_fin(&self, state: TcpState) -> (u64, u64, u64) {
         match state {
             TcpState::FinWait2 | TcpState::TimeWait => (0, 0, 1),
+            // Its acknowledgement is what ends LAST_ACK and CLOSING.
+            TcpState::FinWait1 | TcpState::Closing | TcpState::LastAck if self.snd_una == self.write_seq => (0, 0, 1),
             // The FIN is the last thing in the queue: sent when all is.
             TcpState::FinWait1 | TcpState::Closing | TcpState::LastAck if self.snd_nxt == self.write_seq => (0, 1, 0),
             TcpState::FinWait1 | TcpState::Closing | TcpState::LastAck => (1, 0, 0),
@@ -170,6 +172,9 @@ mod tests {
         let sent = RawSizes { snd_nxt: 350, write_seq: 350, ..server() };
         let bytes = sent.bytes(TcpState::LastAck, Some(Role::Server), true);
         assert_eq!((bytes.unacked, bytes.unsent, bytes.received, bytes.unread), (450, 0, 19, 9));
+        let done = RawSizes { bytes_acked: 1, snd_una: 300, snd_nxt: 300, write_seq: 300, bytes_sent: 0, bytes_retrans: 0, ..server() };
+        assert_eq!(done.bytes(TcpState::LastAck, Some(Role::Server), true).sent, 0);
+        assert_eq!(done.role(TcpState::LastAck), Some(Role::Server));
         let acked = RawSizes { bytes_acked: 1_001, snd_una: 300, snd_nxt: 300, write_seq: 300, ..server() };
         assert_eq!(acked.bytes(TcpState::FinWait2, Some(Role::Server), false).acked, 1_000);
     }

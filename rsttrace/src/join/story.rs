@@ -120,8 +120,8 @@ impl Story {
             (Hook::ReceiveReset, _) => EndKind::ResetReceived,
             (_, Some(Errno::ETIMEDOUT)) => EndKind::Timeout,
             (_, Some(_)) => EndKind::Error,
-            // Ended by us without a FIN, a RST or an error: TCP_REPAIR's silent close.
-            (_, None) if matches!(self.end.state, TcpState::Established | TcpState::CloseWait) => EndKind::Error,
+            // Ended by us without a FIN, a RST or an error: connect() given up, TCP_REPAIR's silent close.
+            (_, None) if matches!(self.end.state, TcpState::Established | TcpState::CloseWait | TcpState::SynSent) => EndKind::Error,
             (_, None) => EndKind::Fin,
         }
     }

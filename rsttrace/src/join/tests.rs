@@ -209,7 +209,7 @@ fn errors_are_timeouts_by_their_number() {
     let kind = |err| one(vec![Event::End(Box::new(end(1, 10, Hook::SetState, TcpState::SynSent, err)))]).end;
     assert_eq!(kind(Some(Errno::ETIMEDOUT)), EndKind::Timeout);
     assert_eq!(kind(Some(Errno(113))), EndKind::Error);
-    assert_eq!(kind(None), EndKind::Fin);
+    assert_eq!(kind(None), EndKind::Error, "connect() given up");
 }
 
 #[test]

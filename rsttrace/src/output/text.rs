@@ -241,6 +241,9 @@ fn what(t: &Teardown) -> String {
         },
         EndKind::ResetSent => format!("RST sent {}in {state}{reason}", by(t)),
         EndKind::Timeout => format!("timed out in {state}"),
+        EndKind::Error if t.state == Some(TcpState::SynSent) && t.observer.is_none() && t.closer.is_some() => {
+            format!("connect given up {}", by(t).trim_end())
+        }
         EndKind::Error => format!("ended by an error in {state}"),
         EndKind::Fin => fins(&t.fin, t),
     }
@@ -274,7 +277,6 @@ fn fins(fin: &Fin, t: &Teardown) -> String {
         (Some(FirstFin::Remote), Some(true), _) => format!("{received}, {sent}{apart}"),
         (Some(FirstFin::Remote), ..) => received,
         (Some(FirstFin::Both), ..) => format!("{sent} and {received} at once"),
-        (None, ..) if t.state == Some(TcpState::SynSent) => "connect given up, nothing sent but SYN".to_owned(),
         (None, ..) => "closed".to_owned(),
     }
 }
@@ -292,7 +294,7 @@ fn who_saw(t: &Teardown) -> Option<String> {
         return None;
     }
     // Whoever aborts has no error to see.
-    let own = t.end == EndKind::ResetSent && t.closer.is_some() && t.observer.is_none();
+    let own = matches!(t.end, EndKind::ResetSent | EndKind::Error) && t.closer.is_some() && t.observer.is_none();
     match (&t.observer, t.seen) {
         (Some(observer), _) => {
             let foreign = t.owner.is_some_and(|owner| owner.tgid != observer.task.tgid);

@@ -8,7 +8,7 @@ use thiserror::Error;
 /// Where the kernel publishes its BTF (5.4+, `CONFIG_DEBUG_INFO_BTF`).
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
-const MAGIC: u16 = 0xeB9F;
+const MAGIC: u16 = 0xEB9F;
 const KIND_PTR: u32 = 2;
 const KIND_ARRAY: u32 = 3;
 const KIND_STRUCT: u32 = 4;

@@ -200,7 +200,7 @@ impl Probe {
     }
 
     /// The next event's bytes, if any is there.
-    pub fn next(&mut self) -> Option<impl std::ops::Deref<Target = [u8]> + '_> {
+    pub fn next_event(&mut self) -> Option<impl std::ops::Deref<Target = [u8]> + '_> {
         self.ring.next()
     }
 

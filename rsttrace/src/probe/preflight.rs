@@ -42,7 +42,7 @@ pub fn in_initial_pid_namespace() -> bool {
 /// Whether /proc shows other users' processes to us.
 pub fn proc_hides_processes() -> bool {
     let hidden = Process::myself().and_then(|me| me.mountinfo()).is_ok_and(|mounts| {
-        mounts.0.iter().filter(|mount| mount.fs_type == "proc" && mount.mount_point == PathBuf::from("/proc")).any(|mount| {
+        mounts.0.iter().filter(|mount| mount.fs_type == "proc" && mount.mount_point.as_os_str() == "/proc").any(|mount| {
             mount.super_options.get("hidepid").and_then(Option::as_deref).is_some_and(|value| value != "0" && value != "off")
         })
     });
