@@ -1,0 +1,66 @@
+//! The command line as far as it goes without root: what is refused, and in which words.
+
+use assert_cmd::Command;
+
+fn rsttrace(args: &[&str]) -> (i32, String, String) {
+    let output = Command::cargo_bin("rsttrace").unwrap().args(args).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+/// Bad usage: status 2, nothing on stdout, and the message names what is wrong.
+fn refused(args: &[&str], words: &[&str]) {
+    let (code, stdout, stderr) = rsttrace(args);
+    assert_eq!(code, 2, "{args:?}: {stderr}");
+    assert_eq!(stdout, "", "{args:?}");
+    for word in words {
+        assert!(stderr.contains(word), "{args:?}: {word:?} is not in {stderr}");
+    }
+}
+
+#[test]
+fn bad_values_are_named_with_what_was_expected() {
+    refused(&["--local-port", "70000"], &["70000", "1 to 65535"]);
+    refused(&["-D", "90-80"], &["90-80", "empty range"]);
+    refused(&["--port", "http"], &["http"]);
+    refused(&["--addr", "10.0.0.0/33"], &["10.0.0.0/33", "CIDR"]);
+    refused(&["--remote-addr", "!nonsense"], &["nonsense"]);
+    refused(&["--errno", "ENOSUCH"], &["ENOSUCH", "ECONNRESET"]);
+    refused(&["--end", "crash"], &["crash", "reset-received"]);
+    refused(&["--duration", "soon"], &["soon", "30s"]);
+    refused(&["--duration", "0"], &["0", "30s"]);
+    refused(&["--count", "0"], &["0"]);
+    refused(&["--color", "sometimes"], &["sometimes", "auto"]);
+    refused(&["--time", "mars"], &["mars", "utc"]);
+    refused(&["--buffer", "1"], &["64k"]);
+    refused(&["--max-sockets", "0"], &["0"]);
+    refused(&["--without", "tcp_fin"], &["tcp_fin", "sock_recv_length"]);
+    refused(&["--netns", "no-such-namespace"], &["/run/netns/no-such-namespace", "ip netns"]);
+    refused(&["-p", "4194305"], &["there is no process 4194305"]);
+    refused(&["-p", ""], &["--pid"]);
+    refused(&["--cmdline", ""], &["--cmdline"]);
+    refused(&["-4", "-6"], &["cannot be used with"]);
+    refused(&["-q", "-v"], &["cannot be used with"]);
+    refused(&["--no-such-flag"], &["--no-such-flag"]);
+    refused(&["nginx"], &["nginx"]);
+}
+
+#[test]
+fn help_is_short_by_letter_and_long_by_word() {
+    let (code, short, _) = rsttrace(&["-h"]);
+    assert_eq!(code, 0);
+    let (code, long, _) = rsttrace(&["--help"]);
+    assert_eq!(code, 0);
+    assert!(short.lines().count() < long.lines().count());
+    for heading in ["Processes:", "Connections:", "Ends:", "Output:", "Run:", "Examples:", "Exit status:"] {
+        assert!(short.contains(heading) && long.contains(heading), "{heading}");
+    }
+    for line in short.lines() {
+        assert!(line.chars().count() <= 100, "{line}");
+    }
+}
+
+#[test]
+fn the_version_is_the_packages() {
+    assert_eq!(rsttrace(&["--version"]).1, format!("rsttrace {}\n", env!("CARGO_PKG_VERSION")));
+}

@@ -1,0 +1,99 @@
+//! Recorded events of a real kernel through the whole of user space, compared with what was found
+//! right by eye once: text at three widths, and JSON, which is checked against the schema too.
+
+use std::{fs, path::Path};
+
+use jiff::{Timestamp, tz::TimeZone};
+use rsttrace::{
+    decode::Decoder,
+    filter::Filter,
+    join::Joiner,
+    output::{
+        WallClock,
+        text::{Appearance, TextFormat, TimeFormat},
+    },
+    pipeline::{Format, Pipeline},
+};
+
+/// Linux 6.18's numbers, as its BTF gave them when the events were recorded.
+const REASONS: [(i32, &str); 6] = [
+    (1, "NO_SOCKET"),
+    (8, "TCP_ABORT_ON_DATA"),
+    (9, "TCP_TIMEWAIT_SOCKET"),
+    (11, "TCP_ABORT_ON_CLOSE"),
+    (14, "TCP_STATE"),
+    (15, "TCP_KEEPALIVE_TIMEOUT"),
+];
+
+fn events() -> Vec<Vec<u8>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/events.bin");
+    let recorded = fs::read(path).unwrap();
+    let mut rest = recorded.as_slice();
+    let mut events = Vec::new();
+    while let Some((length, tail)) = rest.split_first_chunk::<4>() {
+        let (event, tail) = tail.split_at(u32::from_ne_bytes(*length) as usize);
+        events.push(event.to_vec());
+        rest = tail;
+    }
+    assert!(events.len() > 50, "a truncated recording");
+    events
+}
+
+fn replay(format: Format, columns: Option<usize>) -> String {
+    let reasons = REASONS.map(|(number, name)| (number, name.to_owned()));
+    let first_ns = events()[0][8..16].try_into().map(u64::from_ne_bytes).unwrap();
+    let clock = WallClock::new("2026-11-22T07:52:00Z".parse::<Timestamp>().unwrap().as_nanosecond(), first_ns);
+    let mut pipeline =
+        Pipeline::new(Decoder::new(4_000_000, reasons), Joiner::new(1_000_000_000, 4096), Filter::default(), format, clock, None);
+    let mut out = Vec::new();
+    for event in events() {
+        pipeline.feed(&event);
+        pipeline.tick(None);
+        pipeline.write(&mut out, columns).unwrap();
+    }
+    pipeline.joiner.finish(&mut pipeline.ready);
+    pipeline.write(&mut out, columns).unwrap();
+    assert_eq!(pipeline.summary.undecodable, 0);
+    String::from_utf8(out).unwrap()
+}
+
+fn text(verbose: bool, unicode: bool) -> Format {
+    Format::Text(TextFormat::new(Appearance { time: TimeFormat::Zoned(TimeZone::UTC), color: false, unicode, cjk: false, verbose }))
+}
+
+#[test]
+fn text_without_a_terminal_is_one_line_each() {
+    insta::assert_snapshot!(replay(text(false, false), None));
+}
+
+#[test]
+fn text_at_160_columns() {
+    let shown = replay(text(true, true), Some(160));
+    fits(&shown, 160);
+    insta::assert_snapshot!(shown);
+}
+
+#[test]
+fn text_at_80_columns() {
+    let shown = replay(text(false, true), Some(80));
+    fits(&shown, 80);
+    insta::assert_snapshot!(shown);
+}
+
+fn fits(shown: &str, columns: usize) {
+    for line in shown.lines() {
+        assert!(unicode_width::UnicodeWidthStr::width(line) <= columns, "wider than {columns}: {line}");
+    }
+}
+
+#[test]
+fn json_is_valid_by_the_schema() {
+    let shown = replay(Format::Json, None);
+    let schema = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/rsttrace.schema.json")).unwrap();
+    let validator = jsonschema::validator_for(&serde_json::from_str(&schema).unwrap()).unwrap();
+    for line in shown.lines() {
+        let value: serde_json::Value = serde_json::from_str(line).unwrap();
+        validator.validate(&value).unwrap_or_else(|error| panic!("{error}: {line}"));
+    }
+    insta::assert_snapshot!(shown);
+}
