@@ -246,6 +246,8 @@ pub struct TaskEvent {
     pub hook: u8,
     pub pad: [u8; 7],
     pub task: Task,
+    /// Name of the task's process; `task.comm` is its thread's.
+    pub process_comm: [u8; 16],
 }
 
 /// [`kind::STRAY`](crate::kind::STRAY): addresses are those of the socket that the segment was meant for.
@@ -335,7 +337,7 @@ assert_size!(
     Tuple = 48,
     Sizes = 72,
     EndEvent = 296,
-    TaskEvent = 88,
+    TaskEvent = 104,
     StrayEvent = 72,
     Settings = 16,
 );

@@ -113,12 +113,19 @@ pub fn none(out: &mut Task) {
 /// Gives an owner its process's name instead of its thread's.
 #[inline(always)]
 pub fn lead(owner: &mut Task) {
-    if owner.tid != owner.tgid {
-        // SAFETY: no preconditions.
-        let task = unsafe { bpf_get_current_task() };
-        let leader: u64 = peek(task, &OFFSETS.task_struct__group_leader);
-        owner.comm = peek(leader, &OFFSETS.task_struct__comm);
+    owner.comm = process_comm(owner);
+}
+
+/// The name of the current task's process, if `task` is the current one.
+#[inline(always)]
+pub fn process_comm(task: &Task) -> [u8; 16] {
+    if task.tid == task.tgid {
+        return task.comm;
     }
+    // SAFETY: no preconditions.
+    let current = unsafe { bpf_get_current_task() };
+    let leader: u64 = peek(current, &OFFSETS.task_struct__group_leader);
+    peek(leader, &OFFSETS.task_struct__comm)
 }
 
 /// A process that has a descriptor of the socket, seen from outside.

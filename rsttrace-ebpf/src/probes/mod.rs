@@ -120,6 +120,7 @@ fn report_after(
     out.hook = hook;
     out.pad = [0; 7];
     fill(&mut out.task);
+    out.process_comm = task::process_comm(&out.task);
     event.submit(0);
     true
 }

@@ -155,7 +155,12 @@ impl Decoder {
         let value = bytes.get_i32_ne();
         let flags = bytes.get_u32_ne();
         bytes.advance(8);
-        let task = task(bytes);
+        let mut task = task(bytes);
+        let mut process_comm = [0; 16];
+        bytes.copy_to_slice(&mut process_comm);
+        if let Some(task) = &mut task {
+            task.process_comm = Comm(process_comm);
+        }
         let has = |flag: u32| flags & flag != 0;
         let kind = match kind {
             kind::OBSERVED => AfterKind::Observed {
@@ -240,6 +245,7 @@ fn task(bytes: &mut &[u8]) -> Option<Task> {
         tid,
         parent_tgid,
         comm: Comm(comm),
+        process_comm: Comm(comm),
         syscall: syscall::name(number, has(task_flag::COMPAT)),
         fd: (fd >= 0).then_some(fd),
         exiting: has(task_flag::EXITING),
@@ -272,11 +278,11 @@ mod tests {
 
     #[test]
     fn kind_length_and_abi_are_three_different_errors() {
-        assert_eq!(decoder().decode(&header(99, ABI, 88)).unwrap_err(), DecodeError::Kind(99));
-        assert_eq!(decoder().decode(&header(kind::OBSERVED, 9, 88)).unwrap_err(), DecodeError::Abi(9));
+        assert_eq!(decoder().decode(&header(99, ABI, 104)).unwrap_err(), DecodeError::Kind(99));
+        assert_eq!(decoder().decode(&header(kind::OBSERVED, 9, 104)).unwrap_err(), DecodeError::Abi(9));
         assert_eq!(
             decoder().decode(&header(kind::OBSERVED, ABI, 87)).unwrap_err(),
-            DecodeError::Length { kind: kind::OBSERVED, got: 87, expected: 88 }
+            DecodeError::Length { kind: kind::OBSERVED, got: 87, expected: 104 }
         );
         assert_eq!(decoder().decode(&[1, 2, 3]).unwrap_err(), DecodeError::Short(3));
     }
@@ -296,7 +302,7 @@ mod tests {
 
         #[test]
         fn any_content_of_the_right_length_decodes_or_is_refused(kind in 1u16..=6, fill in proptest::collection::vec(any::<u8>(), 296)) {
-            let length = match kind { kind::END => 296, kind::STRAY => 72, _ => 88 };
+            let length = match kind { kind::END => 296, kind::STRAY => 72, _ => 104 };
             let mut bytes = header(kind, ABI, length);
             bytes[4..].copy_from_slice(&fill[4..length]);
             let _ = decoder().decode(&bytes);

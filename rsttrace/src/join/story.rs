@@ -204,7 +204,7 @@ impl Story {
             (Some(task), _) => Some(task),
             (None, known) => known.or_else(|| self.releaser()),
         };
-        holder.filter(|task| !task.kernel_thread).map(|task| Owner { tgid: task.tgid, parent_tgid: task.parent_tgid, comm: task.comm })
+        holder.filter(|task| !task.kernel_thread).map(|task| Owner { tgid: task.tgid, parent_tgid: task.parent_tgid, comm: task.process_comm })
     }
 
     fn releaser(&self) -> Option<Closer> {

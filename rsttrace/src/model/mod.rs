@@ -187,7 +187,10 @@ pub struct Task {
     pub tgid: u32,
     pub tid: u32,
     pub parent_tgid: u32,
+    /// The thread's name.
     pub comm: Comm,
+    /// The process's name: what an owner is called.
+    pub process_comm: Comm,
     /// Name of the system call that it was in; `None` for an exiting task, a kernel thread, an
     /// io_uring worker, or where the kernel half cannot read it.
     pub syscall: Option<&'static str>,
