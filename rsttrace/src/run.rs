@@ -3,6 +3,7 @@
 use std::{
     io::{self, BufWriter, IsTerminal as _, Write},
     os::fd::{AsRawFd, RawFd},
+    path::Path,
     process::ExitCode,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
@@ -47,7 +48,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// What ends a run that had begun; `ProbeError` in the chain where it could not begin.
 pub async fn run(mut config: Config) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::install()?;
-    let mut status = Status::new(config.quiet, !config.json || !io::stdout().is_terminal());
+    // A live line would mix with JSON on the same terminal, and with what CMD writes there.
+    let live_wanted = config.command.is_empty() && !(config.json && io::stdout().is_terminal());
+    let mut status = Status::new(config.quiet, live_wanted);
     check_process_numbers(&config, &status)?;
 
     let started = Timestamp::now();
@@ -333,7 +336,8 @@ fn check_process_numbers(config: &Config, status: &Status) -> anyhow::Result<()>
 /// `nginx (3 processes)`, or the whole host.
 fn tracing(config: &Config, processes: &mut Processes) -> String {
     if let Some(command) = config.command.first() {
-        return command.to_string_lossy().into_owned();
+        let name = Path::new(command).file_name().unwrap_or(command);
+        return crate::output::escape::for_terminal(&name.to_string_lossy()).into_owned();
     }
     if config.filter.processes.is_empty() {
         return "all processes".to_owned();

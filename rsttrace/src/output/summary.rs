@@ -61,10 +61,12 @@ impl Summary {
         parts.extend(words.iter().map(|(n, word)| format!("{} {word}", grouped(*n))));
         writeln!(out, "{} sockets ended: {}", grouped(shown + self.orderly), parts.join(", "))?;
         if self.late > 0 {
-            writeln!(out, "{} errors were noticed late", grouped(self.late))?;
+            let were = if self.late == 1 { "error was" } else { "errors were" };
+            writeln!(out, "{} {were} noticed after the record was printed", grouped(self.late))?;
         }
         if self.filtered > 0 {
-            writeln!(out, "{} records did not match the filters", grouped(self.filtered))?;
+            let records = if self.filtered == 1 { "record" } else { "records" };
+            writeln!(out, "{} {records} did not match the filters", grouped(self.filtered))?;
         }
         let lost = self.lost_total();
         if lost == 0 && self.undecodable == 0 && self.evicted == 0 {

@@ -216,12 +216,20 @@ fn style_of(t: &Teardown) -> Style {
 
 /// The process column: who holds the socket, else who had a hand in it.
 fn process_of(t: &Teardown) -> String {
-    let task = t.observer.map(|o| o.task).or(t.released).or(t.closer);
-    match (t.owner, task) {
+    match (t.owner, hand_in(t)) {
         (Some(owner), _) => format!("{}/{}", for_terminal(&owner.comm.text()), owner.tgid),
         (None, Some(task)) => named(&task),
         (None, None) => "-".to_owned(),
     }
+}
+
+fn shown_tgid(t: &Teardown) -> Option<u32> {
+    t.owner.map(|owner| owner.tgid).or_else(|| hand_in(t).map(|task| task.tgid))
+}
+
+/// A task that is not known to hold the socket, but had a part in its end.
+fn hand_in(t: &Teardown) -> Option<Task> {
+    t.observer.map(|observer| observer.task).or(t.released).or(t.closer)
 }
 
 fn named(task: &Task) -> String {
@@ -249,16 +257,17 @@ fn what(t: &Teardown) -> String {
     }
 }
 
-/// "by close() ", with the process where it is not the socket's owner.
+/// "by close() ", with the process where it is not the one in front of the line.
 fn by(t: &Teardown) -> String {
     let Some(closer) = &t.closer else { return String::new() };
-    let foreign = t.owner.is_none_or(|owner| owner.tgid != closer.tgid);
-    let who = if foreign { format!("{} ", named(closer)) } else { String::new() };
-    match (closer.exiting, closer.syscall) {
-        (true, _) => format!("by {who}exiting "),
-        (false, Some(call)) => format!("by {who}{call}() "),
-        (false, None) if foreign => format!("by {who}"),
-        (false, None) => String::new(),
+    let foreign = shown_tgid(t) != Some(closer.tgid);
+    match (foreign, closer.exiting, closer.syscall) {
+        (false, true, _) => "on exit ".to_owned(),
+        (true, true, _) => format!("on exit of {} ", named(closer)),
+        (false, false, Some(call)) => format!("by {call}() "),
+        (true, false, Some(call)) => format!("by {} {call}() ", named(closer)),
+        (true, false, None) => format!("by {} ", named(closer)),
+        (false, false, None) => String::new(),
     }
 }
 
@@ -297,7 +306,7 @@ fn who_saw(t: &Teardown) -> Option<String> {
     let own = matches!(t.end, EndKind::ResetSent | EndKind::Error) && t.closer.is_some() && t.observer.is_none();
     match (&t.observer, t.seen) {
         (Some(observer), _) => {
-            let foreign = t.owner.is_some_and(|owner| owner.tgid != observer.task.tgid);
+            let foreign = shown_tgid(t) != Some(observer.task.tgid);
             let who = if foreign { format!("{} saw ", named(&observer.task)) } else { String::new() };
             Some(format!("{who}{}", saw(observer)))
         }
@@ -344,7 +353,12 @@ fn evidence(t: &Teardown) -> Vec<String> {
         parts.push(role.name().to_owned());
     }
     if let Some(idle) = t.idle {
-        let ago = |ms: Option<u64>| ms.map_or("never".to_owned(), |ms| format!("{} before", duration(ms * 1_000_000)));
+        // The kernel keeps these in ticks of up to 10 ms: less would be false precision.
+        let ago = |ms: Option<u64>| match ms {
+            None => "never".to_owned(),
+            Some(0..=10) => "just before".to_owned(),
+            Some(ms) => format!("{} before", duration(ms * 1_000_000)),
+        };
         parts.push(format!("last sent {}, last received {}", ago(idle.sent_ms), ago(idle.received_ms)));
     }
     if let Some(rtt) = t.rtt_us {
@@ -364,7 +378,7 @@ fn evidence(t: &Teardown) -> Vec<String> {
 }
 
 fn late_words(late: &LateObservation) -> Vec<String> {
-    vec![format!("the {} printed before was noticed now: {}", late.end.name(), saw(&late.observer))]
+    vec![format!("noticed at last: {}", saw(&late.observer)), format!("the {} that was printed before", late.end.name())]
 }
 
 /// An endpoint; a long IPv6 address is elided in the middle on a terminal.
