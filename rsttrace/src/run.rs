@@ -39,6 +39,9 @@ use crate::{
 
 /// Events taken before signals are looked at.
 const BATCH: usize = 4_096;
+/// After events, how long to let more gather before looking again: a storm then costs a wake-up for
+/// hundreds of events instead of one for each, and rest costs none.
+const GATHER: Duration = Duration::from_millis(1);
 /// How often the status line and the loss counters are looked at while there is a reason to.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -86,6 +89,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitCode> {
     let format = if config.json { Format::Json } else { Format::Text(TextFormat::new(appearance(&config, started))) };
     let mut pipeline = Pipeline::new(decoder, joiner, config.filter.clone(), format, clock, config.count);
     pipeline.summary.started = started;
+    pipeline.summary.filters = !config.filter_words.is_empty();
 
     let mut out = BufWriter::with_capacity(64 * 1024, io::stdout().lock());
     let mut live = Live { probe: &mut probe, pipeline: &mut pipeline, status: &mut status, out: &mut out, config: &config };
@@ -130,6 +134,16 @@ impl Signals {
     }
 }
 
+/// What one look at the ring found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moved {
+    Nothing,
+    /// Everything that was there.
+    Some,
+    /// As much as one turn takes; more may be waiting.
+    Batch,
+}
+
 struct Live<'a, W: Write> {
     probe: &'a mut Probe,
     pipeline: &'a mut Pipeline,
@@ -166,14 +180,15 @@ impl<W: Write> Live<'_, W> {
             self.write_start()?;
         }
         loop {
-            let drained = self.move_events()?;
+            let moved = self.move_events()?;
             if self.pipeline.done() {
                 return Ok(());
             }
-            if !drained {
+            if moved == Moved::Batch {
                 // More is waiting; look at the signals without sleeping.
                 tokio::task::yield_now().await;
             }
+            let gathered = Some(Instant::now() + GATHER);
             let due = self.pipeline.joiner.next_deadline_ns().map(|at| {
                 Instant::now() + Duration::from_nanos(at.saturating_sub(monotonic_ns())) + Duration::from_micros(100)
             });
@@ -188,11 +203,12 @@ impl<W: Write> Live<'_, W> {
                 () = readable(kernel_log.as_ref()) => self.probe.flush_log(),
                 () = ended(&mut child) => {
                     // Its sockets went with it; what the hooks said of them is in the ring.
-                    while !self.move_events()? {}
+                    while self.move_events()? == Moved::Batch {}
                     return Ok(());
                 }
-                () = std::future::ready(()), if !drained => {}
-                () = readable(Some(&ring)) => {}
+                () = std::future::ready(()), if moved == Moved::Batch => {}
+                () = at(gathered), if moved == Moved::Some => {}
+                () = readable(Some(&ring)), if moved == Moved::Nothing => {}
                 () = at(due) => {}
                 () = at(Some(next_look)), if self.status.wants_ticks() => {
                     next_look = Instant::now() + TICK;
@@ -202,27 +218,23 @@ impl<W: Write> Live<'_, W> {
         }
     }
 
-    /// Moves one batch from the ring to stdout. Returns whether the ring was emptied.
-    fn move_events(&mut self) -> io::Result<bool> {
+    /// Moves one batch from the ring to stdout.
+    fn move_events(&mut self) -> io::Result<Moved> {
         let now_ns = monotonic_ns();
-        let mut drained = false;
-        for _ in 0..BATCH {
-            match self.probe.next_event() {
-                Some(bytes) => self.pipeline.feed(&bytes),
-                None => {
-                    drained = true;
-                    break;
-                }
-            }
+        let mut moved = Moved::Nothing;
+        for n in 1..=BATCH {
+            let Some(bytes) = self.probe.next_event() else { break };
+            self.pipeline.feed(&bytes);
+            moved = if n == BATCH { Moved::Batch } else { Moved::Some };
         }
-        self.pipeline.tick(drained.then_some(now_ns));
+        self.pipeline.tick((moved != Moved::Batch).then_some(now_ns));
         if !self.pipeline.ready.is_empty() {
             self.status.clear();
             if self.pipeline.write(self.out, self.status.columns())? {
                 self.out.flush()?;
             }
         }
-        Ok(drained)
+        Ok(moved)
     }
 
     fn write_start(&mut self) -> io::Result<()> {
@@ -254,7 +266,7 @@ impl<W: Write> Live<'_, W> {
 
     /// Everything that is still there, as it stands.
     fn finish(&mut self) -> io::Result<()> {
-        while !self.pipeline.done() && !self.move_events()? {}
+        while !self.pipeline.done() && self.move_events()? == Moved::Batch {}
         self.pipeline.joiner.finish(&mut self.pipeline.ready);
         self.status.clear();
         self.pipeline.write(self.out, self.status.columns())?;

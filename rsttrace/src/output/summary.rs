@@ -15,6 +15,8 @@ use crate::model::{EndKind, Teardown};
 pub struct Summary {
     pub started: Timestamp,
     pub stopped: Timestamp,
+    /// Records were chosen; orderly ends are counted for the whole host all the same.
+    pub filters: bool,
     ends: HashMap<EndKind, u64>,
     pub late: u64,
     pub orderly: u64,
@@ -50,7 +52,7 @@ impl Summary {
     /// What writing returns.
     pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
         let shown: u64 = self.ends.values().sum();
-        let orderly = self.of(EndKind::Fin) + self.orderly;
+        let orderly = self.of(EndKind::Fin) + if self.filters { 0 } else { self.orderly };
         let words = [
             (self.of(EndKind::ResetReceived), "RST received"),
             (self.of(EndKind::ResetSent), "RST sent"),
@@ -59,7 +61,11 @@ impl Summary {
         ];
         let mut parts = vec![format!("{} orderly", grouped(orderly))];
         parts.extend(words.iter().map(|(n, word)| format!("{} {word}", grouped(*n))));
-        writeln!(out, "{} sockets ended: {}", grouped(shown + self.orderly), parts.join(", "))?;
+        let ended = if self.filters { shown } else { shown + self.orderly };
+        writeln!(out, "{} sockets ended: {}", grouped(ended), parts.join(", "))?;
+        if self.filters && self.orderly > 0 {
+            writeln!(out, "{} more ended in order on the whole host", grouped(self.orderly))?;
+        }
         if self.late > 0 {
             let were = if self.late == 1 { "error was" } else { "errors were" };
             writeln!(out, "{} {were} noticed after the record was printed", grouped(self.late))?;
