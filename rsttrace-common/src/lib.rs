@@ -119,8 +119,6 @@ pub mod event_flag {
     pub const OBSERVATION_LOST: u32 = 2;
     /// The socket was not destroyed: connect() begins its next life ([`kind::RELEASED`](crate::kind::RELEASED)).
     pub const REOPENED: u32 = 4;
-    /// An error was observed and reported ([`kind::RELEASED`](crate::kind::RELEASED)).
-    pub const OBSERVED: u32 = 8;
 }
 
 /// First field of every event.

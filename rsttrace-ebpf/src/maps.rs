@@ -32,7 +32,9 @@ pub const LOST: u32 = 2;
 pub const ORDERLY: u32 = 4;
 /// An error was returned by a system call.
 pub const OBSERVED: u32 = 8;
-/// ... and that event found the ring full.
+/// ... by sendfile() or splice(), which keeps it to itself if it has moved bytes before.
+pub const OBSERVED_BY_SPLICE: u32 = 128;
+/// An observation found the ring full.
 pub const OBSERVATION_LOST: u32 = 16;
 /// Destroyed; kept only for a RST that may follow.
 pub const DESTROYED: u32 = 32;

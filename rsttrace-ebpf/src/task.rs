@@ -17,6 +17,9 @@ const PF_IO_WORKER: u32 = 0x10;
 const PF_KTHREAD: u32 = 0x20_0000;
 /// `arch/x86/include/asm/thread_info.h`.
 const TS_COMPAT: u32 = 0x2;
+const SENDFILE: u64 = 40;
+const SENDFILE_COMPAT: u64 = 187;
+const SENDFILE64_COMPAT: u64 = 239;
 /// `splice(2)` has the socket in its third argument when it writes to it.
 const SPLICE: u64 = 275;
 const SPLICE_COMPAT: u64 = 313;
@@ -108,6 +111,18 @@ pub fn current(out: &mut Task, sk: u64) {
 #[inline(always)]
 pub fn none(out: &mut Task) {
     *out = Task { tgid: 0, tid: 0, parent_tgid: 0, flags: 0, syscall: -1, fd: -1, comm: [0; 16] };
+}
+
+/// Whether the task is in a call that moves data in pieces and returns how much it moved, even if
+/// the last piece met an error.
+#[inline(always)]
+pub fn is_splicing(task: &Task) -> bool {
+    let number = task.syscall as u32 as u64;
+    if task.flags & task_flag::COMPAT == 0 {
+        number == SENDFILE || number == SPLICE
+    } else {
+        number == SENDFILE_COMPAT || number == SENDFILE64_COMPAT || number == SPLICE_COMPAT
+    }
 }
 
 /// Gives an owner its process's name instead of its thread's.

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, BufWriter, IsTerminal as _, Write},
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsFd as _, AsRawFd, RawFd},
     path::Path,
     process::ExitCode,
     sync::{Arc, atomic::AtomicBool},
@@ -49,7 +49,7 @@ const TICK: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// What ends a run that had begun; `ProbeError` in the chain where it could not begin.
-pub async fn run(mut config: Config) -> anyhow::Result<ExitCode> {
+pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::install()?;
     // A live line would mix with JSON on the same terminal, and with what CMD writes there.
     let live_wanted = config.command.is_empty() && !(config.json && io::stdout().is_terminal());
@@ -69,18 +69,6 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitCode> {
         status.warn(warning);
     }
 
-    let mut processes = Processes::default();
-    let mut child = None;
-    status.permanent(&ready_line(&config, &probe, &mut processes, &status));
-    if let Some((program, args)) = config.command.split_first() {
-        let spawned = Command::new(program)
-            .args(args)
-            .spawn()
-            .with_context(|| format!("cannot run {}", program.to_string_lossy()))?;
-        config.filter.processes.extend(spawned.id().map(ProcessSelector::Pid));
-        child = Some(spawned);
-    }
-
     let joiner = Joiner::new(
         u64::try_from(config.join_timeout.as_nanos()).unwrap_or(u64::MAX),
         config.max_sockets as usize,
@@ -92,8 +80,15 @@ pub async fn run(mut config: Config) -> anyhow::Result<ExitCode> {
     pipeline.summary.filters = !config.filter_words.is_empty();
 
     let mut out = BufWriter::with_capacity(64 * 1024, io::stdout().lock());
+    status.permanent(&ready_line(&config, &probe, &mut pipeline.processes, &status));
     let mut live = Live { probe: &mut probe, pipeline: &mut pipeline, status: &mut status, out: &mut out, config: &config };
-    let result = live.until_stopped(&mut signals, child.as_mut()).await;
+    let result = match live.write_start() {
+        Ok(()) => {
+            let mut child = live.spawn()?;
+            live.until_stopped(&mut signals, child.as_mut()).await
+        }
+        Err(error) => Err(error),
+    };
     match result.and_then(|()| live.finish()) {
         Ok(()) => {}
         // Whoever read our output has gone: nothing is wrong, and nobody is left to tell.
@@ -176,9 +171,6 @@ impl<W: Write> Live<'_, W> {
         let stdout = watch(io::stdout().as_raw_fd(), Interest::ERROR).ok();
         let stop_at = self.config.duration.map(|duration| Instant::now() + duration);
         let mut next_look = Instant::now() + TICK;
-        if self.config.json {
-            self.write_start()?;
-        }
         loop {
             let moved = self.move_events()?;
             if self.pipeline.done() {
@@ -237,7 +229,22 @@ impl<W: Write> Live<'_, W> {
         Ok(moved)
     }
 
+    /// Starts CMD as the process to trace. Its output goes to stderr: stdout is for records only.
+    fn spawn(&mut self) -> anyhow::Result<Option<Child>> {
+        let Some((program, args)) = self.config.command.split_first() else { return Ok(None) };
+        let child = io::stderr()
+            .as_fd()
+            .try_clone_to_owned()
+            .and_then(|stderr| Command::new(program).args(args).stdout(stderr).spawn())
+            .with_context(|| format!("cannot run {}", program.to_string_lossy()))?;
+        self.pipeline.filter.processes.extend(child.id().map(ProcessSelector::Pid));
+        Ok(Some(child))
+    }
+
     fn write_start(&mut self) -> io::Result<()> {
+        if !self.config.json {
+            return Ok(());
+        }
         let uname = rustix::system::uname();
         let start = json::Start {
             time: crate::output::rfc3339(self.pipeline.summary.started),

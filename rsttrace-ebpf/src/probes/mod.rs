@@ -13,7 +13,7 @@ use rsttrace_common::{EndEvent, SockId, Task, TaskEvent, counter, end_flag, even
 
 use crate::{
     emit,
-    maps::{Entry, LOST, OBSERVATION_LOST, OBSERVED, REPORTED, count},
+    maps::{Entry, LOST, OBSERVATION_LOST, OBSERVED, OBSERVED_BY_SPLICE, REPORTED, count},
     settings::{OFFSETS, present},
     sock::{self, Sk},
     task,
@@ -139,20 +139,23 @@ fn report_observed(ctx: &impl EbpfContext, hook: u8, sk: u64, held: u64, errno: 
         }
         return;
     }
-    entry.flags |= OBSERVED;
     let id = SockId { sk, born_ns: entry.born_ns };
-    if !report_after(ctx, kind::OBSERVED, hook, id, errno, 0, |out| task::current(out, held)) {
+    let mut splicing = false;
+    let reported = report_after(ctx, kind::OBSERVED, hook, id, errno, 0, |out| {
+        task::current(out, held);
+        splicing = task::is_splicing(out);
+    });
+    if !reported {
         entry.flags |= OBSERVATION_LOST;
     }
+    // What follows the error that a splice may have kept shows whether it did.
+    entry.flags |= if splicing && entry.flags & OBSERVED_BY_SPLICE == 0 { OBSERVED_BY_SPLICE } else { OBSERVED };
 }
 
 /// [`event_flag`]s of a release.
 #[inline(always)]
 fn release_flags(entry: &Entry) -> u32 {
     let mut flags = 0;
-    if entry.flags & OBSERVED != 0 {
-        flags |= event_flag::OBSERVED;
-    }
     if entry.flags & OBSERVATION_LOST != 0 {
         flags |= event_flag::OBSERVATION_LOST;
     }

@@ -75,10 +75,15 @@ impl Processes {
     }
 }
 
-/// The process that a number names, be it a process's or a thread's.
+/// The process that a number names, be it a process's or a thread's. What /proc hides (hidepid)
+/// exists all the same, and is taken for a process.
 pub fn process_of(pid: u32) -> Option<u32> {
-    let status = Process::new(i32::try_from(pid).ok()?).and_then(|process| process.status()).ok()?;
-    u32::try_from(status.tgid).ok()
+    let number = i32::try_from(pid).ok()?;
+    if let Ok(status) = Process::new(number).and_then(|process| process.status()) {
+        return u32::try_from(status.tgid).ok();
+    }
+    let exists = rustix::process::test_kill_process(rustix::process::Pid::from_raw(number)?);
+    matches!(exists, Ok(()) | Err(rustix::io::Errno::PERM)).then_some(pid)
 }
 
 fn read(tgid: u32) -> Option<ProcessInfo> {

@@ -37,6 +37,8 @@ struct SentReset {
 pub struct Story {
     end: Box<End>,
     observer: Option<Observer>,
+    /// The observer's call may have kept the error to itself.
+    unsure: bool,
     reset: Option<SentReset>,
     closed_with: Option<Errno>,
     release: Option<Release>,
@@ -45,7 +47,7 @@ pub struct Story {
 
 impl Story {
     pub fn new(end: Box<End>) -> Self {
-        Self { end, observer: None, reset: None, closed_with: None, release: None, told: false }
+        Self { end, observer: None, unsure: false, reset: None, closed_with: None, release: None, told: false }
     }
 
     pub fn id(&self) -> SockId {
@@ -60,18 +62,22 @@ impl Story {
         self.release.is_some()
     }
 
-    /// The first call that returned the error is the observer; later ones see its remains.
+    /// The first call that returned the error is the observer; later ones see its remains. But
+    /// sendfile() and splice() that have moved bytes return those, and drop the error that their
+    /// last piece met: an error after theirs shows that they did, and is the first to be heard of.
     /// Yields a late observation where the record was told already.
     pub fn observed(&mut self, ts_ns: u64, task: Option<Task>, errno: Errno) -> Option<Record> {
         let task = task?;
-        if self.observer.is_some() {
+        if self.observer.is_some() && !self.unsure {
             return None;
         }
+        let first = self.observer.is_none();
+        self.unsure = first && matches!(task.syscall, Some("sendfile" | "sendfile64" | "splice"));
         let observer = Observer {
             task: Task { syscall: task.syscall.filter(|name| can_return_a_socket_error(name)), ..task },
             errno,
             delay_ns: Some(ts_ns.saturating_sub(self.end.ts_ns)),
-            inferred: false,
+            inferred: self.unsure,
         };
         self.observer = Some(observer);
         self.told.then(|| self.late(ts_ns, observer))
@@ -186,6 +192,8 @@ impl Story {
             return Seen::Yes;
         }
         match (why, &self.release) {
+            // A FIN leaves no error that anybody could see.
+            _ if self.kind() == EndKind::Fin => Seen::Never,
             (Told::Untracked, _) | (_, Some(Release { observation_lost: true, .. })) => Seen::Unknown,
             (Told::Waited, None) => Seen::NotYet,
             // Taken, but nobody is left who could be named.

@@ -186,6 +186,16 @@ fn a_blocking_connect_returns_the_error_itself() {
 }
 
 #[test]
+fn a_sendfile_that_kept_the_error_is_not_the_observer_if_another_call_shows_it() {
+    let sendfile = |at| after(1, at, Some(task(SERVER, Some("sendfile"), Some(5))), AfterKind::Observed { errno: Errno::ECONNRESET });
+    let alone = one(vec![reset(1, 10), sendfile(20), released(1, 40, None)]).observer.unwrap();
+    assert_eq!((alone.task.syscall, alone.errno, alone.inferred), (Some("sendfile"), Errno::ECONNRESET, true));
+    let broken = after(1, 30, Some(task(SERVER, Some("sendfile"), Some(5))), AfterKind::Observed { errno: Errno::EPIPE });
+    let both = one(vec![reset(1, 10), sendfile(20), broken, released(1, 40, None)]).observer.unwrap();
+    assert_eq!((both.errno, both.inferred, both.delay_ns), (Errno::EPIPE, false, Some(20)));
+}
+
+#[test]
 fn a_completion_inside_another_call_names_no_call() {
     let event = after(1, 20, Some(task(SERVER, Some("clock_nanosleep"), None)), AfterKind::Observed { errno: Errno::ECONNRESET });
     let observer = one(vec![reset(1, 10), event, released(1, 30, None)]).observer.unwrap();

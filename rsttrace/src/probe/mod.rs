@@ -256,7 +256,11 @@ fn attach_getsockopt(ebpf: &mut Ebpf) -> Result<&'static str, String> {
     let root = preflight::cgroup2_root().ok_or("cgroup2 is not mounted")?;
     let cgroup = File::open(&root).map_err(|error| format!("cannot open {}: {error}", root.display()))?;
     let program: &mut CgroupSockopt = program(ebpf, "getsockopt")?;
-    program.load().map_err(explain)?;
+    program.load().map_err(|error| {
+        let refused = matches!(&error, ProgramError::LoadError { io_error, .. } if io_error.raw_os_error() == Some(libc::EPERM));
+        let why = explain(error);
+        if refused { format!("{why}: it needs CAP_NET_ADMIN") } else { why }
+    })?;
     // A BPF link (5.7+) always shares the hook with other programs, and takes no mode.
     program.attach(cgroup, CgroupAttachMode::Single).map_err(explain)?;
     Ok("cgroup")
@@ -286,7 +290,7 @@ fn explain(error: ProgramError) -> String {
         log::debug!("verifier: {verifier_log}");
         let log = verifier_log.to_string();
         let last = log.lines().rev().find(|line| !line.is_empty() && !line.starts_with("processed") && !line.starts_with("verification time")).unwrap_or_default();
-        return format!("{io_error} ({last})");
+        return if last.is_empty() { io_error.to_string() } else { format!("{io_error} ({last})") };
     }
     chain(&error)
 }

@@ -7,6 +7,7 @@ use procfs::process::Process;
 use super::{ProbeError, unusable};
 
 /// `include/uapi/linux/capability.h`
+const CAP_SYS_PTRACE: u32 = 19;
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
@@ -46,8 +47,8 @@ pub fn proc_hides_processes() -> bool {
             mount.super_options.get("hidepid").and_then(Option::as_deref).is_some_and(|value| value != "0" && value != "off")
         })
     });
-    // With CAP_SYS_PTRACE the option does not apply to us.
-    hidden && std::fs::read_link("/proc/1/exe").is_err()
+    // With this capability the option does not apply to us (ptrace_may_access() in proc_pid_permission()).
+    hidden && Process::myself().and_then(|me| me.status()).is_ok_and(|status| status.capeff & (1 << CAP_SYS_PTRACE) == 0)
 }
 
 /// Mount point of the cgroup2 hierarchy, which may lie below a v1 tree.
