@@ -12,11 +12,23 @@ pub fn reserve<T: 'static>(ctx: &impl EbpfContext, hook: u8) -> Option<RingBufEn
     let entry = EVENTS.reserve::<T>(0);
     if entry.is_none() {
         count(u32::from(hook));
-        if (hook as usize) < hook::COUNT {
-            warn!(ctx, "ring buffer full: event of hook {} lost", hook);
-        }
+        warn!(ctx, "ring buffer full: an event of {} is lost", name(hook));
     }
     entry
+}
+
+/// The hook's name; folded away, because every caller's hook is a constant.
+#[inline(always)]
+fn name(hook: u8) -> &'static str {
+    match hook {
+        hook::TCP_RECEIVE_RESET => "tcp_receive_reset",
+        hook::TCP_SEND_RESET => "tcp_send_reset",
+        hook::INET_SOCK_SET_STATE => "inet_sock_set_state",
+        hook::SOCK_RECV_LENGTH => "sock_recv_length",
+        hook::SOCK_SEND_LENGTH => "sock_send_length",
+        hook::TCP_DESTROY_SOCK => "tcp_destroy_sock",
+        _ => "cgroup/getsockopt",
+    }
 }
 
 /// The header of an event.

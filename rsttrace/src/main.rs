@@ -15,7 +15,8 @@ const UNUSABLE: u8 = 3;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if cli.verbose >= 2 {
-        env_logger::Builder::new().filter_level(log::LevelFilter::Debug).init();
+        // Both halves of rsttrace; the loader's own chatter only where RUST_LOG asks for it.
+        env_logger::Builder::new().filter_module("rsttrace", log::LevelFilter::Debug).parse_default_env().init();
     }
     let config = match Config::try_from(cli) {
         Ok(config) => config,

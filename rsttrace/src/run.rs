@@ -202,10 +202,12 @@ impl<W: Write> Live<'_, W> {
                 () = at(gathered), if moved == Moved::Some => {}
                 () = readable(Some(&ring)), if moved == Moved::Nothing => {}
                 () = at(due) => {}
-                () = at(Some(next_look)), if self.status.wants_ticks() => {
-                    next_look = Instant::now() + TICK;
-                    self.look();
-                }
+                () = at(Some(next_look)), if self.status.wants_ticks() => {}
+            }
+            // Also where nobody looks, losses are said as they happen: at rest there are none.
+            if Instant::now() >= next_look {
+                next_look = Instant::now() + TICK;
+                self.look();
             }
         }
     }
@@ -258,11 +260,14 @@ impl<W: Write> Live<'_, W> {
         self.out.flush()
     }
 
-    /// Once a second, where somebody looks: the live line, and a warning when events were lost.
+    /// Once a second: the live line, where somebody looks, and a warning when events were lost.
     fn look(&mut self) {
         let counters = self.probe.counters();
         self.pipeline.count(&counters);
         self.status.losses(self.pipeline.summary.lost_total());
+        if !self.status.wants_ticks() {
+            return;
+        }
         let tracing = tracing(self.config, &mut self.pipeline.processes);
         self.status.live(&format!(
             "tracing {tracing}: {} orderly, {} records",

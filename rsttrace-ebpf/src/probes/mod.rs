@@ -77,7 +77,7 @@ fn report_end(ctx: &impl EbpfContext, sk: Sk, entry: Option<&mut Entry>, end: &E
             out.owner = entry.owner;
             out.closer = entry.closer;
             if entry.owner.tgid == 0 {
-                debug!(ctx, "no owner known for socket {:x}", sk as u64);
+                debug!(ctx, "no owner known for the socket with cookie {}", out.cookie);
             }
         }
         None => {
