@@ -117,6 +117,8 @@ pub mod event_flag {
     pub const ANSWER: u32 = 1;
     /// An observation of this socket was made and its event lost ([`kind::RELEASED`](crate::kind::RELEASED)).
     pub const OBSERVATION_LOST: u32 = 2;
+    /// A RST was sent and its event lost ([`kind::RELEASED`](crate::kind::RELEASED)).
+    pub const RESET_LOST: u32 = 8;
     /// The socket was not destroyed: connect() begins its next life ([`kind::RELEASED`](crate::kind::RELEASED)).
     pub const REOPENED: u32 = 4;
 }

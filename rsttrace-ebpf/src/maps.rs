@@ -36,6 +36,8 @@ pub const OBSERVED: u32 = 8;
 pub const OBSERVED_BY_SPLICE: u32 = 128;
 /// An observation found the ring full.
 pub const OBSERVATION_LOST: u32 = 16;
+/// The event of a RST that was sent found the ring full.
+pub const RESET_LOST: u32 = 256;
 /// Destroyed; kept only for a RST that may follow.
 pub const DESTROYED: u32 = 32;
 /// Found at the start: the owner is one of the holders, and the first use tells better.

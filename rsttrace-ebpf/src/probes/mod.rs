@@ -13,7 +13,7 @@ use rsttrace_common::{EndEvent, SockId, Task, TaskEvent, counter, end_flag, even
 
 use crate::{
     emit,
-    maps::{Entry, LOST, OBSERVATION_LOST, OBSERVED, OBSERVED_BY_SPLICE, REPORTED, count},
+    maps::{Entry, LOST, OBSERVATION_LOST, OBSERVED, OBSERVED_BY_SPLICE, REPORTED, RESET_LOST, count},
     settings::{OFFSETS, present},
     sock::{self, Sk},
     task,
@@ -158,6 +158,9 @@ fn release_flags(entry: &Entry) -> u32 {
     let mut flags = 0;
     if entry.flags & OBSERVATION_LOST != 0 {
         flags |= event_flag::OBSERVATION_LOST;
+    }
+    if entry.flags & RESET_LOST != 0 {
+        flags |= event_flag::RESET_LOST;
     }
     flags
 }

@@ -6,7 +6,7 @@ use rsttrace_common::{SockId, StrayEvent, counter, end_flag, event_flag, hook, k
 use super::{End, report_after, report_end};
 use crate::{
     emit,
-    maps::{self, DESTROYED, LOST, REPORTED, find_or_begin},
+    maps::{self, DESTROYED, LOST, REPORTED, RESET_LOST, find_or_begin},
     settings::{SETTINGS, frozen},
     sock::{self, *},
     task,
@@ -62,7 +62,7 @@ fn ended(ctx: &BtfTracePointContext, sk: Sk, skb: u64, reason: i32, state: u8) {
     let key = sk as u64;
     let Some(entry) = maps::find(key) else {
         // Destroyed a moment ago, after its end was reported: user space knows it by its address.
-        after(ctx, SockId { sk: key, born_ns: 0 }, skb, reason);
+        let _ = after(ctx, SockId { sk: key, born_ns: 0 }, skb, reason);
         return;
     };
     if entry.flags & LOST != 0 {
@@ -70,7 +70,9 @@ fn ended(ctx: &BtfTracePointContext, sk: Sk, skb: u64, reason: i32, state: u8) {
     }
     if entry.flags & REPORTED != 0 {
         let id = SockId { sk: key, born_ns: entry.born_ns };
-        after(ctx, id, skb, reason);
+        if !after(ctx, id, skb, reason) {
+            entry.flags |= RESET_LOST;
+        }
         return;
     }
     let mut flags = 0;
@@ -92,9 +94,9 @@ fn ended(ctx: &BtfTracePointContext, sk: Sk, skb: u64, reason: i32, state: u8) {
 }
 
 #[inline(always)]
-fn after(ctx: &BtfTracePointContext, id: SockId, skb: u64, reason: i32) {
+fn after(ctx: &BtfTracePointContext, id: SockId, skb: u64, reason: i32) -> bool {
     let flags = if skb != 0 { event_flag::ANSWER } else { 0 };
-    report_after(ctx, kind::RESET_SENT, hook::TCP_SEND_RESET, id, reason, flags, task::none);
+    report_after(ctx, kind::RESET_SENT, hook::TCP_SEND_RESET, id, reason, flags, task::none)
 }
 
 /// A RST that answers a segment and ends no full socket.

@@ -171,6 +171,7 @@ impl Decoder {
             _ => AfterKind::Released {
                 untaken: errno(value),
                 observation_lost: has(event_flag::OBSERVATION_LOST),
+                reset_lost: has(event_flag::RESET_LOST),
                 reopened: has(event_flag::REOPENED),
             },
         };

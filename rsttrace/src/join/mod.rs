@@ -149,8 +149,11 @@ impl Joiner {
                 }
             }
             AfterKind::Closed { errno } => story.closed(errno),
-            AfterKind::Released { untaken, observation_lost, reopened } => {
+            AfterKind::Released { untaken, observation_lost, reset_lost, reopened } => {
                 let task = after.task;
+                if reset_lost {
+                    story.reset_sent(after.ts_ns, None, false);
+                }
                 story.release(after.ts_ns, task, untaken, observation_lost, reopened);
                 if story.reset_may_follow() {
                     self.lingering.push_back((after.ts_ns.saturating_add(RESET_FOLLOWS_NS), id));

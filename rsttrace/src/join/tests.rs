@@ -70,7 +70,7 @@ fn observed(sk: u64, at: u64, tgid: u32, errno: Errno) -> Event {
 }
 
 fn released(sk: u64, at: u64, untaken: Option<Errno>) -> Event {
-    let kind = AfterKind::Released { untaken, observation_lost: false, reopened: false };
+    let kind = AfterKind::Released { untaken, observation_lost: false, reset_lost: false, reopened: false };
     after(sk, at, Some(task(SERVER, Some("close"), None)), kind)
 }
 
@@ -130,7 +130,7 @@ fn an_error_that_is_gone_was_taken_by_who_released_the_socket() {
 
 #[test]
 fn a_lost_observation_is_not_concluded_away() {
-    let release = AfterKind::Released { untaken: None, observation_lost: true, reopened: false };
+    let release = AfterKind::Released { untaken: None, observation_lost: true, reset_lost: false, reopened: false };
     let t = one(vec![reset(1, 10), after(1, 20, Some(task(SERVER, Some("close"), None)), release)]);
     assert_eq!((t.observer, t.seen), (None, Seen::Unknown));
 }
@@ -139,7 +139,7 @@ fn a_lost_observation_is_not_concluded_away() {
 fn data_after_close_is_our_reset_although_one_seems_to_arrive_first() {
     let mut orphan = end(1, 10, Hook::ReceiveReset, TcpState::FinWait2, None);
     orphan.orphan = true;
-    let gone = AfterKind::Released { untaken: Some(Errno::ECONNRESET), observation_lost: false, reopened: false };
+    let gone = AfterKind::Released { untaken: Some(Errno::ECONNRESET), observation_lost: false, reset_lost: false, reopened: false };
     let answer = Event::After(After {
         ts_ns: 30,
         id: SockId { sk: 1, born_ns: 0 },
@@ -213,6 +213,14 @@ fn a_killed_connection_is_told_with_the_error_that_close_had() {
     ]);
     assert_eq!((t.end, t.closer.unwrap().tgid), (EndKind::ResetSent, 99));
     assert_eq!(t.observer.unwrap().errno, Errno::ECONNABORTED);
+}
+
+#[test]
+fn a_reset_whose_event_was_lost_is_a_reset_without_a_reason() {
+    let aborted = end(1, 10, Hook::SetState, TcpState::Established, None);
+    let release = AfterKind::Released { untaken: None, observation_lost: false, reset_lost: true, reopened: false };
+    let t = one(vec![Event::End(Box::new(aborted)), after(1, 20, None, release)]);
+    assert_eq!((t.end, t.reason), (EndKind::ResetSent, None));
 }
 
 #[test]

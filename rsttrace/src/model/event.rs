@@ -103,7 +103,7 @@ pub enum AfterKind {
     /// CLOSE was reached with this error.
     Closed { errno: Option<Errno> },
     /// The socket is gone, or connect() began its next life; `untaken` is the error that nobody took.
-    Released { untaken: Option<Errno>, observation_lost: bool, reopened: bool },
+    Released { untaken: Option<Errno>, observation_lost: bool, reset_lost: bool, reopened: bool },
 }
 
 /// A RST that answered a segment without ending a full socket.
