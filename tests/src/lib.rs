@@ -1,1 +1,64 @@
+//! Harness of the kernel scenarios: the real tracer on the real kernel, and scripted peers.
+//!
+//! A scenario looks like this: spawn [`Actor`]s, have them connect and end a connection in one
+//! particular way, then [`Tracer::teardown`] gives the record of one socket of it, and [`expect`]
+//! compares it field by field. Nothing here sleeps to synchronise; everything waits for a
+//! condition with a deadline and fails with what was seen instead.
 
+#![cfg(feature = "harness")]
+
+mod actor;
+mod expect;
+mod flow;
+mod netns;
+mod pair;
+mod requirements;
+mod schema;
+pub mod nginx;
+pub mod peers;
+mod strace;
+mod tracer;
+
+pub use actor::{Actor, Fd};
+pub use expect::{expect, in_range, number, text};
+pub use flow::{Flow, is_stray, is_teardown, of_kind};
+pub use netns::{NetNs, current_netns};
+pub use pair::{Pair, Side, observed};
+pub use requirements::{cannot_trace, missing_tool, tell_skipped};
+pub use schema::check_record;
+pub use strace::{Call, Strace};
+pub use tracer::{Run, Tracer, binary, shared};
+
+/// How long a test waits for anything before it fails.
+pub const DEADLINE: std::time::Duration = std::time::Duration::from_secs(15);
+
+/// Returns early from a test, saying why, where the tracer cannot run; fails instead under `CI`.
+#[macro_export]
+macro_rules! require_root {
+    () => {
+        if let Some(why) = $crate::cannot_trace() {
+            $crate::tell_skipped(&why);
+            return;
+        }
+    };
+}
+
+/// Returns early from a test, saying why, where a tool is not installed; fails instead under `CI`.
+#[macro_export]
+macro_rules! require_tool {
+    ($tool:expr) => {
+        if let Some(why) = $crate::missing_tool($tool) {
+            $crate::tell_skipped(&why);
+            return;
+        }
+    };
+}
+
+/// Waits until a condition holds; panics after [`DEADLINE`].
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = std::time::Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(std::time::Instant::now() < end, "deadline passed while waiting until {what}");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}

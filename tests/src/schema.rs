@@ -1,0 +1,114 @@
+//! Every record that a test sees obeys the contract of docs/json.md.
+
+use std::{path::Path, sync::OnceLock};
+
+use jsonschema::Validator;
+use serde_json::Value;
+
+/// Keys of a teardown, all always present; nested keys after their parent.
+const TEARDOWN: &[(&str, &[&str])] = &[
+    (
+        "",
+        &[
+            "schema",
+            "record",
+            "time",
+            "end",
+            "family",
+            "local",
+            "remote",
+            "netns",
+            "cookie",
+            "inode",
+            "role",
+            "state",
+            "age_us",
+            "idle_ms",
+            "bytes",
+            "rtt_us",
+            "retransmits",
+            "reason",
+            "owner",
+            "observer",
+            "seen",
+            "closer",
+            "released",
+            "peer",
+            "fin",
+            "phase",
+            "cause",
+            "initiator",
+            "harm",
+            "evidence",
+            "verdict",
+        ],
+    ),
+    ("/local", &["addr", "port"]),
+    ("/remote", &["addr", "port"]),
+    ("/idle_ms", &["sent", "received"]),
+    ("/bytes", &["sent", "acked", "unacked", "unsent", "received", "unread"]),
+    ("/owner", &["tgid", "comm"]),
+    ("/observer", &["tgid", "tid", "comm", "syscall", "fd", "errno", "delay_us", "inferred"]),
+    ("/closer", &["tgid", "tid", "comm", "syscall", "exiting"]),
+    ("/released", &["tgid", "tid", "comm", "syscall", "exiting"]),
+    ("/fin", &["first", "local", "remote", "remote_data_bytes", "half_closed_us"]),
+];
+
+const SUMMARY: &[&str] = &[
+    "schema",
+    "record",
+    "started",
+    "stopped",
+    "sockets",
+    "causes",
+    "harm",
+    "orderly",
+    "lost",
+    "undecodable",
+    "evicted",
+    "filtered",
+    "audit",
+];
+
+/// What is wrong with a record, if anything.
+pub fn check_record(record: &Value) -> Result<(), String> {
+    match record["record"].as_str() {
+        Some("teardown") => {
+            for (parent, keys) in TEARDOWN {
+                require_keys(record, parent, keys)?;
+            }
+        }
+        Some("summary") => require_keys(record, "", SUMMARY)?,
+        Some(_) => {}
+        None => return Err("it has no \"record\"".into()),
+    }
+    // Saying what is wrong is much slower than saying that nothing is.
+    if let Some(validator) = validator()
+        && !validator.is_valid(record)
+    {
+        let problems: Vec<_> = validator.iter_errors(record).map(|error| format!("{error} at {}", error.instance_path)).collect();
+        return Err(problems.join("; "));
+    }
+    Ok(())
+}
+
+fn require_keys(record: &Value, parent: &str, keys: &[&str]) -> Result<(), String> {
+    let Some(object) = record.pointer(parent).filter(|value| !value.is_null()) else {
+        return Ok(());
+    };
+    let missing: Vec<_> = keys.iter().filter(|key| object.get(**key).is_none()).collect();
+    if missing.is_empty() { Ok(()) } else { Err(format!("keys are missing in \"{parent}\": {missing:?}")) }
+}
+
+/// The shipped schema.
+fn validator() -> Option<&'static Validator> {
+    static VALIDATOR: OnceLock<Option<Validator>> = OnceLock::new();
+    VALIDATOR
+        .get_or_init(|| {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/rsttrace.schema.json");
+            let text = std::fs::read_to_string(&path).ok()?;
+            let schema = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            Some(jsonschema::validator_for(&schema).unwrap_or_else(|error| panic!("{} is no valid schema: {error}", path.display())))
+        })
+        .as_ref()
+}
