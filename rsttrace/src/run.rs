@@ -375,10 +375,10 @@ fn tracing(config: &Config, processes: &mut Processes) -> String {
             let n = all.iter().filter(|(tgid, info)| selector.selects(*tgid, info)).count();
             let plural = if n == 1 { "" } else { "es" };
             match selector {
-                ProcessSelector::Pid(pid) => {
-                    let name = all.iter().find(|(tgid, _)| tgid == pid).map_or("gone", |(_, info)| info.comm.as_str());
-                    format!("{}/{pid}", crate::output::escape::for_terminal(name))
-                }
+                ProcessSelector::Pid(pid) => match all.iter().find(|(tgid, _)| tgid == pid) {
+                    Some((_, info)) => format!("{}/{pid}", crate::output::escape::for_terminal(&info.comm)),
+                    None => format!("process {pid}"),
+                },
                 other => format!("{} ({n} process{plural})", crate::output::escape::for_terminal(&other.to_string())),
             }
         })
@@ -407,7 +407,8 @@ fn ready_line(config: &Config, probe: &Probe, processes: &mut Processes, status:
 fn warn_about_absent(config: &Config, processes: &mut Processes, status: &Status) {
     let all = processes.all();
     for selector in &config.filter.processes {
-        if all.iter().any(|(tgid, info)| selector.selects(*tgid, info)) {
+        // A number was there when the flags were read, visible in /proc or not.
+        if matches!(selector, ProcessSelector::Pid(_)) || all.iter().any(|(tgid, info)| selector.selects(*tgid, info)) {
             continue;
         }
         let hint = match selector {

@@ -33,7 +33,12 @@ fn taken_by(command: &str, syscall: &str) {
 
     let record = server.record(tracer);
     expect(&record, json!({ "end": "reset-received", "state": "ESTABLISHED" }));
-    observed(&record, server.observer(syscall, "ECONNRESET"));
+    let mut observer = server.observer(syscall, "ECONNRESET");
+    if matches!(syscall, "sendfile" | "splice") {
+        // Had the call moved bytes before, it would have returned those and kept the error.
+        observer["inferred"] = true.into();
+    }
+    observed(&record, observer);
     let call = strace.wait("the error", |call| call.errno.as_deref() == Some("ECONNRESET"));
     expect(
         &record,
