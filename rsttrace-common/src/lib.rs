@@ -322,6 +322,8 @@ pub struct Settings {
     pub has_task_pt_regs: u32,
     /// `tcp_send_reset` has its third argument, the reason (6.10 and newer).
     pub has_reset_reason: u32,
+    /// `bpf_get_socket_cookie` serves tracing programs (5.12 and newer).
+    pub has_socket_cookie: u32,
     /// Our own process: its tasks are never blamed for what the start's look at all files touches.
     pub own_tgid: u32,
 }
@@ -339,7 +341,7 @@ assert_size!(
     EndEvent = 296,
     TaskEvent = 104,
     StrayEvent = 72,
-    Settings = 16,
+    Settings = 20,
 );
 const _: () = assert!(core::mem::offset_of!(EndEvent, tuple) == 72);
 const _: () = assert!(core::mem::offset_of!(EndEvent, sizes) == 120);

@@ -14,6 +14,7 @@ pub static SETTINGS: Settings = Settings {
     want_fin: 0,
     has_task_pt_regs: 0,
     has_reset_reason: 0,
+    has_socket_cookie: 0,
     own_tgid: 0,
 };
 

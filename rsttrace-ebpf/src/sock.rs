@@ -9,7 +9,7 @@ use aya_ebpf::helpers::{
 };
 use rsttrace_common::{ABSENT, Sizes, Tuple, end_flag};
 
-use crate::settings::{OFFSETS, frozen, present};
+use crate::settings::{OFFSETS, SETTINGS, frozen, present};
 
 /// `include/net/tcp_states.h`.
 pub const ESTABLISHED: u8 = 1;
@@ -145,8 +145,12 @@ pub fn err(sk: Sk) -> i32 {
     unsafe { typed(sk, &OFFSETS.sock__sk_err) }
 }
 
+/// `SO_COOKIE`; on kernels without the helper only if somebody has asked for it before, else 0.
 #[inline(always)]
 pub fn cookie(sk: Sk) -> u64 {
+    if frozen(&SETTINGS.has_socket_cookie) == 0 {
+        return peek(sk as u64, &OFFSETS.sock__skc_cookie);
+    }
     // SAFETY: typed `struct sock`, full.
     unsafe { bpf_get_socket_cookie(sk.cast_mut().cast()) }
 }

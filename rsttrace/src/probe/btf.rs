@@ -18,6 +18,7 @@ const KIND_TYPEDEF: u32 = 8;
 const KIND_VOLATILE: u32 = 9;
 const KIND_CONST: u32 = 10;
 const KIND_RESTRICT: u32 = 11;
+const KIND_FUNC: u32 = 12;
 const KIND_FUNC_PROTO: u32 = 13;
 const KIND_TYPE_TAG: u32 = 18;
 
@@ -65,7 +66,7 @@ impl KernelBtf {
             let info = word(at + 4)?;
             let count = (info & 0xffff) as usize;
             let extra = match (info >> 24) & 0x1f {
-                KIND_PTR | 7 | KIND_TYPEDEF..=12 | 16 | KIND_TYPE_TAG => 0,
+                KIND_PTR | 7 | KIND_TYPEDEF..=KIND_FUNC | 16 | KIND_TYPE_TAG => 0,
                 1 | 14 | 17 => 4,
                 KIND_ARRAY => 12,
                 KIND_STRUCT | KIND_UNION | 15 | 19 => 12 * count,
@@ -160,6 +161,11 @@ impl KernelBtf {
             .collect()
     }
 
+    /// Whether the kernel has a function of that name that BTF describes.
+    pub fn has_function(&self, name: &str) -> bool {
+        self.find(&[KIND_FUNC], name).is_some()
+    }
+
     /// Number of arguments of a tracepoint, without the context that BTF counts first; `None`
     /// where the kernel does not have the tracepoint.
     pub fn tracepoint_args(&self, name: &str) -> Option<usize> {
@@ -193,6 +199,7 @@ mod tests {
         assert_eq!(btf.offset("tcp_sock", "nonagle"), None, "a bit field has no byte offset");
         assert!(btf.enumerators("sock_flags").contains(&("SOCK_DEAD", 0)));
         assert_eq!(btf.tracepoint_args("inet_sock_set_state"), Some(3));
+        assert!(btf.has_function("tcp_sendmsg") && !btf.has_function("tcp_no_such"));
         assert_eq!(btf.tracepoint_args("tcp_fin"), None, "no kernel has it");
     }
 

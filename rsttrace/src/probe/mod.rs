@@ -127,6 +127,7 @@ impl Probe {
             want_fin: options.want_fin.into(),
             has_task_pt_regs: has("BPF_FUNC_task_pt_regs").into(),
             has_reset_reason: (kernel.tracepoint_args("tcp_send_reset") >= Some(3)).into(),
+            has_socket_cookie: kernel.has_function("bpf_get_socket_ptr_cookie").into(),
             own_tgid: std::process::id(),
         };
         let reasons = kernel
