@@ -1,1 +1,46 @@
-fn main(){}
+//! The project's own commands: `cargo xtask <COMMAND>`. One file per command.
+
+mod build;
+mod demo;
+mod host;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Set up, build, show and test rsttrace")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what building needs and this machine lacks
+    Setup(setup::Options),
+    /// Set up, then build target/release/rsttrace
+    Build,
+    /// Set up, build, then trace a loopback workload that makes every kind of end
+    Demo(demo::Options),
+    /// Set up, build, then run all tests
+    Test(test::Options),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Setup(options) => setup::run(&options),
+        Command::Build => build::run(),
+        Command::Demo(options) => demo::run(&options),
+        Command::Test(options) => test::run(&options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
