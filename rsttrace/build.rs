@@ -17,6 +17,8 @@ const SYSTEM_PREFIX: &str = "/usr";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
+    // TARGET/PROFILE/build/rsttrace-HASH/out: beside the profiles, so that all of them share one.
+    let target_dir = out.ancestors().nth(4).unwrap_or(&out).join("ebpf");
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("..");
     let kernel_half = root.join("rsttrace-ebpf");
     println!("cargo::rerun-if-changed={}", kernel_half.display());
@@ -36,13 +38,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         .args(["build", "--release", "--target", TARGET, "--manifest-path"])
         .arg(kernel_half.join("Cargo.toml"))
         .arg("--target-dir")
-        .arg(out.join("ebpf"))
+        .arg(&target_dir)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     let status = cargo.status()?;
     if !status.success() {
         return Err(format!("building the kernel half failed ({status})").into());
     }
-    let object = out.join("ebpf").join(TARGET).join("release/rsttrace-ebpf");
+    let object = target_dir.join(TARGET).join("release/rsttrace-ebpf");
     println!("cargo::rustc-env=RSTTRACE_EBPF_OBJECT={}", object.display());
     Ok(())
 }

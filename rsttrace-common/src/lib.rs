@@ -332,17 +332,7 @@ macro_rules! assert_size {
     ($($t:ty = $n:expr),+ $(,)?) => { $(const _: () = assert!(size_of::<$t>() == $n);)+ };
 }
 
-assert_size!(
-    Header = 16,
-    SockId = 16,
-    Task = 40,
-    Tuple = 48,
-    Sizes = 72,
-    EndEvent = 296,
-    TaskEvent = 104,
-    StrayEvent = 72,
-    Settings = 20,
-);
+assert_size!(Header = 16, SockId = 16, Task = 40, Tuple = 48, Sizes = 72, EndEvent = 296, TaskEvent = 104, StrayEvent = 72, Settings = 20,);
 const _: () = assert!(core::mem::offset_of!(EndEvent, tuple) == 72);
 const _: () = assert!(core::mem::offset_of!(EndEvent, sizes) == 120);
 const _: () = assert!(core::mem::offset_of!(EndEvent, flags) == 192);

@@ -67,15 +67,7 @@ pub struct Entry {
     pub pad: u8,
 }
 
-const NO_TASK: Task = Task {
-    tgid: 0,
-    tid: 0,
-    parent_tgid: 0,
-    flags: 0,
-    syscall: -1,
-    fd: -1,
-    comm: [0; 16],
-};
+const NO_TASK: Task = Task { tgid: 0, tid: 0, parent_tgid: 0, flags: 0, syscall: -1, fd: -1, comm: [0; 16] };
 
 /// Template for new entries: copied by the map, which spares the 512-byte stack.
 #[unsafe(no_mangle)]

@@ -294,13 +294,11 @@ pub fn is_first_use(sk: Sk, moved: i32, received: bool) -> bool {
         if received {
             // What arrived less what still waits: what the application ever took.
             let arrived = typed::<u64>(tp, &OFFSETS.tcp_sock__bytes_received) as u32;
-            let waiting = typed::<u32>(tp, &OFFSETS.tcp_sock__rcv_nxt)
-                .wrapping_sub(typed::<u32>(tp, &OFFSETS.tcp_sock__copied_seq));
+            let waiting = typed::<u32>(tp, &OFFSETS.tcp_sock__rcv_nxt).wrapping_sub(typed::<u32>(tp, &OFFSETS.tcp_sock__copied_seq));
             arrived.wrapping_sub(waiting)
         } else {
             let acked = typed::<u64>(tp, &OFFSETS.tcp_sock__bytes_acked) as u32;
-            let queued = typed::<u32>(tp, &OFFSETS.tcp_sock__write_seq)
-                .wrapping_sub(typed::<u32>(tp, &OFFSETS.tcp_sock__snd_una));
+            let queued = typed::<u32>(tp, &OFFSETS.tcp_sock__write_seq).wrapping_sub(typed::<u32>(tp, &OFFSETS.tcp_sock__snd_una));
             acked.wrapping_add(queued)
         }
     };

@@ -75,11 +75,7 @@ pub fn current(out: &mut Task, sk: u64) {
     let (number, first, third) = unsafe {
         (
             typed::<u64>(regs, &OFFSETS.pt_regs__orig_ax),
-            if compat {
-                typed::<u64>(regs, &OFFSETS.pt_regs__bx)
-            } else {
-                typed::<u64>(regs, &OFFSETS.pt_regs__di)
-            },
+            if compat { typed::<u64>(regs, &OFFSETS.pt_regs__bx) } else { typed::<u64>(regs, &OFFSETS.pt_regs__di) },
             typed::<u64>(regs, &OFFSETS.pt_regs__dx),
         )
     };

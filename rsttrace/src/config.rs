@@ -124,7 +124,9 @@ fn netns(text: &str) -> Result<u32, UsageError> {
     std::fs::metadata(&path)
         .map_err(|error| error.to_string())
         .and_then(|meta| u32::try_from(meta.st_ino()).map_err(|error| error.to_string()))
-        .map_err(|error| UsageError(format!("--netns: {path}: {error}; `ip netns` lists the named ones, /proc/PID/ns/net is any process's")))
+        .map_err(|error| {
+            UsageError(format!("--netns: {path}: {error}; `ip netns` lists the named ones, /proc/PID/ns/net is any process's"))
+        })
 }
 
 /// Every filter as the user gave it, `name=value`.

@@ -69,10 +69,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
         status.warn(warning);
     }
 
-    let joiner = Joiner::new(
-        u64::try_from(config.join_timeout.as_nanos()).unwrap_or(u64::MAX),
-        config.max_sockets as usize,
-    );
+    let joiner = Joiner::new(u64::try_from(config.join_timeout.as_nanos()).unwrap_or(u64::MAX), config.max_sockets as usize);
     let decoder = Decoder::new(tick_ns(), probe.reasons.clone());
     let format = if config.json { Format::Json } else { Format::Text(TextFormat::new(appearance(&config, started))) };
     let mut pipeline = Pipeline::new(decoder, joiner, config.filter.clone(), format, clock, config.count);
@@ -181,9 +178,11 @@ impl<W: Write> Live<'_, W> {
                 tokio::task::yield_now().await;
             }
             let gathered = Some(Instant::now() + GATHER);
-            let due = self.pipeline.joiner.next_deadline_ns().map(|at| {
-                Instant::now() + Duration::from_nanos(at.saturating_sub(monotonic_ns())) + Duration::from_micros(100)
-            });
+            let due = self
+                .pipeline
+                .joiner
+                .next_deadline_ns()
+                .map(|at| Instant::now() + Duration::from_nanos(at.saturating_sub(monotonic_ns())) + Duration::from_micros(100));
             tokio::select! {
                 biased;
                 _ = signals.int.recv() => return Ok(()),
@@ -269,11 +268,7 @@ impl<W: Write> Live<'_, W> {
             return;
         }
         let tracing = tracing(self.config, &mut self.pipeline.processes);
-        self.status.live(&format!(
-            "tracing {tracing}: {} orderly, {} records",
-            grouped(counters.orderly),
-            grouped(self.pipeline.printed)
-        ));
+        self.status.live(&format!("tracing {tracing}: {} orderly, {} records", grouped(counters.orderly), grouped(self.pipeline.printed)));
     }
 
     /// Everything that is still there, as it stands.
@@ -417,7 +412,8 @@ fn warn_about_absent(config: &Config, processes: &mut Processes, status: &Status
                 .unwrap_or_default(),
             _ => String::new(),
         };
-        status.warn(&format!("no process matches {} yet: waiting for one{hint}", crate::output::escape::for_terminal(&selector.to_string())));
+        status
+            .warn(&format!("no process matches {} yet: waiting for one{hint}", crate::output::escape::for_terminal(&selector.to_string())));
     }
 }
 
@@ -430,7 +426,10 @@ fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a String>) -> Opti
 }
 
 fn appearance(config: &Config, started: Timestamp) -> Appearance {
-    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty())).unwrap_or_default();
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+        .unwrap_or_default();
     let utf8 = locale.to_ascii_lowercase().replace('-', "").contains("utf8");
     let color = match config.color {
         ColorChoice::Always => true,

@@ -1,5 +1,7 @@
 //! The command line as far as it goes without root: what is refused, and in which words.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use assert_cmd::Command;
 
 fn rsttrace(args: &[&str]) -> (i32, String, String) {

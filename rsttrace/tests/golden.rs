@@ -1,6 +1,8 @@
 //! Recorded events of a real kernel through the whole of user space, compared with what was found
 //! right by eye once: text at three widths, and JSON, which is checked against the schema too.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::{fs, path::Path};
 
 use jiff::{Timestamp, tz::TimeZone};

@@ -1,6 +1,8 @@
 //! The man page comes from the command line's own definition; this keeps docs/rsttrace.1 true.
 //! `UPDATE=1 cargo test -p rsttrace --test man` writes it anew.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::{fs, path::Path};
 
 use clap::CommandFactory as _;

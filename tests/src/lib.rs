@@ -11,11 +11,11 @@ mod actor;
 mod expect;
 mod flow;
 mod netns;
+pub mod nginx;
 mod pair;
+pub mod peers;
 mod requirements;
 mod schema;
-pub mod nginx;
-pub mod peers;
 mod strace;
 mod tracer;
 

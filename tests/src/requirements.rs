@@ -1,6 +1,6 @@
 //! What a machine needs to run the scenarios, and the words for what it lacks.
 
-use std::{env, path::Path};
+use std::{env, fs::OpenOptions, io::Write as _, path::Path};
 
 /// Why the tracer cannot run here, if it cannot.
 pub fn cannot_trace() -> Option<String> {
@@ -21,8 +21,14 @@ pub fn missing_tool(tool: &str) -> Option<String> {
     (!found).then(|| format!("{tool} is not installed"))
 }
 
-/// Says that a test is skipped; under `CI` that is a failure.
+/// Says that a test is skipped, also where `cargo xtask test` gathers it; under `CI` that is a failure.
 pub fn tell_skipped(why: &str) {
     assert!(env::var_os("CI").is_none(), "cannot run here: {why}");
     eprintln!("skipped: {why}");
+    if let Some(path) = env::var_os("RSTTRACE_SKIPS") {
+        // libtest names each thread after its test.
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        let file = OpenOptions::new().append(true).create(true).open(path);
+        let _ = file.and_then(|mut file| writeln!(file, "{test}: {why}"));
+    }
 }

@@ -56,9 +56,7 @@ fn report_end(ctx: &impl EbpfContext, sk: Sk, entry: Option<&mut Entry>, end: &E
     out.err = end.err;
     out.pad = 0;
     let mut flags = end.flags | sock::end_flags(sk);
-    if present(&OFFSETS.tcp_sock__is_mptcp)
-        && sock::peek::<u8>(sk as u64, &OFFSETS.tcp_sock__is_mptcp) & 1 != 0
-    {
+    if present(&OFFSETS.tcp_sock__is_mptcp) && sock::peek::<u8>(sk as u64, &OFFSETS.tcp_sock__is_mptcp) & 1 != 0 {
         flags |= end_flag::MPTCP;
     }
     match entry {
@@ -99,15 +97,7 @@ fn report_end(ctx: &impl EbpfContext, sk: Sk, entry: Option<&mut Entry>, end: &E
 
 /// Reports what happens to a socket after its end was reported.
 #[inline(always)]
-fn report_after(
-    ctx: &impl EbpfContext,
-    kind: u16,
-    hook: u8,
-    id: SockId,
-    value: i32,
-    flags: u32,
-    fill: impl FnOnce(&mut Task),
-) -> bool {
+fn report_after(ctx: &impl EbpfContext, kind: u16, hook: u8, id: SockId, value: i32, flags: u32, fill: impl FnOnce(&mut Task)) -> bool {
     let Some(mut event) = emit::reserve::<TaskEvent>(ctx, hook) else {
         return false;
     };

@@ -32,9 +32,7 @@ fn seed_owners(ctx: *mut TaskFile) -> i32 {
         return 0;
     }
     // SAFETY: typed `struct file`.
-    let (inode, socket) = unsafe {
-        (typed::<u64>(file, &OFFSETS.file__f_inode), typed::<u64>(file, &OFFSETS.file__private_data))
-    };
+    let (inode, socket) = unsafe { (typed::<u64>(file, &OFFSETS.file__f_inode), typed::<u64>(file, &OFFSETS.file__private_data)) };
     let superblock: u64 = peek(inode, &OFFSETS.inode__i_sb);
     if peek::<u64>(superblock, &OFFSETS.super_block__s_magic) != SOCKFS_MAGIC {
         return 0;

@@ -5,15 +5,11 @@ mod sizes;
 mod syscall;
 
 use bytes::Buf;
-use rsttrace_common::{
-    ABI, EndEvent, Header, StrayEvent, TaskEvent, end_flag, event_flag, first_fin, hook, kind, role, task_flag,
-};
+use rsttrace_common::{ABI, EndEvent, Header, StrayEvent, TaskEvent, end_flag, event_flag, first_fin, hook, kind, role, task_flag};
 use thiserror::Error;
 
 use self::sizes::RawSizes;
-use crate::model::{
-    After, AfterKind, Comm, End, Endpoint, Errno, Event, FirstFin, Hook, Reason, Role, SockId, Stray, Task, TcpState,
-};
+use crate::model::{After, AfterKind, Comm, End, Endpoint, Errno, Event, FirstFin, Hook, Reason, Role, SockId, Stray, Task, TcpState};
 
 /// Why an event could not be decoded.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]

@@ -113,10 +113,7 @@ impl RawSizes {
     /// Idle times, in the kernel's ticks of `tick_ns`.
     pub fn idle(&self, bytes: &Bytes, tick_ns: u64) -> Idle {
         let since = |then: u32| ahead(self.now, then).saturating_mul(tick_ns) / 1_000_000;
-        Idle {
-            sent_ms: (bytes.sent > 0).then(|| since(self.lsndtime)),
-            received_ms: (bytes.received > 0).then(|| since(self.lrcvtime)),
-        }
+        Idle { sent_ms: (bytes.sent > 0).then(|| since(self.lsndtime)), received_ms: (bytes.received > 0).then(|| since(self.lrcvtime)) }
     }
 
     /// Smoothed round trip; `None` before the first measurement.
@@ -181,7 +178,18 @@ mod tests {
 
     #[test]
     fn a_syn_under_way_is_not_payload() {
-        let syn = RawSizes { bytes_sent: 0, bytes_retrans: 0, bytes_acked: 0, bytes_received: 0, snd_una: 7, snd_nxt: 8, write_seq: 8, rcv_nxt: 0, copied_seq: 0, ..server() };
+        let syn = RawSizes {
+            bytes_sent: 0,
+            bytes_retrans: 0,
+            bytes_acked: 0,
+            bytes_received: 0,
+            snd_una: 7,
+            snd_nxt: 8,
+            write_seq: 8,
+            rcv_nxt: 0,
+            copied_seq: 0,
+            ..server()
+        };
         assert_eq!(syn.bytes(TcpState::SynSent, Some(Role::Client), false), Bytes::default());
     }
 

@@ -6,11 +6,7 @@ use syscalls::{x86, x86_64};
 /// numbers that the tables do not have.
 pub fn name(number: i32, compat: bool) -> Option<&'static str> {
     let number = usize::try_from(number).ok()?;
-    if compat {
-        x86::Sysno::new(number).map(|call| call.name())
-    } else {
-        x86_64::Sysno::new(number).map(|call| call.name())
-    }
+    if compat { x86::Sysno::new(number).map(|call| call.name()) } else { x86_64::Sysno::new(number).map(|call| call.name()) }
 }
 
 #[cfg(test)]

@@ -88,8 +88,7 @@ impl Filter {
         match record {
             Record::Teardown(t) => {
                 let errno = t.observer.map(|observer| observer.errno);
-                self.accepts_connection(t.local, t.remote, t.netns, t.end, errno)
-                    && self.accepts_processes(t.processes(), lineage)
+                self.accepts_connection(t.local, t.remote, t.netns, t.end, errno) && self.accepts_processes(t.processes(), lineage)
             }
             Record::Late(late) => {
                 let task = late.observer.task;

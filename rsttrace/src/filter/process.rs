@@ -46,7 +46,9 @@ impl ProcessSelector {
         match self {
             Self::Pid(pid) => *pid == tgid,
             // The kernel cuts comm at 15 bytes.
-            Self::Name(name) => info.comm == *name || info.exe.as_ref() == Some(name) || name.len() > 15 && info.comm == name[..floor(name, 15)],
+            Self::Name(name) => {
+                info.comm == *name || info.exe.as_ref() == Some(name) || name.len() > 15 && info.comm == name[..floor(name, 15)]
+            }
             Self::Cmdline(text) => info.cmdline.contains(text.as_str()),
         }
     }

@@ -9,7 +9,7 @@ mod story;
 use std::collections::{HashMap, VecDeque};
 
 use self::story::{Story, Told};
-use crate::model::{After, AfterKind, EndKind, End, Event, Record, Seen, SockId, Stray, Teardown};
+use crate::model::{After, AfterKind, End, EndKind, Event, Record, Seen, SockId, Stray, Teardown};
 
 /// After an orphan's release, how long its RST may take to follow: it is sent by the same
 /// function, before the segment that provoked it is freed.

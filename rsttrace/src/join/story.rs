@@ -1,8 +1,8 @@
 //! What is known of one ending socket so far, and how it is told.
 
 use crate::model::{
-    Closer, End, EndKind, Errno, Fin, FirstFin, Hook, LateObservation, Observer, Owner, Reason, Record, Seen,
-    SockId, Task, TcpState, Teardown,
+    Closer, End, EndKind, Errno, Fin, FirstFin, Hook, LateObservation, Observer, Owner, Reason, Record, Seen, SockId, Task, TcpState,
+    Teardown,
 };
 
 /// Why a story is told now.
@@ -212,7 +212,11 @@ impl Story {
             (Some(task), _) => Some(task),
             (None, known) => known.or_else(|| self.releaser()),
         };
-        holder.filter(|task| !task.kernel_thread).map(|task| Owner { tgid: task.tgid, parent_tgid: task.parent_tgid, comm: task.process_comm })
+        holder.filter(|task| !task.kernel_thread).map(|task| Owner {
+            tgid: task.tgid,
+            parent_tgid: task.parent_tgid,
+            comm: task.process_comm,
+        })
     }
 
     fn releaser(&self) -> Option<Closer> {
@@ -279,9 +283,28 @@ impl Story {
 /// completion of an asynchronous request, and the call has no part in it.
 fn can_return_a_socket_error(name: &str) -> bool {
     const CALLS: [&str; 22] = [
-        "read", "readv", "preadv", "preadv2", "recvfrom", "recvmsg", "recvmmsg", "recvmmsg_time64", "recv", "write",
-        "writev", "pwritev", "pwritev2", "sendto", "sendmsg", "sendmmsg", "sendfile", "sendfile64", "splice", "getsockopt",
-        "connect", "socketcall",
+        "read",
+        "readv",
+        "preadv",
+        "preadv2",
+        "recvfrom",
+        "recvmsg",
+        "recvmmsg",
+        "recvmmsg_time64",
+        "recv",
+        "write",
+        "writev",
+        "pwritev",
+        "pwritev2",
+        "sendto",
+        "sendmsg",
+        "sendmmsg",
+        "sendfile",
+        "sendfile64",
+        "splice",
+        "getsockopt",
+        "connect",
+        "socketcall",
     ];
     CALLS.contains(&name) || name == "io_uring_enter"
 }

@@ -68,24 +68,8 @@ impl TextFormat {
     /// What writing returns.
     pub fn write(&mut self, out: &mut impl Write, record: &Record, clock: &WallClock, columns: Option<usize>) -> io::Result<()> {
         let (at_ns, process, arrow, local, remote, style, words) = match record {
-            Record::Teardown(t) => (
-                t.at_ns,
-                process_of(t),
-                self.arrow(t),
-                t.local,
-                t.remote,
-                style_of(t),
-                self.words(t),
-            ),
-            Record::Late(late) => (
-                late.at_ns,
-                named(&late.observer.task),
-                "  ",
-                late.local,
-                late.remote,
-                PLAIN,
-                late_words(late),
-            ),
+            Record::Teardown(t) => (t.at_ns, process_of(t), self.arrow(t), t.local, t.remote, style_of(t), self.words(t)),
+            Record::Late(late) => (late.at_ns, named(&late.observer.task), "  ", late.local, late.remote, PLAIN, late_words(late)),
         };
         let time = self.time(clock.at(at_ns));
         let wide = columns.is_none_or(|columns| columns >= ONE_LINE);
@@ -106,11 +90,7 @@ impl TextFormat {
             format!("{time} {process} :{} {arrow} {remote}", local.port)
         };
         let lines = self.fold(&head, &words, wide, columns);
-        if self.style.color {
-            writeln!(out, "{style}{lines}{style:#}")
-        } else {
-            writeln!(out, "{lines}")
-        }
+        if self.style.color { writeln!(out, "{style}{lines}{style:#}") } else { writeln!(out, "{lines}") }
     }
 
     /// Puts the words behind the head as far as they fit, the rest below.

@@ -155,10 +155,7 @@ impl KernelBtf {
     /// Names and values of an enum; empty where the kernel has none of that name.
     pub fn enumerators(&self, name: &str) -> Vec<(&str, i32)> {
         let Some(at) = self.find(&[KIND_ENUM], name) else { return Vec::new() };
-        (0..self.count(at))
-            .map(|i| at + 12 + 8 * i)
-            .map(|e| (self.name(e), self.word(e + 4).cast_signed()))
-            .collect()
+        (0..self.count(at)).map(|i| at + 12 + 8 * i).map(|e| (self.name(e), self.word(e + 4).cast_signed())).collect()
     }
 
     /// Whether the kernel has a function of that name that BTF describes.

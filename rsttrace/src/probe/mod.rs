@@ -154,7 +154,8 @@ impl Probe {
                 )
             })?;
 
-        let btf = Btf::from_sys_fs().map_err(|error| unusable(format!("cannot parse the kernel's BTF: {error}"), "please report this kernel's version"))?;
+        let btf = Btf::from_sys_fs()
+            .map_err(|error| unusable(format!("cannot parse the kernel's BTF: {error}"), "please report this kernel's version"))?;
         let mut hooks = Vec::new();
         // Destruction first and opens last: no entry is made that nobody removes.
         for name in [
@@ -290,7 +291,11 @@ fn explain(error: ProgramError) -> String {
     if let ProgramError::LoadError { io_error, verifier_log } = &error {
         log::debug!("verifier: {verifier_log}");
         let log = verifier_log.to_string();
-        let last = log.lines().rev().find(|line| !line.is_empty() && !line.starts_with("processed") && !line.starts_with("verification time")).unwrap_or_default();
+        let last = log
+            .lines()
+            .rev()
+            .find(|line| !line.is_empty() && !line.starts_with("processed") && !line.starts_with("verification time"))
+            .unwrap_or_default();
         return if last.is_empty() { io_error.to_string() } else { format!("{io_error} ({last})") };
     }
     chain(&error)

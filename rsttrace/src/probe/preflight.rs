@@ -42,11 +42,12 @@ pub fn in_initial_pid_namespace() -> bool {
 
 /// Whether /proc shows other users' processes to us.
 pub fn proc_hides_processes() -> bool {
-    let hidden = Process::myself().and_then(|me| me.mountinfo()).is_ok_and(|mounts| {
-        mounts.0.iter().filter(|mount| mount.fs_type == "proc" && mount.mount_point.as_os_str() == "/proc").any(|mount| {
-            mount.super_options.get("hidepid").and_then(Option::as_deref).is_some_and(|value| value != "0" && value != "off")
-        })
-    });
+    let hidden =
+        Process::myself().and_then(|me| me.mountinfo()).is_ok_and(|mounts| {
+            mounts.0.iter().filter(|mount| mount.fs_type == "proc" && mount.mount_point.as_os_str() == "/proc").any(|mount| {
+                mount.super_options.get("hidepid").and_then(Option::as_deref).is_some_and(|value| value != "0" && value != "off")
+            })
+        });
     // With this capability the option does not apply to us (ptrace_may_access() in proc_pid_permission()).
     hidden && Process::myself().and_then(|me| me.status()).is_ok_and(|status| status.capeff & (1 << CAP_SYS_PTRACE) == 0)
 }
