@@ -44,6 +44,8 @@ const BATCH: usize = 4_096;
 const GATHER: Duration = Duration::from_millis(1);
 /// How often the status line and the loss counters are looked at while there is a reason to.
 const TICK: Duration = Duration::from_secs(1);
+/// How often the processes that are traced are counted for the live line: that reads all of /proc.
+const RECOUNT: Duration = Duration::from_secs(10);
 
 /// Runs until a signal, the end of the duration, of the count, of the command or of stdout.
 ///
@@ -78,7 +80,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
 
     let mut out = BufWriter::with_capacity(64 * 1024, io::stdout().lock());
     status.permanent(&ready_line(&config, &probe, &mut pipeline.processes, &status));
-    let mut live = Live { probe: &mut probe, pipeline: &mut pipeline, status: &mut status, out: &mut out, config: &config };
+    let mut live = Live { probe: &mut probe, pipeline: &mut pipeline, status: &mut status, out: &mut out, config: &config, tracing: None };
     let result = match live.write_start() {
         Ok(()) => {
             let mut child = live.spawn()?;
@@ -142,6 +144,8 @@ struct Live<'a, W: Write> {
     status: &'a mut Status,
     out: &'a mut BufWriter<W>,
     config: &'a Config,
+    /// What is traced, in words, and when that was counted.
+    tracing: Option<(Instant, String)>,
 }
 
 /// A descriptor that is watched, and owned elsewhere.
@@ -267,7 +271,10 @@ impl<W: Write> Live<'_, W> {
         if !self.status.wants_ticks() {
             return;
         }
-        let tracing = tracing(self.config, &mut self.pipeline.processes);
+        if self.tracing.as_ref().is_none_or(|(at, _)| at.elapsed() >= RECOUNT) {
+            self.tracing = Some((Instant::now(), tracing(self.config, &mut self.pipeline.processes)));
+        }
+        let tracing = self.tracing.as_ref().map_or("", |(_, words)| words);
         self.status.live(&format!("tracing {tracing}: {} orderly, {} records", grouped(counters.orderly), grouped(self.pipeline.printed)));
     }
 

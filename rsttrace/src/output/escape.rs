@@ -10,13 +10,18 @@ pub fn for_terminal(text: &str) -> Cow<'_, str> {
     }
     let mut out = String::with_capacity(text.len() + 8);
     for c in text.chars() {
-        if matches!(c, '"' | '\'') {
+        if is_harmless(c) && c != '\\' {
             out.push(c);
         } else {
             out.extend(c.escape_debug());
         }
     }
     Cow::Owned(out)
+}
+
+/// Printable: a terminal shows it, and does nothing else.
+pub fn is_harmless(c: char) -> bool {
+    matches!(c, '"' | '\'' | '\\') || c.escape_debug().len() == 1
 }
 
 #[cfg(test)]

@@ -6,9 +6,10 @@ use std::{
     io::{self, Write},
 };
 
-use serde::{Serialize, Serializer, ser::SerializeMap as _};
+use serde::{Serialize, ser::SerializeMap as _};
+use serde_json::{Serializer, ser::Formatter};
 
-use super::{WallClock, rfc3339, summary::Summary};
+use super::{WallClock, escape::is_harmless, rfc3339, summary::Summary};
 use crate::model::{self, FirstFin, LateObservation, Record, Teardown};
 
 const SCHEMA: u32 = 1;
@@ -38,7 +39,7 @@ struct StartLine<'a> {
     filters: &'a [String],
 }
 
-fn as_map<S: Serializer>(pairs: &[(&'static str, Option<&'static str>)], serializer: S) -> Result<S::Ok, S::Error> {
+fn as_map<S: serde::Serializer>(pairs: &[(&'static str, Option<&'static str>)], serializer: S) -> Result<S::Ok, S::Error> {
     let mut map = serializer.serialize_map(Some(pairs.len()))?;
     for (key, value) in pairs {
         map.serialize_entry(key, value)?;
@@ -266,8 +267,30 @@ pub fn write_summary(out: &mut impl Write, summary: &Summary) -> io::Result<()> 
 }
 
 fn line(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, value)?;
+    value.serialize(&mut Serializer::with_formatter(&mut *out, TerminalSafe))?;
     out.write_all(b"\n")
+}
+
+/// JSON lets control characters beyond ASCII and bidirectional overrides stand as they are; a
+/// terminal that somebody watches the lines on would obey them.
+struct TerminalSafe;
+
+impl Formatter for TerminalSafe {
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        if fragment.bytes().all(|b| matches!(b, b' '..=b'~')) {
+            return writer.write_all(fragment.as_bytes());
+        }
+        for c in fragment.chars() {
+            if is_harmless(c) {
+                write!(writer, "{c}")?;
+            } else {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    write!(writer, "\\u{unit:04x}")?;
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 fn teardown_line<'a>(t: &'a Teardown, clock: &WallClock) -> TeardownLine<'a> {
@@ -332,5 +355,33 @@ fn late_line<'a>(late: &'a LateObservation, clock: &WallClock) -> LateLine<'a> {
         local: late.local.into(),
         remote: late.remote.into(),
         observer: (&late.observer).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn written(text: &str) -> String {
+        let mut out = Vec::new();
+        line(&mut out, &text).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn no_control_character_reaches_a_terminal_through_json() {
+        assert_eq!(written("\u{1b}[2J\u{9b}2J\u{202e}\u{7f}"), "\"\\u001b[2J\\u009b2J\\u202e\\u007f\"\n");
+        assert_eq!(written("日本 \"x\" \\"), "\"日本 \\\"x\\\" \\\\\"\n");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_reads_back(text in any::<String>()) {
+            let line = written(&text);
+            prop_assert!(!line.trim_end().chars().any(char::is_control));
+            prop_assert_eq!(serde_json::from_str::<String>(&line).unwrap(), text);
+        }
     }
 }
