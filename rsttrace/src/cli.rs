@@ -63,6 +63,9 @@ pub struct Cli {
     pub cmdline: Vec<String>,
 
     /// Run CMD, trace it and its descendants, and stop when it ends
+    ///
+    /// What CMD prints goes to stderr, because stdout carries records only. Where rsttrace stops
+    /// first (--count, --duration), CMD goes on.
     #[arg(last = true, value_name = "CMD", help_heading = "Processes")]
     pub command: Vec<std::ffi::OsString>,
 

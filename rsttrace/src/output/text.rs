@@ -87,7 +87,9 @@ impl TextFormat {
                 self.pad(&remote, self.remote)
             )
         } else {
-            format!("{time} {process} :{} {arrow} {remote}", local.port)
+            let (who, what) = (format!("{time} {process}"), format!(":{} {arrow} {remote}", local.port));
+            let fits = columns.is_none_or(|columns| self.width(&who) + 1 + self.width(&what) < columns);
+            if fits { format!("{who} {what}") } else { format!("{who}\n{}{what}", " ".repeat(INDENT)) }
         };
         let lines = self.fold(&head, &words, wide, columns);
         if self.style.color { writeln!(out, "{style}{lines}{style:#}") } else { writeln!(out, "{lines}") }
