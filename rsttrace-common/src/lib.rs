@@ -53,7 +53,7 @@ pub mod counter {
     pub const LOST_RECORDS: u32 = 7;
     /// Orderly ends that stayed in the kernel.
     pub const ORDERLY: u32 = 8;
-    /// Sockets that found no room in the table.
+    /// Sockets that found no room in the table when they were opened, or at the start.
     pub const UNTRACKED: u32 = 9;
     /// Sockets older than the tracer that were found at the start.
     pub const SEEDED: u32 = 10;

@@ -56,15 +56,18 @@ pub struct Entry {
     pub inode: u64,
     pub owner: Task,
     pub closer: Task,
+    pub taker: Task,
     pub flags: u32,
     pub fin_data_bytes: i32,
-    /// An ICMP error that getsockopt(SO_ERROR) took while connecting, by the task in `closer`.
+    /// `sk_err` as the end left it.
+    pub errno: i32,
+    /// An ICMP error that `taker` took by getsockopt(SO_ERROR) while connecting.
     pub soft_errno: i32,
     pub role: u8,
     pub first_fin: u8,
     /// State before CLOSE, once there.
     pub last_state: u8,
-    pub pad: u8,
+    pub pad: [u8; 5],
 }
 
 const NO_TASK: Task = Task { tgid: 0, tid: 0, parent_tgid: 0, flags: 0, syscall: -1, fd: -1, comm: [0; 16] };
@@ -79,13 +82,15 @@ static BLANK: Entry = Entry {
     inode: 0,
     owner: NO_TASK,
     closer: NO_TASK,
+    taker: NO_TASK,
     flags: 0,
     fin_data_bytes: -1,
+    errno: 0,
     soft_errno: 0,
     role: 0,
     first_fin: 0,
     last_state: 0,
-    pad: 0,
+    pad: [0; 5],
 };
 
 /// The entry of a socket, if it has one.
@@ -100,10 +105,7 @@ pub fn find(sk: u64) -> Option<&'static mut Entry> {
 /// A blank entry, in place of any earlier one.
 #[inline(always)]
 pub fn begin(sk: u64, now_ns: u64) -> Option<&'static mut Entry> {
-    if SOCKETS.insert(sk, &BLANK, 0).is_err() {
-        count(counter::UNTRACKED);
-        return None;
-    }
+    SOCKETS.insert(sk, &BLANK, 0).ok()?;
     let entry = find(sk)?;
     entry.born_ns = now_ns;
     Some(entry)
@@ -112,14 +114,7 @@ pub fn begin(sk: u64, now_ns: u64) -> Option<&'static mut Entry> {
 /// A blank entry for a socket that has none yet.
 #[inline(always)]
 pub fn begin_unless_known(sk: u64, now_ns: u64) -> Option<&'static mut Entry> {
-    match SOCKETS.insert(sk, &BLANK, u64::from(BPF_NOEXIST)) {
-        Ok(()) => {}
-        Err(EEXIST) => return None,
-        Err(_) => {
-            count(counter::UNTRACKED);
-            return None;
-        }
-    }
+    SOCKETS.insert(sk, &BLANK, u64::from(BPF_NOEXIST)).ok()?;
     let entry = find(sk)?;
     entry.born_ns = now_ns;
     Some(entry)
@@ -135,9 +130,6 @@ pub fn find_or_begin(sk: u64, now_ns: u64) -> Option<&'static mut Entry> {
     }
     begin(sk, now_ns)
 }
-
-/// `include/uapi/asm-generic/errno-base.h`, as helpers return it.
-const EEXIST: i32 = -17;
 
 /// Adds one to a counter.
 #[inline(always)]

@@ -12,3 +12,4 @@ pub mod pipeline;
 pub mod probe;
 pub mod run;
 pub mod status;
+pub mod stdout;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use rsttrace::{cli::Cli, config::Config, probe::ProbeError, run};
+use rsttrace::{cli::Cli, config::Config, output::escape::for_terminal, probe::ProbeError, run};
 
 /// Failed while running.
 const FAILED: u8 = 1;
@@ -21,22 +21,28 @@ fn main() -> ExitCode {
     let config = match Config::try_from(cli) {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("rsttrace: {error}");
+            complain(&error.to_string());
             return USAGE.into();
         }
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("rsttrace: cannot start: {error}");
+            complain(&format!("cannot start: {error}"));
             return FAILED.into();
         }
     };
     match runtime.block_on(run::run(config)) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("rsttrace: {error:#}");
+            complain(&format!("{error:#}"));
             if error.is::<ProbeError>() { UNUSABLE.into() } else { FAILED.into() }
         }
     }
+}
+
+/// What it says may quote arguments, which may come from anywhere.
+fn complain(message: &str) {
+    let lines: Vec<_> = message.lines().map(for_terminal).collect();
+    eprintln!("rsttrace: {}", lines.join("\n"));
 }

@@ -35,6 +35,7 @@ use crate::{
     pipeline::{Format, Pipeline},
     probe::{Options, Probe, preflight},
     status::Status,
+    stdout::Stdout,
 };
 
 /// Events taken before signals are looked at.
@@ -78,30 +79,39 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     pipeline.summary.started = started;
     pipeline.summary.filters = !config.filter_words.is_empty();
 
-    let mut out = BufWriter::with_capacity(64 * 1024, io::stdout().lock());
+    let end = config.duration.map(|duration| std::time::Instant::now() + duration);
+    let mut out = BufWriter::with_capacity(64 * 1024, Stdout::new(Arc::clone(&signals.stopping), end));
     status.permanent(&ready_line(&config, &probe, &mut pipeline.processes, &status));
-    let mut live = Live { probe: &mut probe, pipeline: &mut pipeline, status: &mut status, out: &mut out, config: &config, tracing: None };
+    let mut live =
+        Live { probe: &mut probe, pipeline: &mut pipeline, status: &mut status, out: &mut out, config: &config, end, tracing: None };
+    let mut child = live.spawn()?;
     let result = match live.write_start() {
-        Ok(()) => {
-            let mut child = live.spawn()?;
-            live.until_stopped(&mut signals, child.as_mut()).await
-        }
+        Ok(()) => live.until_stopped(&mut signals, &mut child).await,
         Err(error) => Err(error),
     };
-    match result.and_then(|()| live.finish()) {
-        Ok(()) => {}
-        // Whoever read our output has gone: nothing is wrong, and nobody is left to tell.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-        Err(error) => return Err(error).context("cannot write to stdout"),
-    }
+    let result = result.and_then(|()| live.finish());
     live.say_summary();
+    if let Some(pid) = child.as_ref().and_then(Child::id) {
+        status.warn(&format!("the command, process {pid}, goes on"));
+    }
     // What could not be written must not be tried again when the buffer is dropped.
     let _ = out.into_parts();
-    Ok(ExitCode::SUCCESS)
+    match result {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        // Whoever read our output has gone: nothing is wrong, and nobody is left to tell.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            status.warn("the last records were not written: nobody reads stdout");
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => Err(error).context("cannot write to stdout"),
+    }
 }
 
 /// What ends or interrupts the loop.
 struct Signals {
+    /// One of the stopping signals has arrived; set even while the loop is busy.
+    stopping: Arc<AtomicBool>,
     int: Signal,
     term: Signal,
     hup: Signal,
@@ -120,6 +130,7 @@ impl Signals {
         }
         let listen = |kind| signal(kind).context("cannot install signal handlers");
         Ok(Self {
+            stopping,
             int: listen(SignalKind::interrupt())?,
             term: listen(SignalKind::terminate())?,
             hup: listen(SignalKind::hangup())?,
@@ -144,6 +155,8 @@ struct Live<'a, W: Write> {
     status: &'a mut Status,
     out: &'a mut BufWriter<W>,
     config: &'a Config,
+    /// The duration is over then.
+    end: Option<std::time::Instant>,
     /// What is traced, in words, and when that was counted.
     tracing: Option<(Instant, String)>,
 }
@@ -165,12 +178,12 @@ fn watch(fd: RawFd, interest: Interest) -> io::Result<AsyncFd<Watched>> {
 }
 
 impl<W: Write> Live<'_, W> {
-    async fn until_stopped(&mut self, signals: &mut Signals, mut child: Option<&mut Child>) -> io::Result<()> {
+    async fn until_stopped(&mut self, signals: &mut Signals, child: &mut Option<Child>) -> io::Result<()> {
         let ring = watch(self.probe.event_fd(), Interest::READABLE)?;
         let kernel_log = self.probe.log_fd().map(|fd| watch(fd, Interest::READABLE)).transpose()?;
         // A regular file cannot be watched, and cannot be closed at its other end either.
         let stdout = watch(io::stdout().as_raw_fd(), Interest::ERROR).ok();
-        let stop_at = self.config.duration.map(|duration| Instant::now() + duration);
+        let mut stop_at = self.end.map(Instant::from_std);
         let mut next_look = Instant::now() + TICK;
         loop {
             let moved = self.move_events()?;
@@ -196,10 +209,11 @@ impl<W: Write> Live<'_, W> {
                 _ = signals.usr1.recv() => self.say_summary(),
                 () = closed(stdout.as_ref()) => return Err(io::ErrorKind::BrokenPipe.into()),
                 () = readable(kernel_log.as_ref()) => self.probe.flush_log(),
-                () = ended(&mut child) => {
-                    // Its sockets went with it; what the hooks said of them is in the ring.
-                    while self.move_events()? == Moved::Batch {}
-                    return Ok(());
+                () = ended(child) => {
+                    // Its last connections end after it: their FINs are under way.
+                    *child = None;
+                    let grace = Instant::now() + self.config.join_timeout;
+                    stop_at = Some(stop_at.map_or(grace, |at| at.min(grace)));
                 }
                 () = std::future::ready(()), if moved == Moved::Batch => {}
                 () = at(gathered), if moved == Moved::Some => {}
@@ -332,7 +346,7 @@ async fn closed(stdout: Option<&AsyncFd<Watched>>) {
     std::future::pending().await
 }
 
-async fn ended(child: &mut Option<&mut Child>) {
+async fn ended(child: &mut Option<Child>) {
     match child {
         Some(child) => {
             let _ = child.wait().await;

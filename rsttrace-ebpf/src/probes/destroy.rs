@@ -5,7 +5,7 @@ use rsttrace_common::{SockId, counter, hook, kind};
 
 use super::{release_flags, report_after};
 use crate::{
-    maps::{self, DESTROYED, DYING, ORDERLY, REPORTED, SOCKETS},
+    maps::{self, DESTROYED, DYING, LOST, ORDERLY, REPORTED, SOCKETS},
     sock::{FIN_WAIT1, FIN_WAIT2, Sk, err, owned},
     task,
 };
@@ -28,7 +28,7 @@ fn tcp_destroy_sock(ctx: BtfTracePointContext) -> i32 {
                 task::none(out);
             }
         });
-    } else if entry.flags & ORDERLY != 0 {
+    } else if entry.flags & (ORDERLY | LOST) == ORDERLY {
         maps::count(counter::ORDERLY);
         // An orphan that met data after close() is destroyed first and answered with RST next,
         // in the same breath.

@@ -13,7 +13,7 @@ use rsttrace_common::{EndEvent, SockId, Task, TaskEvent, counter, end_flag, even
 
 use crate::{
     emit,
-    maps::{Entry, LOST, OBSERVATION_LOST, OBSERVED, OBSERVED_BY_SPLICE, REPORTED, RESET_LOST, count},
+    maps::{Entry, LOST, OBSERVATION_LOST, OBSERVED, OBSERVED_BY_SPLICE, ORDERLY, REPORTED, RESET_LOST, count},
     settings::{OFFSETS, present},
     sock::{self, Sk},
     task,
@@ -120,13 +120,22 @@ fn report_after(ctx: &impl EbpfContext, kind: u16, hook: u8, id: SockId, value: 
 #[inline(always)]
 fn report_observed(ctx: &impl EbpfContext, hook: u8, sk: u64, held: u64, errno: i32) {
     let Some(entry) = crate::maps::find(sk) else { return };
+    // In order is no error: EPIPE after both FINs says that the application writes on.
+    if entry.flags & ORDERLY != 0 {
+        return;
+    }
     if entry.flags & REPORTED == 0 || entry.flags & OBSERVED != 0 {
         if hook == hook::GETSOCKOPT && entry.flags & REPORTED == 0 && sock::peek::<u8>(sk, &OFFSETS.sock__skc_state) == sock::SYN_SENT {
             // tcp_v4_err() on a socket that connect() is at work on: the error was soft, the
             // connection goes on, but who asks for it gives up.
             entry.soft_errno = errno;
-            task::current(&mut entry.closer, held);
+            task::current(&mut entry.taker, held);
         }
+        return;
+    }
+    // A bad buffer or flag fails too, and says nothing about the connection. connect(AF_UNSPEC)
+    // leaves ECONNRESET behind after the end.
+    if errno != entry.errno && errno != EPIPE && errno != ECONNRESET {
         return;
     }
     let id = SockId { sk, born_ns: entry.born_ns };
@@ -153,4 +162,20 @@ fn release_flags(entry: &Entry) -> u32 {
         flags |= event_flag::RESET_LOST;
     }
     flags
+}
+
+/// `include/uapi/asm-generic/errno.h`
+const EPIPE: i32 = 32;
+const ECONNABORTED: i32 = 103;
+const ECONNRESET: i32 = 104;
+const ECONNREFUSED: i32 = 111;
+
+/// The error that `tcp_reset()` leaves in `sk_err`.
+#[inline(always)]
+fn of_reset(state: u8) -> i32 {
+    match state {
+        sock::SYN_SENT => ECONNREFUSED,
+        sock::CLOSE_WAIT => EPIPE,
+        _ => ECONNRESET,
+    }
 }

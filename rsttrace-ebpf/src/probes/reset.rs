@@ -3,10 +3,10 @@
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use rsttrace_common::{SockId, StrayEvent, counter, end_flag, event_flag, hook, kind};
 
-use super::{End, report_after, report_end};
+use super::{End, of_reset, report_after, report_end};
 use crate::{
     emit,
-    maps::{self, DESTROYED, LOST, REPORTED, RESET_LOST, find_or_begin},
+    maps::{self, DESTROYED, LOST, ORDERLY, REPORTED, RESET_LOST, find_or_begin},
     settings::{SETTINGS, frozen},
     sock::{self, *},
     task,
@@ -22,7 +22,10 @@ fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
     if is_mini(state) || state == CLOSE || !is_tcp(sk) {
         return 0;
     }
-    let entry = find_or_begin(sk as u64, now_ns());
+    let mut entry = find_or_begin(sk as u64, now_ns());
+    if let Some(entry) = entry.as_deref_mut() {
+        entry.errno = of_reset(state);
+    }
     let end = End { hook: hook::TCP_RECEIVE_RESET, state, reason: -1, flags: 0, err: 0, skb: 0 };
     report_end(&ctx, sk, entry, &end);
     0
@@ -62,7 +65,7 @@ fn ended(ctx: &BtfTracePointContext, sk: Sk, skb: u64, reason: i32, state: u8) {
     let key = sk as u64;
     let Some(entry) = maps::find(key) else {
         // Destroyed a moment ago, after its end was reported: user space knows it by its address.
-        let _ = after(ctx, SockId { sk: key, born_ns: 0 }, skb, reason);
+        let _ = after(ctx, sk, SockId { sk: key, born_ns: 0 }, skb, reason);
         return;
     };
     if entry.flags & LOST != 0 {
@@ -70,7 +73,9 @@ fn ended(ctx: &BtfTracePointContext, sk: Sk, skb: u64, reason: i32, state: u8) {
     }
     if entry.flags & REPORTED != 0 {
         let id = SockId { sk: key, born_ns: entry.born_ns };
-        if !after(ctx, id, skb, reason) {
+        // What was reported as an orderly end is none.
+        entry.flags &= !ORDERLY;
+        if !after(ctx, sk, id, skb, reason) {
             entry.flags |= RESET_LOST;
         }
         return;
@@ -84,6 +89,7 @@ fn ended(ctx: &BtfTracePointContext, sk: Sk, skb: u64, reason: i32, state: u8) {
         // It was taken for orderly when it was destroyed.
         maps::add(counter::ORDERLY, u64::MAX);
     }
+    entry.flags &= !ORDERLY;
     let before = if state == CLOSE { entry.last_state } else { state };
     // An active RST from inside a system call: that task ends the connection (ss -K, close()).
     if skb == 0 && owned(sk) {
@@ -94,9 +100,16 @@ fn ended(ctx: &BtfTracePointContext, sk: Sk, skb: u64, reason: i32, state: u8) {
 }
 
 #[inline(always)]
-fn after(ctx: &BtfTracePointContext, id: SockId, skb: u64, reason: i32) -> bool {
+fn after(ctx: &BtfTracePointContext, sk: Sk, id: SockId, skb: u64, reason: i32) -> bool {
     let flags = if skb != 0 { event_flag::ANSWER } else { 0 };
-    report_after(ctx, kind::RESET_SENT, hook::TCP_SEND_RESET, id, reason, flags, task::none)
+    report_after(ctx, kind::RESET_SENT, hook::TCP_SEND_RESET, id, reason, flags, |out| {
+        // As below: the task whose call sends it.
+        if skb == 0 && owned(sk) {
+            task::current(out, 0);
+        } else {
+            task::none(out);
+        }
+    })
 }
 
 /// A RST that answers a segment and ends no full socket.

@@ -42,11 +42,18 @@ fn seed_owners(ctx: *mut TaskFile) -> i32 {
     if sk == 0 || state == LISTEN || state == CLOSE || is_mini(state) {
         return 0;
     }
-    if let Some(entry) = maps::begin_unless_known(sk, sock::now_ns()) {
+    if let Some(entry) = maps::find(sk) {
+        // Several processes hold it: which of them it belongs to is not for us to guess.
+        if entry.flags & SEEDED != 0 && entry.owner.tgid != peek(task as u64, &OFFSETS.task_struct__tgid) {
+            task::none(&mut entry.owner);
+        }
+    } else if let Some(entry) = maps::begin_unless_known(sk, sock::now_ns()) {
         entry.flags |= SEEDED;
         entry.inode = peek(inode, &OFFSETS.inode__i_ino);
         task::holder(&mut entry.owner, task as u64, fd as i32);
         maps::count(counter::SEEDED);
+    } else {
+        maps::count(counter::UNTRACKED);
     }
     0
 }

@@ -2,11 +2,11 @@
 //! first FIN shows as a change of state.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use rsttrace_common::{SockId, end_flag, event_flag, first_fin, hook, kind, role};
+use rsttrace_common::{SockId, counter, end_flag, event_flag, first_fin, hook, kind, role, task_flag};
 
-use super::{End, release_flags, report_after, report_end};
+use super::{ECONNABORTED, End, of_reset, release_flags, report_after, report_end};
 use crate::{
-    maps::{self, Entry, LOST, OBSERVED, ORDERLY, REPORTED, find_or_begin},
+    maps::{self, Entry, LOST, OBSERVED, ORDERLY, REPORTED, count, find_or_begin},
     settings::{SETTINGS, frozen},
     sock::*,
     task,
@@ -40,16 +40,16 @@ fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
 fn opened_by_us(ctx: &BtfTracePointContext, sk: Sk) {
     let key = sk as u64;
     if let Some(entry) = maps::find(key) {
+        if entry.flags & (REPORTED | LOST | ORDERLY) == ORDERLY {
+            count(counter::ORDERLY);
+        }
         if entry.flags & REPORTED != 0 {
             let id = SockId { sk: key, born_ns: entry.born_ns };
             let flags = release_flags(entry) | event_flag::REOPENED;
             report_after(ctx, kind::RELEASED, hook::INET_SOCK_SET_STATE, id, err(sk), flags, |out| task::current(out, 0));
         }
     }
-    let now = now_ns();
-    if let Some(entry) = maps::begin(key, now) {
-        entry.opened_ns = now;
-        entry.role = role::CLIENT;
+    if let Some(entry) = opened(key, role::CLIENT) {
         task::current(&mut entry.owner, key);
         task::lead(&mut entry.owner);
         entry.inode = inode(key);
@@ -59,10 +59,24 @@ fn opened_by_us(ctx: &BtfTracePointContext, sk: Sk) {
 /// `tcp_create_openreq_child()`: nobody owns it before accept().
 #[inline(always)]
 fn opened_by_peer(sk: Sk) {
+    let _ = opened(sk as u64, role::SERVER);
+}
+
+/// A new life. Without room for its past it is counted here, once, and again told from its end on.
+#[inline(always)]
+fn opened(key: u64, role: u8) -> Option<&'static mut Entry> {
     let now = now_ns();
-    if let Some(entry) = maps::begin(sk as u64, now) {
-        entry.opened_ns = now;
-        entry.role = role::SERVER;
+    let entry = maps::begin(key, now);
+    match entry {
+        Some(entry) => {
+            entry.opened_ns = now;
+            entry.role = role;
+            Some(entry)
+        }
+        None => {
+            count(counter::UNTRACKED);
+            None
+        }
     }
 }
 
@@ -101,7 +115,8 @@ fn note_closer(sk: Sk, entry: &mut Entry) {
     if entry.inode == 0 {
         entry.inode = inode(sk as u64);
     }
-    if entry.owner.tgid == 0 {
+    // MPTCP closes its subflows from a worker.
+    if entry.owner.tgid == 0 && entry.closer.flags & task_flag::KTHREAD == 0 {
         entry.owner = entry.closer;
         task::lead(&mut entry.owner);
     }
@@ -112,76 +127,76 @@ fn note_closer(sk: Sk, entry: &mut Entry) {
 fn closed(ctx: &BtfTracePointContext, sk: Sk, old: u8) {
     let now = now_ns();
     let error = err(sk);
-    let mut entry = find_or_begin(sk as u64, now);
-    if let Some(entry) = entry.as_deref_mut() {
-        entry.last_state = old;
-        if entry.flags & LOST != 0 {
-            return;
+    let Some(entry) = find_or_begin(sk as u64, now) else {
+        // If a RST did it, tcp_receive_reset has said so already.
+        if error != of_reset(old) && (error != 0 || aborts(old)) {
+            report_end(ctx, sk, None, &end_in(old, error));
         }
-        if entry.flags & REPORTED != 0 {
-            let of_reset = match old {
-                SYN_SENT => ECONNREFUSED,
-                CLOSE_WAIT => EPIPE,
-                _ => ECONNRESET,
-            };
-            if error == of_reset {
-                // As tcp_reset() sets it: user space knows the rule.
-                return;
-            }
-            let id = SockId { sk: sk as u64, born_ns: entry.born_ns };
-            report_after(ctx, kind::CLOSED, hook::INET_SOCK_SET_STATE, id, error, 0, task::none);
-            return;
-        }
-    }
-    // Without an error it was us: an abort, or a connect() given up before the peer answered.
-    let by_us = error == 0 && (old == ESTABLISHED || old == CLOSE_WAIT || old == SYN_SENT);
-    if error == 0 && !by_us {
-        // Both FINs, or an orphan that goes on as a TIME_WAIT mini-socket. A RST may still follow,
-        // and then tcp_send_reset reports it.
-        let report = frozen(&SETTINGS.want_fin) != 0 && old != SYN_RECV;
-        if let Some(entry) = entry.as_deref_mut() {
-            entry.flags |= ORDERLY;
-            if entry.first_fin != first_fin::NONE && entry.second_fin_ns == 0 {
-                // The peer's FIN after ours has no change of state of its own.
-                entry.second_fin_ns = now;
-                if report && end_flags(sk) & end_flag::DONE != 0 {
-                    entry.fin_data_bytes = fin_data_bytes(sk);
-                }
-            }
-        }
-        // A child that found no room in the accept queue was never anybody's connection.
-        if !report {
-            return;
-        }
-    }
-    let mut end = End { hook: hook::INET_SOCK_SET_STATE, state: old, reason: -1, flags: 0, err: error, skb: 0 };
-    let mut soft = 0;
-    if let Some(entry) = entry.as_deref_mut() {
-        soft = entry.soft_errno;
-        // tcp_abort() is the one error that a task makes.
-        if soft == 0 && (by_us || error == ECONNABORTED && owned(sk)) {
-            task::current(&mut entry.closer, 0);
-        }
-    }
-    if soft == 0 || error != 0 {
-        report_end(ctx, sk, entry, &end);
+        return;
+    };
+    entry.last_state = old;
+    entry.errno = error;
+    if entry.flags & LOST != 0 {
         return;
     }
-    end.err = soft;
-    let taker = entry.as_deref().map(|entry| entry.closer);
-    if let Some(entry) = entry.as_deref_mut() {
-        task::current(&mut entry.closer, 0);
-        entry.flags |= OBSERVED;
-        let id = SockId { sk: sk as u64, born_ns: entry.born_ns };
-        report_end(ctx, sk, Some(entry), &end);
-        if let Some(taker) = taker {
-            report_after(ctx, kind::OBSERVED, hook::GETSOCKOPT, id, soft, 0, |out| *out = taker);
+    if entry.flags & REPORTED != 0 {
+        // As tcp_reset() sets it: user space knows the rule.
+        if error != of_reset(old) {
+            let id = SockId { sk: sk as u64, born_ns: entry.born_ns };
+            report_after(ctx, kind::CLOSED, hook::INET_SOCK_SET_STATE, id, error, 0, task::none);
         }
+        return;
+    }
+    if error == 0 && !aborts(old) {
+        if old != SYN_RECV {
+            closed_in_order(ctx, sk, entry, old, now);
+        }
+        // A child that found no room in the accept queue was never anybody's connection.
+        return;
+    }
+    // tcp_abort() is the one error that a task makes.
+    if error == 0 || error == ECONNABORTED && owned(sk) {
+        task::current(&mut entry.closer, 0);
+    }
+    let soft = if old == SYN_SENT && error == 0 { entry.soft_errno } else { 0 };
+    if soft == 0 {
+        report_end(ctx, sk, Some(entry), &end_in(old, error));
+        return;
+    }
+    // Whoever took the ICMP error has given the connection up for it.
+    let taker = entry.taker;
+    let id = SockId { sk: sk as u64, born_ns: entry.born_ns };
+    entry.flags |= OBSERVED;
+    report_end(ctx, sk, Some(entry), &end_in(old, soft));
+    report_after(ctx, kind::OBSERVED, hook::GETSOCKOPT, id, soft, 0, |out| *out = taker);
+}
+
+/// Both FINs, or an orphan that goes on as a TIME_WAIT mini-socket. A RST may still follow, and
+/// then tcp_send_reset reports it.
+#[inline(always)]
+fn closed_in_order(ctx: &BtfTracePointContext, sk: Sk, entry: &mut Entry, old: u8, now: u64) {
+    entry.flags |= ORDERLY;
+    let report = frozen(&SETTINGS.want_fin) != 0;
+    if entry.first_fin != first_fin::NONE && entry.second_fin_ns == 0 {
+        // The peer's FIN after ours has no change of state of its own.
+        entry.second_fin_ns = now;
+        if report && end_flags(sk) & end_flag::DONE != 0 {
+            entry.fin_data_bytes = fin_data_bytes(sk);
+        }
+    }
+    if report {
+        report_end(ctx, sk, Some(entry), &end_in(old, 0));
     }
 }
 
-/// `include/uapi/asm-generic/errno.h`
-const EPIPE: i32 = 32;
-const ECONNABORTED: i32 = 103;
-const ECONNRESET: i32 = 104;
-const ECONNREFUSED: i32 = 111;
+#[inline(always)]
+fn end_in(state: u8, err: i32) -> End {
+    End { hook: hook::INET_SOCK_SET_STATE, state, reason: -1, flags: 0, err, skb: 0 }
+}
+
+/// To CLOSE from here without an error, it was us: an abort, or a connect() given up before the
+/// peer answered. tcp_disconnect() of a listener's queue holds no lock, and is a task's doing too.
+#[inline(always)]
+fn aborts(old: u8) -> bool {
+    old == ESTABLISHED || old == CLOSE_WAIT || old == SYN_SENT
+}

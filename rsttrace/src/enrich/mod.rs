@@ -24,7 +24,7 @@ const MAX_REMEMBERED: usize = 16_384;
 #[derive(Debug, Default)]
 pub struct Processes {
     known: HashMap<u32, (Instant, Arc<ProcessInfo>)>,
-    holders: HashMap<u64, u32>,
+    holders: HashMap<u64, Option<u32>>,
     scanned: Option<Instant>,
 }
 
@@ -59,7 +59,7 @@ impl Processes {
             self.holders = scan();
             self.scanned = Some(Instant::now());
         }
-        let tgid = *self.holders.get(&inode)?;
+        let tgid = (*self.holders.get(&inode)?)?;
         let info = self.process(tgid)?;
         Some(Owner { tgid, parent_tgid: info.parent, comm: Comm::from(info.comm.as_str()) })
     }
@@ -98,14 +98,15 @@ fn read(tgid: u32) -> Option<ProcessInfo> {
     Some(ProcessInfo { comm: stat.comm, exe, cmdline, parent: u32::try_from(stat.ppid).unwrap_or(0) })
 }
 
-fn scan() -> HashMap<u64, u32> {
+fn scan() -> HashMap<u64, Option<u32>> {
     let mut holders = HashMap::new();
     let Ok(processes) = all_processes() else { return holders };
     for process in processes.flatten() {
         let (Ok(tgid), Ok(fds)) = (u32::try_from(process.pid()), process.fd()) else { continue };
         for fd in fds.flatten() {
             if let FDTarget::Socket(inode) = fd.target {
-                holders.entry(inode).or_insert(tgid);
+                // Held by several, it is not for us to guess whose it is.
+                holders.entry(inode).and_modify(|holder| *holder = holder.filter(|holder| *holder == tgid)).or_insert(Some(tgid));
             }
         }
     }

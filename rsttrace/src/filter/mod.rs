@@ -5,7 +5,7 @@ mod process;
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 pub use self::{
     ports::PortSet,
@@ -26,11 +26,19 @@ impl FromStr for AddrMatch {
     /// `10.0.0.0/8`, `::1`, `!192.168.0.0/16`.
     fn from_str(text: &str) -> Result<Self, String> {
         let (negated, rest) = text.strip_prefix('!').map_or((false, text), |rest| (true, rest));
-        let net = rest
-            .parse::<IpNet>()
-            .or_else(|_| rest.parse::<IpAddr>().map(IpNet::from))
-            .map_err(|_| format!("{rest:?} is not an address or CIDR range: expected something like 10.0.0.0/8, 2001:db8::/32 or ::1"))?;
+        let net =
+            rest.parse::<IpNet>().map(canonical).or_else(|_| rest.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {
+                format!("{rest:?} is not an address or CIDR range: expected something like 10.0.0.0/8, 2001:db8::/32 or ::1")
+            })?;
         Ok(Self { net, negated })
+    }
+}
+
+/// A range of v4-mapped addresses is the IPv4 range, as records have it.
+fn canonical(net: IpNet) -> IpNet {
+    match (net.addr().to_canonical(), net.prefix_len().checked_sub(96)) {
+        (IpAddr::V4(addr), Some(prefix)) if net.addr().is_ipv6() => Ipv4Net::new(addr, prefix).map_or(net, Into::into),
+        _ => net,
     }
 }
 
@@ -68,7 +76,7 @@ pub enum Family {
 /// Everything that a record must satisfy; empty lists accept all.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Owner, observer, closer or releaser is such a process or descends from one.
+    /// Owner, observer or closer is such a process or descends from one.
     pub processes: Vec<ProcessSelector>,
     pub local_ports: PortSet,
     pub remote_ports: PortSet,
@@ -136,6 +144,9 @@ mod tests {
         assert!(!addrs(&["!10.0.0.0/8"]).accepts(&[ip("1.2.3.4"), ip("10.9.9.9")]));
         assert!(addrs(&["!10.0.0.0/8"]).accepts(&[ip("1.2.3.4")]));
         assert!(!addrs(&["10.0.0.0/8", "!10.1.0.0/16"]).accepts(&[ip("10.1.2.3")]));
+        assert!(addrs(&["::ffff:10.0.0.0/104"]).accepts(&[ip("10.1.2.3")]));
+        assert!(!addrs(&["::ffff:10.0.0.0/104"]).accepts(&[ip("11.1.2.3")]));
+        assert!(addrs(&["::/0"]).accepts(&[ip("::1")]) && !addrs(&["::/0"]).accepts(&[ip("10.1.2.3")]));
     }
 
     #[test]

@@ -124,6 +124,11 @@ impl Joiner {
         if self.stories.len() >= self.capacity {
             self.evict(out);
         }
+        if self.waiting.len() > 2 * self.stories.len() + 1024 {
+            // A long timeout must not keep the entries of what is finished.
+            let stories = &self.stories;
+            self.waiting.retain(|(_, id)| stories.get(&id.sk).is_some_and(|story| story.id() == *id));
+        }
         self.waiting.push_back((ts_ns.saturating_add(self.timeout_ns), id));
         self.stories.insert(id.sk, story);
     }
@@ -143,7 +148,7 @@ impl Joiner {
                 }
             }
             AfterKind::ResetSent { reason, answer } => {
-                story.reset_sent(after.ts_ns, reason, answer);
+                story.reset_sent(after.ts_ns, after.task, reason, answer);
                 if story.released() {
                     self.complete(id, out);
                 }
@@ -152,7 +157,7 @@ impl Joiner {
             AfterKind::Released { untaken, observation_lost, reset_lost, reopened } => {
                 let task = after.task;
                 if reset_lost {
-                    story.reset_sent(after.ts_ns, None, false);
+                    story.reset_sent(after.ts_ns, None, None, false);
                 }
                 story.release(after.ts_ns, task, untaken, observation_lost, reopened);
                 if story.reset_may_follow() {

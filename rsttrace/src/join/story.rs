@@ -74,7 +74,7 @@ impl Story {
         let first = self.observer.is_none();
         self.unsure = first && matches!(task.syscall, Some("sendfile" | "sendfile64" | "splice"));
         let observer = Observer {
-            task: Task { syscall: task.syscall.filter(|name| can_return_a_socket_error(name)), ..task },
+            task: Task { syscall: task.syscall.filter(|name| returned_it(name, task.fd)), ..task },
             errno,
             delay_ns: Some(ts_ns.saturating_sub(self.end.ts_ns)),
             inferred: self.unsure,
@@ -83,8 +83,10 @@ impl Story {
         self.told.then(|| self.late(ts_ns, observer))
     }
 
-    pub fn reset_sent(&mut self, ts_ns: u64, reason: Option<Reason>, answer: bool) {
+    /// `task`: whose call sent it, where one did; shutdown() may have sent our FIN before.
+    pub fn reset_sent(&mut self, ts_ns: u64, task: Option<Task>, reason: Option<Reason>, answer: bool) {
         if self.reset.is_none() {
+            self.end.closer = task.or(self.end.closer);
             self.reset = Some(SentReset { ts_ns, reason, answer });
         }
     }
@@ -97,10 +99,10 @@ impl Story {
         self.release = Some(Release { ts_ns, task, untaken, observation_lost, reopened });
     }
 
-    /// `tcp_rcv_state_process()` in FIN_WAIT1 and FIN_WAIT2: for data after close() the kernel ends
+    /// `tcp_rcv_state_process()` after our FIN: for data after close() the kernel ends
     /// the socket as if reset by the peer, destroys it, and only then sends its own RST.
     pub fn reset_may_follow(&self) -> bool {
-        self.reset.is_none() && matches!(self.end.state, TcpState::FinWait1 | TcpState::FinWait2)
+        self.reset.is_none() && matches!(self.end.state, TcpState::FinWait1 | TcpState::FinWait2 | TcpState::Closing | TcpState::LastAck)
     }
 
     /// The error left for the application, if the end left one.
@@ -126,6 +128,8 @@ impl Story {
             (Hook::ReceiveReset, _) => EndKind::ResetReceived,
             (_, Some(Errno::ETIMEDOUT)) => EndKind::Timeout,
             (_, Some(_)) => EndKind::Error,
+            // Without an entry in the table the RST that always follows cannot be matched.
+            (_, None) if self.end.untracked && matches!(self.end.state, TcpState::Established | TcpState::CloseWait) => EndKind::ResetSent,
             // Ended by us without a FIN, a RST or an error: connect() given up, TCP_REPAIR's silent close.
             (_, None) if matches!(self.end.state, TcpState::Established | TcpState::CloseWait | TcpState::SynSent) => EndKind::Error,
             (_, None) => EndKind::Fin,
@@ -279,9 +283,11 @@ impl Story {
     }
 }
 
-/// Calls that can return the error of a socket to their caller. In any other, what ran was the
-/// completion of an asynchronous request, and the call has no part in it.
-fn can_return_a_socket_error(name: &str) -> bool {
+/// Whether a call returned the socket's error to its caller. In any other call, and in the same
+/// one on another descriptor, what ran was the completion of an asynchronous request, and the call
+/// has no part in it. Some name no descriptor of the socket: io_uring's is the ring's, and that of
+/// `socketcall` lies in memory.
+fn returned_it(name: &str, fd: Option<i32>) -> bool {
     const CALLS: [&str; 22] = [
         "read",
         "readv",
@@ -304,7 +310,7 @@ fn can_return_a_socket_error(name: &str) -> bool {
         "splice",
         "getsockopt",
         "connect",
-        "socketcall",
+        "send",
     ];
-    CALLS.contains(&name) || name == "io_uring_enter"
+    CALLS.contains(&name) && fd.is_some() || matches!(name, "io_uring_enter" | "socketcall")
 }

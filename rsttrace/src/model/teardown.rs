@@ -147,7 +147,7 @@ impl Teardown {
     /// Every process that has a part in it: holder, observer, closer. (tgid, parent, name)
     pub fn processes(&self) -> impl Iterator<Item = (u32, u32, Comm)> + '_ {
         let owner = self.owner.iter().map(|owner| (owner.tgid, owner.parent_tgid, owner.comm));
-        let tasks = self.observer.iter().map(|observer| &observer.task).chain(&self.closer).chain(&self.released);
+        let tasks = self.observer.iter().map(|observer| &observer.task).chain(&self.closer);
         owner.chain(tasks.map(|task| (task.tgid, task.parent_tgid, task.comm)))
     }
 }

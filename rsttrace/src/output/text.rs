@@ -71,6 +71,8 @@ impl TextFormat {
             Record::Teardown(t) => (t.at_ns, process_of(t), self.arrow(t), t.local, t.remote, style_of(t), self.words(t)),
             Record::Late(late) => (late.at_ns, named(&late.observer.task), "  ", late.local, late.remote, PLAIN, late_words(late)),
         };
+        let (process, words) =
+            if self.style.unicode { (process, words) } else { (in_ascii(process), words.into_iter().map(in_ascii).collect()) };
         let time = self.time(clock.at(at_ns));
         let wide = columns.is_none_or(|columns| columns >= ONE_LINE);
         let elide = columns.is_some();
@@ -182,6 +184,14 @@ impl TextFormat {
         }
         words
     }
+}
+
+/// For terminals that show nothing else.
+fn in_ascii(text: String) -> String {
+    if text.is_ascii() {
+        return text;
+    }
+    text.chars().map(|c| if c.is_ascii() { c.to_string() } else { c.escape_unicode().to_string() }).collect()
 }
 
 fn style_of(t: &Teardown) -> Style {

@@ -255,7 +255,7 @@ fn attach_tracepoint(ebpf: &mut Ebpf, name: &str, btf: &Btf) -> Result<&'static 
 }
 
 fn attach_getsockopt(ebpf: &mut Ebpf) -> Result<&'static str, String> {
-    let root = preflight::cgroup2_root().ok_or("cgroup2 is not mounted")?;
+    let root = preflight::cgroup2_root().ok_or("the root of cgroup2 is not mounted")?;
     let cgroup = File::open(&root).map_err(|error| format!("cannot open {}: {error}", root.display()))?;
     let program: &mut CgroupSockopt = program(ebpf, "getsockopt")?;
     program.load().map_err(|error| {
@@ -286,6 +286,9 @@ where
     ebpf.program_mut(name).ok_or_else(|| format!("program {name} is not in the object"))?.try_into().map_err(explain)
 }
 
+/// How the lines begin that the verifier's log ends with, after the reason.
+const VERIFIER_STATISTICS: [&str; 3] = ["verification time", "stack depth", "processed"];
+
 /// The reason in words; the verifier's log, where there is one, goes to the debug log in full.
 fn explain(error: ProgramError) -> String {
     if let ProgramError::LoadError { io_error, verifier_log } = &error {
@@ -294,7 +297,7 @@ fn explain(error: ProgramError) -> String {
         let last = log
             .lines()
             .rev()
-            .find(|line| !line.is_empty() && !line.starts_with("processed") && !line.starts_with("verification time"))
+            .find(|line| !line.is_empty() && !VERIFIER_STATISTICS.iter().any(|start| line.starts_with(start)))
             .unwrap_or_default();
         return if last.is_empty() { io_error.to_string() } else { format!("{io_error} ({last})") };
     }

@@ -11,6 +11,8 @@ const CAP_SYS_PTRACE: u32 = 19;
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
+/// `PROC_USER_INIT_INO` in `include/linux/proc_ns.h`.
+const INIT_USER_NS: u64 = 0xEFFF_FFFD;
 /// `PROC_PID_INIT_INO` in `include/linux/proc_ns.h`.
 const INIT_PID_NS: u64 = 0xEFFF_FFFC;
 
@@ -23,6 +25,12 @@ pub fn capabilities() -> Result<(), ProbeError> {
         .and_then(|me| me.status())
         .map_err(|error| unusable(format!("cannot read /proc/self/status: {error}"), "mount /proc"))?
         .capeff;
+    if rustix::fs::stat("/proc/self/ns/user").is_ok_and(|stat| stat.st_ino != INIT_USER_NS) {
+        return Err(unusable(
+            "this is not the host's user namespace: its capabilities do not count for BPF",
+            "run rsttrace on the host, or in a container without a user namespace of its own (privileged)",
+        ));
+    }
     let has = |cap: u32| effective & (1 << cap) != 0;
     if has(CAP_SYS_ADMIN) || has(CAP_BPF) && has(CAP_PERFMON) {
         return Ok(());
@@ -52,8 +60,9 @@ pub fn proc_hides_processes() -> bool {
     hidden && Process::myself().and_then(|me| me.status()).is_ok_and(|status| status.capeff & (1 << CAP_SYS_PTRACE) == 0)
 }
 
-/// Mount point of the cgroup2 hierarchy, which may lie below a v1 tree.
+/// Mount point of the whole cgroup2 hierarchy, which may lie below a v1 tree; a part of it would
+/// show a part of the host's calls.
 pub fn cgroup2_root() -> Option<PathBuf> {
     let mounts = Process::myself().ok()?.mountinfo().ok()?;
-    mounts.0.into_iter().find(|mount| mount.fs_type == "cgroup2").map(|mount| mount.mount_point)
+    mounts.0.into_iter().find(|mount| mount.fs_type == "cgroup2" && mount.root == "/").map(|mount| mount.mount_point)
 }

@@ -1,0 +1,77 @@
+//! Standard output that can be given up: a reader that has stopped reading must not keep a run
+//! from ending.
+
+use std::{
+    io::{self, ErrorKind, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{FileType, fstat},
+};
+
+/// Once the run is to end, how long the reader may still take.
+const GRACE: Duration = Duration::from_secs(1);
+/// How often the reasons to end are looked at while the reader does not read.
+const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+/// A pipe that has room takes this much without blocking (`PIPE_BUF`).
+const ATOMIC: usize = 4096;
+
+/// Writes to descriptor 1 without blocking beyond the end of the run.
+#[derive(Debug)]
+pub struct Stdout {
+    /// A signal has asked the run to end.
+    stopping: Arc<AtomicBool>,
+    /// The duration is over then.
+    end: Option<Instant>,
+    /// Pipes and sockets only: files take everything, terminals are watched by somebody.
+    may_block: bool,
+    stop_noticed: Option<Instant>,
+}
+
+impl Stdout {
+    pub fn new(stopping: Arc<AtomicBool>, end: Option<Instant>) -> Self {
+        let may_block =
+            fstat(io::stdout()).is_ok_and(|stat| matches!(FileType::from_raw_mode(stat.st_mode), FileType::Fifo | FileType::Socket));
+        Self { stopping, end, may_block, stop_noticed: None }
+    }
+
+    /// Waits for room; an error once that took too long after the run was to end.
+    fn wait_for_room(&mut self) -> io::Result<()> {
+        let stdout = io::stdout();
+        loop {
+            let mut watched = [PollFd::new(&stdout, PollFlags::OUT)];
+            match poll(&mut watched, Some(&PATIENCE)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+            let now = Instant::now();
+            if self.stopping.load(Ordering::Relaxed) || self.end.is_some_and(|end| now >= end) {
+                let since = *self.stop_noticed.get_or_insert(now);
+                if now.duration_since(since) >= GRACE {
+                    return Err(io::Error::new(ErrorKind::TimedOut, "nobody reads it"));
+                }
+            }
+        }
+    }
+}
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.may_block {
+            return Ok(rustix::io::write(io::stdout(), bytes)?);
+        }
+        self.wait_for_room()?;
+        Ok(rustix::io::write(io::stdout(), &bytes[..bytes.len().min(ATOMIC)])?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
