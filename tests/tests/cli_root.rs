@@ -8,7 +8,7 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     os::unix::process::CommandExt,
     path::PathBuf,
-    process::{Command, Output, Stdio},
+    process::{Child, ChildStdout, Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::Instant,
 };
@@ -335,13 +335,12 @@ fn interrupt_and_terminate_stop_cleanly_with_a_summary() {
     }
 }
 
-#[test]
-fn a_second_interrupt_ends_it_at_once_even_while_nobody_reads_its_output() {
-    require_root!();
+/// A tracer that waits for its reader to take what no pipe holds; the reader's end comes with it.
+fn stuck_on_a_full_pipe(args: &[&str]) -> (Child, ChildStdout) {
     let netns = NetNs::new();
     let inode = netns.inode().to_string();
     let mut command = Command::new(binary());
-    command.args(["--json", "--netns", &inode]).stdin(Stdio::null());
+    command.args(["--json", "--netns", &inode]).args(args).stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     die_with_us(&mut command);
     let mut child = command.spawn().expect("rsttrace");
@@ -350,11 +349,38 @@ fn a_second_interrupt_ends_it_at_once_even_while_nobody_reads_its_output() {
     let stdout = child.stdout.take().expect("a pipe");
     let call = format!("/proc/{}/syscall", child.id());
     netns.run_in(|| {
-        wait_until("the pipe is full and it sleeps in write()", || {
+        wait_until("the pipe is full and it waits for room in poll()", || {
             reset(v4(8104));
-            fs::read_to_string(&call).is_ok_and(|call| call.starts_with("1 0x1 "))
+            // 7 is poll(2), 271 ppoll(2); at rest it is in epoll_wait(2).
+            fs::read_to_string(&call).is_ok_and(|call| call.starts_with("7 ") || call.starts_with("271 "))
         });
     });
+    (child, stdout)
+}
+
+#[test]
+fn one_signal_ends_it_even_while_nobody_reads_its_output() {
+    require_root!();
+    for number in [libc::SIGINT, libc::SIGTERM] {
+        let (mut child, _unread) = stuck_on_a_full_pipe(&[]);
+        signal(child.id(), number);
+        wait_until("it is gone", || child.try_wait().expect("the child").is_some());
+        assert_eq!(child.wait().expect("the child").code(), Some(0));
+    }
+}
+
+#[test]
+fn a_duration_ends_it_even_while_nobody_reads_its_output() {
+    require_root!();
+    let (mut child, _unread) = stuck_on_a_full_pipe(&["-d", "5s"]);
+    wait_until("it is gone", || child.try_wait().expect("the child").is_some());
+    assert_eq!(child.wait().expect("the child").code(), Some(0));
+}
+
+#[test]
+fn a_second_interrupt_ends_it_at_once_even_while_nobody_reads_its_output() {
+    require_root!();
+    let (mut child, stdout) = stuck_on_a_full_pipe(&[]);
     signal(child.id(), libc::SIGINT);
     wait_until("the first interrupt is taken", || {
         let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
@@ -364,7 +390,7 @@ fn a_second_interrupt_ends_it_at_once_even_while_nobody_reads_its_output() {
         };
         !pending("SigPnd:") && !pending("ShdPnd:")
     });
-    assert!(child.try_wait().expect("the child").is_none(), "one interrupt does not cut a write");
+    assert!(child.try_wait().expect("the child").is_none(), "after one interrupt the reader still has a second");
     signal(child.id(), libc::SIGINT);
     wait_until("it is gone", || child.try_wait().expect("the child").is_some());
     assert_eq!(child.wait().expect("the child").code(), Some(128 + libc::SIGINT));

@@ -1059,3 +1059,29 @@ fn another_network_namespace_is_seen_and_numbered() {
     observed(&record, server.observer("recvfrom", "ECONNRESET"));
     expect(&client.record(tracer), json!({ "end": "reset-sent", "netns": netns.inode() }));
 }
+
+#[test]
+fn the_closer_of_a_reset_after_our_fin_is_the_one_that_sent_it_with_and_without_fins() {
+    require_root!();
+    let without_fins = Tracer::start(&["--join-timeout", "3s"]);
+    let Pair { mut client, mut server } = exchanged();
+    server.ok("shutdown write");
+    client.ok("poll eof");
+    client.ok("send 20");
+    server.ok("poll in");
+    server.ok("close");
+    client.ok("poll error");
+    client.ok("close");
+    for tracer in [shared(), &without_fins] {
+        expect(
+            &server.record(tracer),
+            json!({
+                "end": "reset-sent",
+                "reason": "TCP_ABORT_ON_CLOSE",
+                "state": "FIN_WAIT2",
+                "closer": server.task("close"),
+                "fin": { "first": "local", "local": true },
+            }),
+        );
+    }
+}

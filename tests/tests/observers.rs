@@ -619,3 +619,34 @@ fn a_32_bit_process_is_read_by_its_own_system_call_table() {
     }
     let _ = std::fs::remove_dir_all(&directory);
 }
+
+#[test]
+fn a_call_that_fails_for_a_reason_of_its_own_observes_nothing() {
+    require_root!();
+    let tracer = shared();
+    let Pair { mut client, mut server } = Pair::new();
+    client.ok("send 20");
+    server.ok("poll in");
+    client.abort();
+    server.ok("poll error");
+    assert_eq!(server.fails("recv-oob 1"), "EINVAL");
+    assert_eq!(server.get("recv 20"), 20, "what was received comes first");
+    assert_eq!(server.fails("recv 20"), "ECONNRESET");
+    server.ok("close");
+    observed(&server.record(tracer), server.observer("recvfrom", "ECONNRESET"));
+}
+
+#[test]
+fn writing_on_after_both_fins_observes_nothing() {
+    require_root!();
+    let tracer = shared();
+    let Pair { mut client, mut server } = Pair::new();
+    client.ok("shutdown write");
+    server.ok("poll eof");
+    server.ok("shutdown write");
+    client.ok("poll eof");
+    assert_eq!(server.fails("send 1"), "EPIPE");
+    server.ok("close");
+    client.ok("close");
+    expect(&server.record(tracer), json!({ "end": "fin", "observer": null, "seen": "never" }));
+}

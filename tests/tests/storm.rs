@@ -297,3 +297,30 @@ fn beyond_max_sockets_every_end_is_told_and_every_socket_without_room_is_counted
     }
     panic!("sockets without room, three times: {seen:?}");
 }
+
+#[test]
+fn ends_that_are_lost_are_not_counted_as_orderly_too() {
+    require_root!();
+    const CONNECTIONS: usize = 499;
+    let netns = NetNs::new();
+    let inode = netns.inode().to_string();
+    let tracer = ToFile::start(&["-a", "--buffer", "4k", "--netns", &inode]);
+    netns.run_in(|| {
+        let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, PORTS[0]);
+        let listener = listen(address, 100).expect("listen");
+        let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+        for _ in 0..CONNECTIONS {
+            let client = connect_from(any, address).expect("connect");
+            let (mut server, _) = listener.accept().expect("accept");
+            drop(client);
+            assert_eq!(server.read(&mut [0]).expect("the end"), 0);
+        }
+    });
+    let records = tracer.stop();
+    let told = teardowns(&records).count();
+    let summary = records.last().expect("a summary");
+    let lost = summary["lost"]["records"].as_u64().expect("lost records") as usize;
+    // Others on this host may lose ends as well, but here none is told or counted twice.
+    assert!(told + lost >= 2 * CONNECTIONS, "{told} told, {lost} lost");
+    assert_eq!(summary["orderly"], 0, "with -a every orderly end is told or lost: {summary}");
+}

@@ -105,6 +105,8 @@ fn run(line: &str) -> Result<String, Problem> {
         // Receives, by the system call that they make.
         "recv" => call::recv(a.fd()?, a.parse()?, 0)?.to_string(),
         "peek" => call::recv(a.fd()?, a.parse()?, libc::MSG_PEEK)?.to_string(),
+        // No urgent data waits: EINVAL, whatever the connection's state.
+        "recv-oob" => call::recv(a.fd()?, a.parse()?, libc::MSG_OOB)?.to_string(),
         "recv-all" => call::recv(a.fd()?, a.parse()?, libc::MSG_WAITALL)?.to_string(),
         "read" => call::read(a.fd()?, a.parse()?)?.to_string(),
         "readv" => call::readv(a.fd()?, a.parse()?)?.to_string(),
