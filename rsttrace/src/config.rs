@@ -1,6 +1,6 @@
 //! What the flags mean, checked.
 
-use std::{ffi::OsString, os::linux::fs::MetadataExt as _, time::Duration};
+use std::{ffi::OsString, time::Duration};
 
 use thiserror::Error;
 
@@ -121,12 +121,9 @@ fn netns(text: &str) -> Result<u32, UsageError> {
         return Ok(inode);
     }
     let path = if text.contains('/') { text.to_owned() } else { format!("/run/netns/{text}") };
-    std::fs::metadata(&path)
-        .map_err(|error| error.to_string())
-        .and_then(|meta| u32::try_from(meta.st_ino()).map_err(|error| error.to_string()))
-        .map_err(|error| {
-            UsageError(format!("--netns: {path}: {error}; `ip netns` lists the named ones, /proc/PID/ns/net is any process's"))
-        })
+    enrich::netns_of(&path).map_err(|error| {
+        UsageError(format!("--netns: {path}: {error}; `ip netns` lists the named ones, /proc/PID/ns/net is any process's"))
+    })
 }
 
 /// Every filter as the user gave it, `name=value`.

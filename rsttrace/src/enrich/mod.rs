@@ -75,6 +75,15 @@ impl Processes {
     }
 }
 
+/// Inode number of the network namespace that a path leads to, as the kernel half reports it.
+///
+/// # Errors
+/// When the path cannot be looked at.
+pub fn netns_of(path: &str) -> std::io::Result<u32> {
+    let inode = rustix::fs::stat(path)?.st_ino;
+    u32::try_from(inode).map_err(std::io::Error::other)
+}
+
 /// The process that a number names, be it a process's or a thread's. What /proc hides (hidepid)
 /// exists all the same, and is taken for a process.
 pub fn process_of(pid: u32) -> Option<u32> {

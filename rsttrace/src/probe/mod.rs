@@ -125,7 +125,7 @@ impl Probe {
         let has = |name: &str| kernel.enumerators("bpf_func_id").iter().any(|(helper, _)| *helper == name);
         let settings = Settings {
             want_fin: options.want_fin.into(),
-            has_task_pt_regs: has("BPF_FUNC_task_pt_regs").into(),
+            has_task_pt_regs: (has("BPF_FUNC_task_pt_regs") && !missing.iter().any(|name| name.starts_with("pt_regs__"))).into(),
             has_reset_reason: (kernel.tracepoint_args("tcp_send_reset") >= Some(3)).into(),
             has_socket_cookie: kernel.has_function("bpf_get_socket_ptr_cookie").into(),
             own_tgid: std::process::id(),

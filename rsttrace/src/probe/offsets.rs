@@ -21,21 +21,13 @@ fn place(name: &str) -> Option<(&str, String)> {
     Some((of, path))
 }
 
-/// Members without which a record could not name its connection or its state.
-const REQUIRED: [&str; 12] = [
-    "sock__skc_family",
-    "sock__skc_state",
-    "sock__skc_daddr",
-    "sock__skc_rcv_saddr",
-    "sock__skc_dport",
-    "sock__sk_protocol",
-    "sock__sk_err",
-    "sock__sk_socket",
-    "sock__sk_lock_owned",
-    "inet_sock__inet_sport",
-    "tcp_sock__snd_una",
-    "tcp_sock__bytes_acked",
-];
+/// Members that the kernel half reads with a helper and can do without. All others are loaded
+/// directly, which the verifier refuses where they do not exist.
+fn optional(name: &str) -> bool {
+    const OPTIONAL: [&str; 9] =
+        ["mptcp_", "sk_buff__", "net_device__", "tcp_skb_cb__", "task_struct__", "files_struct__", "fdtable__", "SOCK_", "pt_regs__"];
+    OPTIONAL.iter().any(|start| name.starts_with(start)) || matches!(name, "tcp_sock__is_mptcp" | "sock__skc_cookie")
+}
 
 /// Looks every member up. Returns the offsets and the names of those that are missing;
 /// `Err` names a missing one that nothing works without.
@@ -54,7 +46,7 @@ pub fn resolve(btf: &KernelBtf) -> Result<(Offsets, Vec<&'static str>), &'static
             missing.push(name);
         }
     });
-    match missing.iter().find(|name| REQUIRED.contains(name)) {
+    match missing.iter().find(|name| !optional(name)) {
         Some(name) => Err(name),
         None => Ok((offsets, missing)),
     }
