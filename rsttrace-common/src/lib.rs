@@ -305,7 +305,7 @@ offsets! {
     sk_buff__head, sk_buff__transport_header, sk_buff__network_header, sk_buff__len, sk_buff__cb,
     sk_buff__dev, net_device__nd_net, tcp_skb_cb__tcp_flags,
     task_struct__flags, task_struct__files, task_struct__real_parent, task_struct__group_leader,
-    task_struct__tgid, task_struct__comm, task_struct__status,
+    task_struct__pid, task_struct__tgid, task_struct__comm, task_struct__status,
     files_struct__fdt, fdtable__fd, fdtable__max_fds,
     pt_regs__orig_ax, pt_regs__di, pt_regs__dx, pt_regs__bx,
     /// Bit numbers in `skc_flags`.

@@ -1,9 +1,6 @@
 //! The current task: who it is, and which system call on which descriptor it is in.
 
-use aya_ebpf::helpers::{
-    bpf_get_current_comm, bpf_get_current_pid_tgid,
-    generated::{bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs},
-};
+use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs};
 use rsttrace_common::{Task, task_flag};
 
 use crate::{
@@ -31,21 +28,23 @@ const O_NONBLOCK: u32 = 0o4000;
 /// io_uring completion may run inside any call.
 #[inline(always)]
 pub fn current(out: &mut Task, sk: u64) {
-    let id = bpf_get_current_pid_tgid();
-    if (id >> 32) as u32 == frozen(&SETTINGS.own_tgid) {
+    // SAFETY: no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    // By member: the helpers for numbers and name serve cgroup programs on newer kernels only (6.1
+    // has them, 5.10 has not).
+    let tgid: u32 = peek(task, &OFFSETS.task_struct__tgid);
+    if tgid == frozen(&SETTINGS.own_tgid) {
         // The look at all files at the start may drop the last reference to a socket.
         none(out);
         return;
     }
-    out.tgid = (id >> 32) as u32;
-    out.tid = id as u32;
+    out.tgid = tgid;
+    out.tid = peek(task, &OFFSETS.task_struct__pid);
     out.syscall = -1;
     out.fd = -1;
-    // SAFETY: no preconditions.
-    let task = unsafe { bpf_get_current_task() };
     let parent: u64 = peek(task, &OFFSETS.task_struct__real_parent);
     out.parent_tgid = peek(parent, &OFFSETS.task_struct__tgid);
-    out.comm = bpf_get_current_comm().unwrap_or_default();
+    out.comm = peek(task, &OFFSETS.task_struct__comm);
 
     let pf: u32 = peek(task, &OFFSETS.task_struct__flags);
     let status: u32 = peek(task, &OFFSETS.task_struct__status);
