@@ -6,7 +6,7 @@ use rsttrace_common::{SockId, counter, end_flag, event_flag, first_fin, hook, ki
 
 use super::{ECONNABORTED, End, of_reset, release_flags, report_after, report_end};
 use crate::{
-    maps::{self, Entry, LOST, OBSERVED, ORDERLY, REPORTED, count, find_or_begin},
+    maps::{self, DESTROYED, Entry, LOST, OBSERVED, ORDERLY, REPORTED, count, find_or_begin},
     settings::{SETTINGS, frozen},
     sock::*,
     task,
@@ -40,7 +40,8 @@ fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
 fn opened_by_us(ctx: &BtfTracePointContext, sk: Sk) {
     let key = sk as u64;
     if let Some(entry) = maps::find(key) {
-        if entry.flags & (REPORTED | LOST | ORDERLY) == ORDERLY {
+        // One kept beyond its destruction was counted then: this is another socket at its address.
+        if entry.flags & (REPORTED | LOST | ORDERLY | DESTROYED) == ORDERLY {
             count(counter::ORDERLY);
         }
         if entry.flags & REPORTED != 0 {
