@@ -7,7 +7,7 @@
 #![no_std]
 
 /// Version of this ABI: both halves are built together, so a mismatch means a corrupt recording.
-pub const ABI: u16 = 1;
+pub const ABI: u16 = 2;
 
 /// Kinds of event, the first field of every event.
 pub mod kind {
@@ -35,6 +35,8 @@ pub mod hook {
     pub const TCP_DESTROY_SOCK: u8 = 5;
     pub const GETSOCKOPT: u8 = 6;
     pub const COUNT: usize = 7;
+    /// Emits nothing: it looks at the FIN and the RST before they are processed.
+    pub const TCP_PROBE: &str = "tcp_probe";
     /// Names as the kernel has them (the last is the cgroup hook's), indexed by the numbers above.
     pub const NAMES: [&str; COUNT] = [
         "tcp_receive_reset",
@@ -87,6 +89,8 @@ pub mod task_flag {
     pub const COMPAT: u32 = 8;
     /// The descriptor given to connect() was in blocking mode.
     pub const BLOCKING: u32 = 16;
+    /// From this bit on: the number of the signal that makes an exiting task exit, 7 bits.
+    pub const SIGNAL_SHIFT: u32 = 24;
 }
 
 /// Bits of [`EndEvent::flags`].
@@ -97,8 +101,6 @@ pub mod end_flag {
     pub const DEAD: u32 = 2;
     /// A file refers to it: it was accepted or made by socket().
     pub const HAS_SOCKET: u32 = 4;
-    /// A task held the socket's lock: the current task is the one that acted.
-    pub const OWNED: u32 = 8;
     /// `SO_LINGER` on with time 0.
     pub const LINGER_ZERO: u32 = 16;
     /// Its later events cannot be matched: there was no room in the table.
@@ -109,6 +111,10 @@ pub mod end_flag {
     pub const GONE: u32 = 128;
     /// The socket is one subflow of an MPTCP connection.
     pub const MPTCP: u32 = 256;
+    /// `TCP_LINGER2` below 0.
+    pub const LINGER2_NEGATIVE: u32 = 512;
+    /// `SO_LINGER` on.
+    pub const LINGER: u32 = 1024;
 }
 
 /// Bits of [`TaskEvent::flags`].
@@ -183,18 +189,126 @@ pub struct Sizes {
     pub bytes_retrans: u64,
     pub bytes_acked: u64,
     pub bytes_received: u64,
+    /// When the oldest unacknowledged segment left, or the latest where all is acknowledged;
+    /// `CLOCK_MONOTONIC` in microseconds.
+    pub first_tx_us: u64,
+    /// Eight times the smoothed round trip.
+    pub srtt_us_x8: u32,
+    /// The shortest round trip; `u32::MAX` before the first measurement.
+    pub min_rtt_us: u32,
+    pub total_retrans: u32,
+    pub pad: u32,
+    pub at: Snapshot,
+}
+
+/// Bits of [`Snapshot::flags`].
+pub mod snapshot_flag {
+    /// It was taken at all.
+    pub const TAKEN: u32 = 1;
+    /// Payload was written by the application, ever.
+    pub const SENT: u32 = 2;
+    /// Payload was received, ever.
+    pub const RECEIVED: u32 = 4;
+    /// `rcv_nxt` counts the peer's FIN.
+    pub const REMOTE_FIN: u32 = 8;
+    /// `snd_wl1` is that of before the peer's FIN, which sets it too.
+    pub const BEFORE_FIN: u32 = 16;
+}
+
+/// Where both directions of a connection stood at one moment.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Snapshot {
     pub snd_una: u32,
     pub snd_nxt: u32,
     pub write_seq: u32,
     pub rcv_nxt: u32,
     pub copied_seq: u32,
+    /// Sequence number of the latest segment that told us a window.
+    pub snd_wl1: u32,
     /// Jiffies, as are `lsndtime` and `lrcvtime`.
     pub now: u32,
     pub lsndtime: u32,
     pub lrcvtime: u32,
-    /// Eight times the smoothed round trip.
-    pub srtt_us_x8: u32,
-    pub total_retrans: u32,
+    /// [`snapshot_flag`].
+    pub flags: u32,
+}
+
+/// Who sent payload last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaker {
+    Local,
+    Remote,
+}
+
+impl Snapshot {
+    /// Not taken.
+    pub const NONE: Self =
+        Self { snd_una: 0, snd_nxt: 0, write_seq: 0, rcv_nxt: 0, copied_seq: 0, snd_wl1: 0, now: 0, lsndtime: 0, lrcvtime: 0, flags: 0 };
+
+    #[inline(always)]
+    pub const fn has(&self, flags: u32) -> bool {
+        self.flags & flags == flags
+    }
+
+    /// Who sent payload last, before any FIN of ours; `None` where nobody did, or where it cannot
+    /// be told. Both halves decide by this one rule, for protocols in which the ends alternate.
+    ///
+    /// Bytes on their way are ours. Then the times of the last data segment each way, which the
+    /// kernel keeps in ticks. Within one tick the peer's latest segment tells: a pure ACK bears
+    /// the number that we expect next, and what it acknowledges was sent after the peer's data.
+    #[inline(always)]
+    pub const fn last_speaker(&self) -> Option<Speaker> {
+        use snapshot_flag::{BEFORE_FIN, RECEIVED, REMOTE_FIN, SENT};
+        if !self.has(SENT) && !self.has(RECEIVED) {
+            return None;
+        }
+        if !self.has(RECEIVED) || self.write_seq != self.snd_una {
+            return Some(Speaker::Local);
+        }
+        if !self.has(SENT) {
+            return Some(Speaker::Remote);
+        }
+        match self.lsndtime.wrapping_sub(self.lrcvtime) {
+            0 => {}
+            later if later < 1 << 31 => return Some(Speaker::Local),
+            _ => return Some(Speaker::Remote),
+        }
+        let expected = if self.has(REMOTE_FIN) { self.rcv_nxt.wrapping_sub(1) } else { self.rcv_nxt };
+        if self.snd_wl1 != expected {
+            Some(Speaker::Remote)
+        } else if self.has(REMOTE_FIN) && !self.has(BEFORE_FIN) {
+            // The FIN itself bears this number.
+            None
+        } else {
+            Some(Speaker::Local)
+        }
+    }
+}
+
+/// Bits of [`ResetHeader::flags`].
+pub mod reset_flag {
+    /// The segment was seen.
+    pub const SEEN: u8 = 1;
+    /// It acknowledges: its sender still had the connection.
+    pub const ACK: u8 = 2;
+}
+
+/// What the RST that arrived had in its own header; all zero where it was not seen.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ResetHeader {
+    pub ack_seq: u32,
+    /// As sent, not scaled.
+    pub window: u16,
+    pub ttl: u8,
+    /// [`reset_flag`].
+    pub flags: u8,
+}
+
+impl ResetHeader {
+    /// Not seen.
+    pub const NONE: Self = Self { ack_seq: 0, window: 0, ttl: 0, flags: 0 };
 }
 
 /// [`kind::END`](crate::kind::END).
@@ -227,7 +341,24 @@ pub struct EndEvent {
     pub reason: i32,
     /// Payload of the segment that carried the peer's FIN; -1: unknown.
     pub fin_data_bytes: i32,
-    pub pad: u32,
+    /// `sk_err_soft`: the latest ICMP error that did not end the connection.
+    pub soft_err: i32,
+    /// `TCP_USER_TIMEOUT`; 0: none.
+    pub user_timeout_ms: u32,
+    /// `SO_LINGER`'s time in jiffies.
+    pub linger_jiffies: u32,
+    /// Retransmissions of the oldest unacknowledged segment.
+    pub retransmits: u8,
+    /// Unanswered keep-alive or zero-window probes.
+    pub probes_out: u8,
+    pub pad: [u8; 2],
+    /// Payload of the segment that our RST answers; `u32::MAX`: unknown.
+    pub segment_bytes: u32,
+    pub reset: ResetHeader,
+    /// At ESTABLISHED -> CLOSE_WAIT.
+    pub remote_fin: Snapshot,
+    /// At the first FIN of ours, before it is queued.
+    pub local_fin: Snapshot,
     pub owner: Task,
     pub closer: Task,
 }
@@ -244,7 +375,10 @@ pub struct TaskEvent {
     pub flags: u32,
     /// [`hook`].
     pub hook: u8,
-    pub pad: [u8; 7],
+    pub pad: [u8; 3],
+    /// `RELEASED`: bytes that nobody ever read; `RESET_SENT`: payload of the answered segment;
+    /// `u32::MAX`: unknown.
+    pub bytes: u32,
     pub task: Task,
     /// Name of the task's process; `task.comm` is its thread's.
     pub process_comm: [u8; 16],
@@ -259,7 +393,12 @@ pub struct StrayEvent {
     pub reason: i32,
     /// Kernel's number of the state of the socket that it met: TIME_WAIT, LISTEN ...; 0: none.
     pub state: u8,
-    pub pad: [u8; 3],
+    /// The segment's own flags, as in the header's 14th byte.
+    pub tcp_flags: u8,
+    pub pad: u16,
+    /// The segment's payload; `u32::MAX`: unknown.
+    pub segment_bytes: u32,
+    pub pad2: u32,
 }
 
 /// A member or constant that the running kernel does not have.
@@ -289,23 +428,26 @@ macro_rules! offsets {
 offsets! {
     sock__skc_family, sock__skc_state, sock__skc_daddr, sock__skc_rcv_saddr, sock__skc_dport,
     sock__skc_v6_daddr, sock__skc_v6_rcv_saddr, sock__skc_net, sock__skc_cookie, sock__skc_flags,
-    sock__sk_protocol, sock__sk_err, sock__sk_socket, sock__sk_lock_owned, sock__sk_receive_queue,
+    sock__sk_protocol, sock__sk_err, sock__sk_err_soft, sock__sk_socket, sock__sk_lock_owned, sock__sk_receive_queue,
     sock__sk_receive_queue_prev, sock__sk_lingertime,
     inet_sock__inet_sport,
-    inet_connection_sock__lrcvtime,
+    inet_connection_sock__lrcvtime, inet_connection_sock__icsk_user_timeout,
+    inet_connection_sock__icsk_retransmits, inet_connection_sock__icsk_probes_out,
     tcp_sock__copied_seq, tcp_sock__rcv_nxt, tcp_sock__snd_nxt, tcp_sock__snd_una,
     tcp_sock__write_seq, tcp_sock__bytes_sent, tcp_sock__bytes_retrans, tcp_sock__bytes_acked,
     tcp_sock__bytes_received, tcp_sock__lsndtime, tcp_sock__srtt_us, tcp_sock__total_retrans,
-    tcp_sock__is_mptcp,
+    tcp_sock__is_mptcp, tcp_sock__snd_wl1, tcp_sock__rtt_min, tcp_sock__first_tx_mstamp, tcp_sock__linger2,
     mptcp_sock__first,
     net__inum,
     socket__file, socket__sk,
     file__f_inode, file__f_flags, file__private_data,
     inode__i_ino, inode__i_sb, super_block__s_magic,
     sk_buff__head, sk_buff__transport_header, sk_buff__network_header, sk_buff__len, sk_buff__cb,
-    sk_buff__dev, net_device__nd_net, tcp_skb_cb__tcp_flags,
+    sk_buff__dev, net_device__nd_net, tcp_skb_cb__tcp_flags, tcp_skb_cb__seq, tcp_skb_cb__end_seq,
+    tcp_skb_cb__ack_seq,
     task_struct__flags, task_struct__files, task_struct__real_parent, task_struct__group_leader,
     task_struct__pid, task_struct__tgid, task_struct__comm, task_struct__status,
+    task_struct__exit_code,
     files_struct__fdt, fdtable__fd, fdtable__max_fds,
     pt_regs__orig_ax, pt_regs__di, pt_regs__dx, pt_regs__bx,
     /// Bit numbers in `skc_flags`.
@@ -332,10 +474,24 @@ macro_rules! assert_size {
     ($($t:ty = $n:expr),+ $(,)?) => { $(const _: () = assert!(size_of::<$t>() == $n);)+ };
 }
 
-assert_size!(Header = 16, SockId = 16, Task = 40, Tuple = 48, Sizes = 72, EndEvent = 296, TaskEvent = 104, StrayEvent = 72, Settings = 20,);
+assert_size!(
+    Header = 16,
+    SockId = 16,
+    Task = 40,
+    Tuple = 48,
+    Snapshot = 40,
+    Sizes = 96,
+    ResetHeader = 8,
+    EndEvent = 424,
+    TaskEvent = 104,
+    StrayEvent = 80,
+    Settings = 20,
+);
 const _: () = assert!(core::mem::offset_of!(EndEvent, tuple) == 72);
 const _: () = assert!(core::mem::offset_of!(EndEvent, sizes) == 120);
-const _: () = assert!(core::mem::offset_of!(EndEvent, flags) == 192);
-const _: () = assert!(core::mem::offset_of!(EndEvent, owner) == 216);
+const _: () = assert!(core::mem::offset_of!(Sizes, at) == 56);
+const _: () = assert!(core::mem::offset_of!(EndEvent, flags) == 216);
+const _: () = assert!(core::mem::offset_of!(EndEvent, reset) == 256);
+const _: () = assert!(core::mem::offset_of!(EndEvent, owner) == 344);
 const _: () = assert!(core::mem::offset_of!(TaskEvent, task) == 48);
 const _: () = assert!(core::mem::offset_of!(StrayEvent, reason) == 64);

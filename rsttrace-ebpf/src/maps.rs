@@ -1,11 +1,11 @@
 //! Maps, and the entry that remembers a socket's past.
 
 use aya_ebpf::{
-    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    bindings::{BPF_ANY, BPF_F_NO_PREALLOC},
     macros::map,
     maps::{HashMap, PerCpuArray, RingBuf},
 };
-use rsttrace_common::{Task, counter};
+use rsttrace_common::{ResetHeader, Snapshot, Task, counter};
 
 /// Events to user space; `--buffer` sets the size.
 #[map]
@@ -40,8 +40,11 @@ pub const OBSERVATION_LOST: u32 = 16;
 pub const RESET_LOST: u32 = 256;
 /// Destroyed; kept only for a RST that may follow.
 pub const DESTROYED: u32 = 32;
-/// Found at the start: the owner is one of the holders, and the first use tells better.
+/// Found at the start: its owner is its only holder or not known, and the first use tells better.
 pub const SEEDED: u32 = 64;
+
+/// The segment with the peer's FIN was looked at before it was processed.
+pub const FIN_SEEN: u32 = 512;
 
 /// What the end of a socket needs to know about its past.
 #[repr(C)]
@@ -57,6 +60,12 @@ pub struct Entry {
     pub owner: Task,
     pub closer: Task,
     pub taker: Task,
+    pub remote_fin: Snapshot,
+    pub local_fin: Snapshot,
+    /// Of the latest RST that arrived in ESTABLISHED.
+    pub reset: ResetHeader,
+    /// `snd_wl1` as the peer's FIN found it ([`FIN_SEEN`]).
+    pub wl1_before_fin: u32,
     pub flags: u32,
     pub fin_data_bytes: i32,
     /// `sk_err` as the end left it.
@@ -67,7 +76,7 @@ pub struct Entry {
     pub first_fin: u8,
     /// State before CLOSE, once there.
     pub last_state: u8,
-    pub pad: [u8; 5],
+    pub pad: [u8; 1],
 }
 
 const NO_TASK: Task = Task { tgid: 0, tid: 0, parent_tgid: 0, flags: 0, syscall: -1, fd: -1, comm: [0; 16] };
@@ -83,6 +92,10 @@ static BLANK: Entry = Entry {
     owner: NO_TASK,
     closer: NO_TASK,
     taker: NO_TASK,
+    remote_fin: Snapshot::NONE,
+    local_fin: Snapshot::NONE,
+    reset: ResetHeader::NONE,
+    wl1_before_fin: 0,
     flags: 0,
     fin_data_bytes: -1,
     errno: 0,
@@ -90,7 +103,7 @@ static BLANK: Entry = Entry {
     role: 0,
     first_fin: 0,
     last_state: 0,
-    pad: [0; 5],
+    pad: [0; 1],
 };
 
 /// The entry of a socket, if it has one.
@@ -102,19 +115,11 @@ pub fn find(sk: u64) -> Option<&'static mut Entry> {
     Some(unsafe { &mut *entry })
 }
 
-/// A blank entry, in place of any earlier one.
+/// A blank entry; `mode` says what becomes of an earlier one: `BPF_ANY` replaces it, with
+/// `BPF_NOEXIST` it stays and this yields nothing.
 #[inline(always)]
-pub fn begin(sk: u64, now_ns: u64) -> Option<&'static mut Entry> {
-    SOCKETS.insert(sk, &BLANK, 0).ok()?;
-    let entry = find(sk)?;
-    entry.born_ns = now_ns;
-    Some(entry)
-}
-
-/// A blank entry for a socket that has none yet.
-#[inline(always)]
-pub fn begin_unless_known(sk: u64, now_ns: u64) -> Option<&'static mut Entry> {
-    SOCKETS.insert(sk, &BLANK, u64::from(BPF_NOEXIST)).ok()?;
+pub fn begin(sk: u64, now_ns: u64, mode: u32) -> Option<&'static mut Entry> {
+    SOCKETS.insert(sk, &BLANK, u64::from(mode)).ok()?;
     let entry = find(sk)?;
     entry.born_ns = now_ns;
     Some(entry)
@@ -128,7 +133,7 @@ pub fn find_or_begin(sk: u64, now_ns: u64) -> Option<&'static mut Entry> {
             return Some(entry);
         }
     }
-    begin(sk, now_ns)
+    begin(sk, now_ns, BPF_ANY)
 }
 
 /// Adds one to a counter.

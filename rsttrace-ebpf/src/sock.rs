@@ -7,7 +7,7 @@ use aya_ebpf::helpers::{
     bpf_get_socket_cookie, bpf_jiffies64, bpf_probe_read_kernel,
     generated::{bpf_ktime_get_ns, bpf_skc_to_tcp_sock},
 };
-use rsttrace_common::{ABSENT, Sizes, Tuple, end_flag};
+use rsttrace_common::{ABSENT, EndEvent, Sizes, Snapshot, Tuple, end_flag, snapshot_flag};
 
 use crate::settings::{OFFSETS, SETTINGS, frozen, present};
 
@@ -29,7 +29,10 @@ pub const AF_INET: u16 = 2;
 pub const AF_INET6: u16 = 10;
 const IPPROTO_TCP: u16 = 6;
 const IPPROTO_MPTCP: u16 = 262;
-const TCPHDR_FIN: u8 = 1;
+pub const TCPHDR_FIN: u8 = 1;
+pub const TCPHDR_SYN: u8 = 2;
+pub const TCPHDR_RST: u8 = 4;
+pub const TCPHDR_ACK: u8 = 16;
 
 /// A `struct sock *` as a hook's typed argument.
 pub type Sk = *const u8;
@@ -178,16 +181,41 @@ pub fn end_flags(sk: Sk) -> u32 {
     if has_flag(sk_flags, &OFFSETS.SOCK_DEAD) {
         flags |= end_flag::DEAD;
     }
-    if has_flag(sk_flags, &OFFSETS.SOCK_LINGER) && lingertime == 0 {
-        flags |= end_flag::LINGER_ZERO;
+    if has_flag(sk_flags, &OFFSETS.SOCK_LINGER) {
+        flags |= if lingertime == 0 { end_flag::LINGER | end_flag::LINGER_ZERO } else { end_flag::LINGER };
     }
     if socket != 0 {
         flags |= end_flag::HAS_SOCKET;
     }
-    if owned(sk) {
-        flags |= end_flag::OWNED;
+    let tp = tcp_sock(sk);
+    // SAFETY: typed `struct tcp_sock`.
+    if !tp.is_null() && unsafe { typed::<i32>(tp, &OFFSETS.tcp_sock__linger2) } < 0 {
+        flags |= end_flag::LINGER2_NEGATIVE;
     }
     flags
+}
+
+/// Fills in what the timers of an ending socket had come to, and its options.
+#[inline(always)]
+pub fn timers(sk: Sk, out: &mut EndEvent) {
+    // SAFETY: typed `struct sock`.
+    unsafe {
+        out.soft_err = typed(sk, &OFFSETS.sock__sk_err_soft);
+        out.linger_jiffies = typed::<u64>(sk, &OFFSETS.sock__sk_lingertime) as u32;
+    }
+    let tp = tcp_sock(sk);
+    if tp.is_null() {
+        out.user_timeout_ms = 0;
+        out.retransmits = 0;
+        out.probes_out = 0;
+        return;
+    }
+    // SAFETY: typed `struct tcp_sock`, which begins with `struct inet_connection_sock`.
+    unsafe {
+        out.user_timeout_ms = typed(tp, &OFFSETS.inet_connection_sock__icsk_user_timeout);
+        out.retransmits = typed(tp, &OFFSETS.inet_connection_sock__icsk_retransmits);
+        out.probes_out = typed(tp, &OFFSETS.inet_connection_sock__icsk_probes_out);
+    }
 }
 
 /// Inode number of the socket's file; 0 without one.
@@ -242,23 +270,17 @@ fn address6(sk: Sk, offset: &'static u32) -> [u8; 16] {
 /// Fills in sequence numbers, byte counts and clocks.
 #[inline(always)]
 pub fn sizes(sk: Sk, out: &mut Sizes) {
-    // SAFETY: the helper checks the type at run time and returns null for anything else.
-    let tp = unsafe { bpf_skc_to_tcp_sock(sk.cast_mut().cast()) } as *const u8;
-    // SAFETY: no preconditions.
-    out.now = unsafe { bpf_jiffies64() } as u32;
+    let tp = tcp_sock(sk);
+    out.pad = 0;
+    snapshot_of(sk, tp, &mut out.at);
     if tp.is_null() {
         out.bytes_sent = 0;
         out.bytes_retrans = 0;
         out.bytes_acked = 0;
         out.bytes_received = 0;
-        out.snd_una = 0;
-        out.snd_nxt = 0;
-        out.write_seq = 0;
-        out.rcv_nxt = 0;
-        out.copied_seq = 0;
-        out.lsndtime = 0;
-        out.lrcvtime = 0;
+        out.first_tx_us = 0;
         out.srtt_us_x8 = 0;
+        out.min_rtt_us = u32::MAX;
         out.total_retrans = 0;
         return;
     }
@@ -268,24 +290,84 @@ pub fn sizes(sk: Sk, out: &mut Sizes) {
         out.bytes_retrans = typed(tp, &OFFSETS.tcp_sock__bytes_retrans);
         out.bytes_acked = typed(tp, &OFFSETS.tcp_sock__bytes_acked);
         out.bytes_received = typed(tp, &OFFSETS.tcp_sock__bytes_received);
+        out.first_tx_us = typed(tp, &OFFSETS.tcp_sock__first_tx_mstamp);
+        out.srtt_us_x8 = typed(tp, &OFFSETS.tcp_sock__srtt_us);
+        out.min_rtt_us = typed(tp, &OFFSETS.tcp_sock__rtt_min);
+        out.total_retrans = typed(tp, &OFFSETS.tcp_sock__total_retrans);
+    }
+}
+
+/// `struct tcp_sock` of a socket; null for anything else.
+#[inline(always)]
+fn tcp_sock(sk: Sk) -> *const u8 {
+    // SAFETY: the helper checks the type at run time and returns null for anything else.
+    unsafe { bpf_skc_to_tcp_sock(sk.cast_mut().cast()) }.cast_const().cast()
+}
+
+/// Where both directions of a connection stand now.
+#[inline(always)]
+pub fn snapshot(sk: Sk, out: &mut Snapshot) {
+    snapshot_of(sk, tcp_sock(sk), out);
+}
+
+#[inline(always)]
+fn snapshot_of(sk: Sk, tp: *const u8, out: &mut Snapshot) {
+    if tp.is_null() {
+        *out = Snapshot::NONE;
+        return;
+    }
+    // SAFETY: no preconditions.
+    out.now = unsafe { bpf_jiffies64() } as u32;
+    // SAFETY: typed `struct tcp_sock` and `struct sock`.
+    let (sent, received, sk_flags) = unsafe {
         out.snd_una = typed(tp, &OFFSETS.tcp_sock__snd_una);
         out.snd_nxt = typed(tp, &OFFSETS.tcp_sock__snd_nxt);
         out.write_seq = typed(tp, &OFFSETS.tcp_sock__write_seq);
         out.rcv_nxt = typed(tp, &OFFSETS.tcp_sock__rcv_nxt);
         out.copied_seq = typed(tp, &OFFSETS.tcp_sock__copied_seq);
+        out.snd_wl1 = typed(tp, &OFFSETS.tcp_sock__snd_wl1);
         out.lsndtime = typed(tp, &OFFSETS.tcp_sock__lsndtime);
         out.lrcvtime = typed(tp, &OFFSETS.inet_connection_sock__lrcvtime);
-        out.srtt_us_x8 = typed(tp, &OFFSETS.tcp_sock__srtt_us);
-        out.total_retrans = typed(tp, &OFFSETS.tcp_sock__total_retrans);
+        (
+            typed::<u64>(tp, &OFFSETS.tcp_sock__bytes_sent),
+            typed::<u64>(tp, &OFFSETS.tcp_sock__bytes_received),
+            typed::<u64>(sk, &OFFSETS.sock__skc_flags),
+        )
+    };
+    let remote_fin = has_flag(sk_flags, &OFFSETS.SOCK_DONE);
+    let mut flags = snapshot_flag::TAKEN;
+    if sent != 0 || out.write_seq != out.snd_nxt {
+        flags |= snapshot_flag::SENT;
     }
+    if received > u64::from(remote_fin) {
+        flags |= snapshot_flag::RECEIVED;
+    }
+    if remote_fin {
+        flags |= snapshot_flag::REMOTE_FIN;
+    }
+    out.flags = flags;
+}
+
+/// Bytes that arrived and that the application has not taken; `u32::MAX` where it cannot be told.
+#[inline(always)]
+pub fn unread(sk: Sk) -> u32 {
+    let tp = tcp_sock(sk);
+    if tp.is_null() {
+        return u32::MAX;
+    }
+    // SAFETY: typed `struct tcp_sock` and `struct sock`.
+    let (waiting, sk_flags) = unsafe {
+        let waiting = typed::<u32>(tp, &OFFSETS.tcp_sock__rcv_nxt).wrapping_sub(typed::<u32>(tp, &OFFSETS.tcp_sock__copied_seq));
+        (waiting, typed::<u64>(sk, &OFFSETS.sock__skc_flags))
+    };
+    if waiting > 0 && has_flag(sk_flags, &OFFSETS.SOCK_DONE) { waiting - 1 } else { waiting }
 }
 
 /// Whether `moved` bytes, just received or sent by the application, are the first of this
 /// connection in that direction. Costs loads only, so that no success path needs a map.
 #[inline(always)]
 pub fn is_first_use(sk: Sk, moved: i32, received: bool) -> bool {
-    // SAFETY: the helper checks the type at run time and returns null for anything else.
-    let tp = unsafe { bpf_skc_to_tcp_sock(sk.cast_mut().cast()) } as *const u8;
+    let tp = tcp_sock(sk);
     if tp.is_null() {
         return false;
     }
@@ -332,11 +414,25 @@ pub fn fin_data_bytes(sk: Sk) -> i32 {
     length as i32
 }
 
+/// Payload of a received segment, as `tcp_v4_fill_cb()` noted it.
+#[inline(always)]
+pub fn segment_bytes(skb: u64) -> u32 {
+    if !present(&OFFSETS.tcp_skb_cb__end_seq) || !present(&OFFSETS.sk_buff__cb) {
+        return u32::MAX;
+    }
+    let cb = skb.wrapping_add(u64::from(frozen(&OFFSETS.sk_buff__cb)));
+    let flags: u8 = peek(cb, &OFFSETS.tcp_skb_cb__tcp_flags);
+    let length = peek::<u32>(cb, &OFFSETS.tcp_skb_cb__end_seq).wrapping_sub(peek(cb, &OFFSETS.tcp_skb_cb__seq));
+    length.wrapping_sub(u32::from(flags & TCPHDR_FIN)).wrapping_sub(u32::from(flags & TCPHDR_SYN != 0))
+}
+
 /// The members of a TCP header that are of use.
 pub struct TcpHeader {
     pub source: u16,
     pub dest: u16,
     pub flags: u8,
+    /// As sent, not scaled.
+    pub window: u16,
 }
 
 /// The TCP header of a received segment.
@@ -352,15 +448,58 @@ pub fn tcp_header(skb: u64) -> Option<TcpHeader> {
         source: u16::from_be(peek_at(at)),
         dest: u16::from_be(peek_at(at.wrapping_add(2))),
         flags: peek_at(at.wrapping_add(13)),
+        window: u16::from_be(peek_at(at.wrapping_add(14))),
     })
+}
+
+/// Flags of a typed `struct sk_buff` that TCP has taken in, by two loads.
+#[inline(always)]
+pub fn flags_of(skb: *const u8) -> u8 {
+    if !present(&OFFSETS.sk_buff__cb) || !present(&OFFSETS.tcp_skb_cb__tcp_flags) {
+        return 0;
+    }
+    let at = frozen(&OFFSETS.sk_buff__cb) as usize + frozen(&OFFSETS.tcp_skb_cb__tcp_flags) as usize;
+    // SAFETY: typed `struct sk_buff`; the member lies in its control block.
+    unsafe { read_volatile(skb.add(at)) }
+}
+
+/// The acknowledgement number of a received segment.
+#[inline(always)]
+pub fn ack_seq(skb: u64) -> u32 {
+    let cb = skb.wrapping_add(u64::from(frozen(&OFFSETS.sk_buff__cb)));
+    peek(cb, &OFFSETS.tcp_skb_cb__ack_seq)
+}
+
+/// Time to live, or hop limit, of a received segment.
+#[inline(always)]
+pub fn ttl(skb: u64) -> u8 {
+    let ip = network_header(skb);
+    let version: u8 = peek_at(ip);
+    peek_at(ip.wrapping_add(if version >> 4 == 6 { 7 } else { 8 }))
+}
+
+#[inline(always)]
+fn network_header(skb: u64) -> u64 {
+    let head: u64 = peek(skb, &OFFSETS.sk_buff__head);
+    let at: u16 = peek(skb, &OFFSETS.sk_buff__network_header);
+    head.wrapping_add(u64::from(at))
+}
+
+/// Sequence number of the latest segment that told us a window.
+#[inline(always)]
+pub fn wl1(sk: Sk) -> u32 {
+    let tp = tcp_sock(sk);
+    if tp.is_null() {
+        return 0;
+    }
+    // SAFETY: typed `struct tcp_sock`.
+    unsafe { typed(tp, &OFFSETS.tcp_sock__snd_wl1) }
 }
 
 /// The connection that a received segment was meant for, seen from this host.
 #[inline(always)]
 pub fn tuple_of_segment(skb: u64, out: &mut Tuple) {
-    let head: u64 = peek(skb, &OFFSETS.sk_buff__head);
-    let at: u16 = peek(skb, &OFFSETS.sk_buff__network_header);
-    let ip = head.wrapping_add(u64::from(at));
+    let ip = network_header(skb);
     let version: u8 = peek_at(ip);
     out.pad = 0;
     out.pad2 = 0;

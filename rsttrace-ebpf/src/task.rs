@@ -51,7 +51,9 @@ pub fn current(out: &mut Task, sk: u64) {
     let compat = status & TS_COMPAT != 0;
     let mut flags = 0;
     if pf & PF_EXITING != 0 {
-        flags |= task_flag::EXITING;
+        // do_exit() notes it before it closes files; the lowest bits are the signal.
+        let code: u32 = peek(task, &OFFSETS.task_struct__exit_code);
+        flags |= task_flag::EXITING | (code & 0x7f) << task_flag::SIGNAL_SHIFT;
     }
     if pf & PF_KTHREAD != 0 {
         flags |= task_flag::KTHREAD;

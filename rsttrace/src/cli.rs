@@ -1,10 +1,10 @@
 //! The command line, and nothing but it.
 
-use clap::{ArgAction, Parser, ValueEnum, builder::Styles};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::Styles};
 use jiff::SignedDuration;
 
-use crate::filter::{AddrMatch, PortSet};
-use crate::model::Errno;
+use crate::filter::{AddrMatch, Condition, PortSet};
+use crate::model::{Cause, Errno, Harm};
 
 /// Whether to colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -43,13 +43,34 @@ Examples:
   sudo rsttrace -a -d 30s -- curl -s http://localhost/
 
 Exit status: 0 ran and stopped normally (Ctrl-C, closed pipe and end of duration too),
-1 failed while running, 2 bad usage, 3 this machine cannot run it.";
+1 failed while running, 2 bad usage, 3 this machine cannot run it, 4 a record met --fail-on.";
 
 /// Says why TCP connections of this host end: who reset, closed or timed out, which process saw
 /// which error from which system call, and what was acknowledged, lost or unread
 #[derive(Clone, Debug, Parser)]
 #[command(name = "rsttrace", version, styles = Styles::plain(), after_help = EXAMPLES, max_term_width = 100)]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 pub struct Cli {
+    #[command(subcommand)]
+    pub task: Option<Task>,
+
+    #[command(flatten)]
+    pub trace: Trace,
+}
+
+/// What else than tracing.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Task {
+    /// Say what a cause means, why it happens, and what to change
+    Explain {
+        /// A word of the record's "cause"; without it, all of them
+        cause: Option<String>,
+    },
+}
+
+/// What to trace, and how to show it.
+#[derive(Clone, Debug, Args)]
+pub struct Trace {
     /// Only connections of these processes and their descendants: PID, or exact name
     ///
     /// A name is the process's comm or its executable's name. A connection belongs to a process
@@ -117,6 +138,22 @@ pub struct Cli {
     #[arg(short = 'a', long, help_heading = "Ends")]
     pub fin: bool,
 
+    /// Only ends that hurt this much: lost, possible, unknown, none
+    #[arg(long, value_name = "HARM", value_delimiter = ',', help_heading = "Ends")]
+    pub harm: Vec<Harm>,
+
+    /// Only ends of these causes (rsttrace explain lists them)
+    #[arg(long, value_name = "CAUSE", value_delimiter = ',', help_heading = "Ends")]
+    pub cause: Vec<Cause>,
+
+    /// Exit with status 4 if a record is like this: harm=lost, cause=keepalive-race
+    #[arg(long, value_name = "WHAT", help_heading = "Run")]
+    pub fail_on: Vec<Condition>,
+
+    /// More timers to match idle times with: lines of SECONDS NAME
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub timers: Vec<std::path::PathBuf>,
+
     /// One JSON object per line (docs/json.md)
     #[arg(short, long, help_heading = "Output")]
     pub json: bool,
@@ -153,7 +190,7 @@ pub struct Cli {
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration, help_heading = "Run")]
     pub join_timeout: std::time::Duration,
 
-    /// Connections whose past is remembered; memory is taken as needed, about 300 B each
+    /// Connections whose past is remembered; memory is taken as needed, about 400 B each
     #[arg(long, value_name = "N", default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(1..=16_777_216), help_heading = "Run")]
     pub max_sockets: u32,
 
@@ -167,7 +204,7 @@ pub struct Cli {
 }
 
 fn hooks() -> clap::builder::PossibleValuesParser {
-    rsttrace_common::hook::NAMES.iter().copied().chain(["iter/task_file"]).collect::<Vec<_>>().into()
+    rsttrace_common::hook::NAMES.iter().copied().chain([rsttrace_common::hook::TCP_PROBE, "iter/task_file"]).collect::<Vec<_>>().into()
 }
 
 fn duration(text: &str) -> Result<std::time::Duration, String> {

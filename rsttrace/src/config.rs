@@ -1,14 +1,15 @@
 //! What the flags mean, checked.
 
-use std::{ffi::OsString, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use thiserror::Error;
 
 use crate::{
-    cli::{Cli, ColorChoice, EndChoice, TimeChoice},
+    cli::{ColorChoice, EndChoice, TimeChoice, Trace},
     enrich,
-    filter::{AddrFilter, Family, Filter, PortSet, ProcessSelector},
+    filter::{AddrFilter, Condition, Family, Filter, PortSet, ProcessSelector},
     model::EndKind,
+    verdict::timers::Timers,
 };
 
 /// A flag whose value cannot be used; the message says which and why.
@@ -23,6 +24,8 @@ pub struct Config {
     /// The filters as they were given, for the first line of JSON.
     pub filter_words: Vec<String>,
     pub want_fin: bool,
+    pub timers: Timers,
+    pub fail_on: Vec<Condition>,
     pub json: bool,
     pub time: TimeChoice,
     pub color: ColorChoice,
@@ -38,10 +41,10 @@ pub struct Config {
     pub command: Vec<OsString>,
 }
 
-impl TryFrom<Cli> for Config {
+impl TryFrom<Trace> for Config {
     type Error = UsageError;
 
-    fn try_from(cli: Cli) -> Result<Self, UsageError> {
+    fn try_from(cli: Trace) -> Result<Self, UsageError> {
         let filter_words = filter_words(&cli);
         let mut processes = cli.pid.iter().map(|text| selector(text)).collect::<Result<Vec<_>, _>>()?;
         for text in &cli.cmdline {
@@ -70,7 +73,11 @@ impl TryFrom<Cli> for Config {
                 netns: cli.netns.as_deref().map(netns).transpose()?,
                 errnos: cli.errno,
                 ends,
+                harms: cli.harm,
+                causes: cli.cause,
             },
+            timers: timers(&cli.timers)?,
+            fail_on: cli.fail_on,
             filter_words,
             want_fin,
             json: cli.json,
@@ -104,6 +111,17 @@ fn selector(text: &str) -> Result<ProcessSelector, UsageError> {
         .ok_or_else(|| UsageError(format!("--pid: there is no process {text}; give a name to wait for one that starts later")))
 }
 
+/// The well-known timers and those of the files.
+fn timers(files: &[PathBuf]) -> Result<Timers, UsageError> {
+    let mut timers = Timers::well_known();
+    for path in files {
+        let refused = |error: &dyn std::fmt::Display| UsageError(format!("--timers: {}: {error}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|error| refused(&error))?;
+        timers.add(&text).map_err(|error| refused(&error))?;
+    }
+    Ok(timers)
+}
+
 fn kinds(end: EndChoice) -> &'static [EndKind] {
     match end {
         EndChoice::Reset => &[EndKind::ResetReceived, EndKind::ResetSent],
@@ -127,7 +145,7 @@ fn netns(text: &str) -> Result<u32, UsageError> {
 }
 
 /// Every filter as the user gave it, `name=value`.
-fn filter_words(cli: &Cli) -> Vec<String> {
+fn filter_words(cli: &Trace) -> Vec<String> {
     let mut words: Vec<String> = cli.pid.iter().map(|value| format!("pid={value}")).collect();
     words.extend(cli.cmdline.iter().map(|value| format!("cmdline={value}")));
     if let Some(command) = cli.command.first() {
@@ -144,5 +162,7 @@ fn filter_words(cli: &Cli) -> Vec<String> {
     words.extend(cli.netns.iter().map(|value| format!("netns={value}")));
     words.extend(cli.errno.iter().map(|value| format!("errno={value}")));
     words.extend(cli.end.iter().flat_map(|end| kinds(*end)).map(|kind| format!("end={}", kind.name())));
+    words.extend(cli.harm.iter().map(|harm| format!("harm={harm}")));
+    words.extend(cli.cause.iter().map(|cause| format!("cause={cause}")));
     words
 }

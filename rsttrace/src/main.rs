@@ -3,7 +3,14 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use rsttrace::{cli::Cli, config::Config, output::escape::for_terminal, probe::ProbeError, run};
+use rsttrace::{
+    cli::{Cli, Task},
+    config::Config,
+    explain,
+    output::escape::for_terminal,
+    probe::ProbeError,
+    run,
+};
 
 /// Failed while running.
 const FAILED: u8 = 1;
@@ -14,11 +21,15 @@ const UNUSABLE: u8 = 3;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if cli.verbose >= 2 {
+    let trace = match cli.task {
+        Some(Task::Explain { cause }) => return explain::run(cause.as_deref()),
+        None => cli.trace,
+    };
+    if trace.verbose >= 2 {
         // Both halves of rsttrace; the loader's own chatter only where RUST_LOG asks for it.
         env_logger::Builder::new().filter_module("rsttrace", log::LevelFilter::Debug).parse_default_env().init();
     }
-    let config = match Config::try_from(cli) {
+    let config = match Config::try_from(trace) {
         Ok(config) => config,
         Err(error) => {
             complain(&error.to_string());

@@ -1,4 +1,4 @@
-//! The path of an event through user space: decode, join, enrich, filter, output. Driven by the
+//! The path of an event through user space: decode, join, judge, enrich, filter, output. Driven by the
 //! live ring or by recorded bytes.
 
 use std::io::{self, Write};
@@ -6,11 +6,12 @@ use std::io::{self, Write};
 use crate::{
     decode::Decoder,
     enrich::Processes,
-    filter::Filter,
+    filter::{Condition, Filter},
     join::Joiner,
-    model::{Record, Seen},
+    model::{Cause, EndKind, Judged, LateObservation, Record, Seen, Teardown},
     output::{WallClock, json, summary::Summary, text::TextFormat},
     probe::Counters,
+    verdict::{self, timers::Timers},
 };
 
 /// How records are written.
@@ -32,6 +33,12 @@ pub struct Pipeline {
     pub summary: Summary,
     /// Stop after this many records.
     pub limit: Option<u64>,
+    /// Orderly ends are records too.
+    pub want_fin: bool,
+    pub timers: Timers,
+    pub fail_on: Vec<Condition>,
+    /// A shown record met one of these conditions.
+    pub failed: bool,
     pub printed: u64,
     pub ready: Vec<Record>,
     last_event_ns: u64,
@@ -48,6 +55,10 @@ impl Pipeline {
             clock,
             summary: Summary::default(),
             limit,
+            want_fin: true,
+            timers: Timers::well_known(),
+            fail_on: Vec::new(),
+            failed: false,
             printed: 0,
             ready: Vec::new(),
             last_event_ns: 0,
@@ -80,26 +91,62 @@ impl Pipeline {
     /// What writing returns.
     pub fn write(&mut self, out: &mut impl Write, columns: Option<usize>) -> io::Result<bool> {
         let before = self.printed;
-        for mut record in std::mem::take(&mut self.ready) {
+        for record in std::mem::take(&mut self.ready) {
             if self.done() {
                 break;
             }
-            self.find_owner(&mut record);
-            if !self.filter.accepts(&record, &mut self.processes) {
-                self.summary.filtered += 1;
-                continue;
-            }
-            match &record {
-                Record::Teardown(teardown) => self.summary.count(teardown),
-                Record::Late(_) => self.summary.late += 1,
-            }
-            self.printed += 1;
-            match &mut self.format {
-                Format::Json => json::write_record(out, &record, &self.clock)?,
-                Format::Text(text) => text.write(out, &record, &self.clock, columns)?,
+            match record {
+                Record::Teardown(teardown) => self.write_halves(out, columns, vec![*teardown])?,
+                Record::Pair(halves) => self.write_halves(out, columns, (*halves).into())?,
+                Record::Late(late) => self.write_late(out, columns, &late)?,
             }
         }
         Ok(self.printed > before)
+    }
+
+    /// One socket that ended, or both ends of a connection within this host.
+    fn write_halves(&mut self, out: &mut impl Write, columns: Option<usize>, halves: Vec<Teardown>) -> io::Result<()> {
+        let mut shown = Vec::with_capacity(halves.len());
+        for mut teardown in halves {
+            self.find_owner(&mut teardown);
+            let verdict = verdict::judge(&teardown, &self.timers);
+            let judged = Judged { teardown, verdict };
+            if self.is_merely_orderly(&judged) {
+                self.summary.orderly_here += 1;
+            } else if !self.filter.accepts(&judged, &mut self.processes) {
+                self.summary.filtered += 1;
+            } else if self.limit.is_none_or(|limit| self.printed < limit) {
+                self.printed += 1;
+                self.failed |= self.fail_on.iter().any(|condition| condition.is_met(&judged));
+                shown.push(judged);
+            }
+        }
+        let shown: Vec<_> = shown.iter().collect();
+        self.summary.count(&shown);
+        match (&mut self.format, &shown[..]) {
+            (Format::Json, halves) => halves.iter().try_for_each(|judged| json::write_teardown(out, judged, &self.clock)),
+            (Format::Text(_), []) => Ok(()),
+            (Format::Text(text), [judged]) => text.write(out, judged, None, &self.clock, columns),
+            (Format::Text(text), [first, second, ..]) => text.write(out, first, Some(second), &self.clock, columns),
+        }
+    }
+
+    fn write_late(&mut self, out: &mut impl Write, columns: Option<usize>, late: &LateObservation) -> io::Result<()> {
+        if !self.filter.accepts_late(late, &mut self.processes) {
+            self.summary.filtered += 1;
+            return Ok(());
+        }
+        self.summary.late += 1;
+        self.printed += 1;
+        match &mut self.format {
+            Format::Json => json::write_late(out, late, &self.clock),
+            Format::Text(text) => text.write_late(out, late, &self.clock, columns),
+        }
+    }
+
+    /// The kernel half passes on what may have left a request unanswered; not all of it has.
+    fn is_merely_orderly(&self, judged: &Judged) -> bool {
+        !self.want_fin && judged.teardown.end == EndKind::Fin && matches!(judged.verdict.cause, Cause::Orderly | Cause::OrderlyUnread)
     }
 
     /// The record limit is reached.
@@ -109,16 +156,15 @@ impl Pipeline {
 
     /// Puts the kernel half's counters into the summary.
     pub fn count(&mut self, counters: &Counters) {
-        self.summary.orderly = counters.orderly;
+        self.summary.orderly_in_kernel = counters.orderly;
         self.summary.lost_records = counters.lost_records;
         self.summary.lost_by_hook = rsttrace_common::hook::NAMES.iter().copied().zip(counters.lost_by_hook).collect();
         self.summary.evicted = counters.untracked + self.joiner.evicted();
     }
 
     /// A socket that still lives, and that nobody used since it was accepted, is looked up.
-    fn find_owner(&mut self, record: &mut Record) {
-        if let Record::Teardown(teardown) = record
-            && teardown.owner.is_none()
+    fn find_owner(&mut self, teardown: &mut Teardown) {
+        if teardown.owner.is_none()
             && teardown.seen == Seen::NotYet
             && let Some(inode) = teardown.inode
         {

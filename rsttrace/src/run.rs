@@ -30,12 +30,12 @@ use crate::{
     output::{
         WallClock, json,
         text::{Appearance, TextFormat, TimeFormat},
-        units::grouped,
     },
     pipeline::{Format, Pipeline},
     probe::{Options, Probe, preflight},
     status::Status,
     stdout::Stdout,
+    units::grouped,
 };
 
 /// Events taken before signals are looked at.
@@ -47,6 +47,9 @@ const GATHER: Duration = Duration::from_millis(1);
 const TICK: Duration = Duration::from_secs(1);
 /// How often the processes that are traced are counted for the live line: that reads all of /proc.
 const RECOUNT: Duration = Duration::from_secs(10);
+
+/// Exit status where a record is what `--fail-on` asks for.
+const FOUND: u8 = 4;
 
 /// Runs until a signal, the end of the duration, of the count, of the command or of stdout.
 ///
@@ -76,6 +79,9 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let decoder = Decoder::new(tick_ns(), probe.reasons.clone());
     let format = if config.json { Format::Json } else { Format::Text(TextFormat::new(appearance(&config, started))) };
     let mut pipeline = Pipeline::new(decoder, joiner, config.filter.clone(), format, clock, config.count);
+    pipeline.timers = config.timers.clone();
+    pipeline.want_fin = config.want_fin;
+    pipeline.fail_on = config.fail_on.clone();
     pipeline.summary.started = started;
     pipeline.summary.filters = !config.filter_words.is_empty();
 
@@ -96,13 +102,14 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     }
     // What could not be written must not be tried again when the buffer is dropped.
     let _ = out.into_parts();
+    let code = if pipeline.failed { ExitCode::from(FOUND) } else { ExitCode::SUCCESS };
     match result {
-        Ok(()) => Ok(ExitCode::SUCCESS),
+        Ok(()) => Ok(code),
         // Whoever read our output has gone: nothing is wrong, and nobody is left to tell.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(code),
         Err(error) if error.kind() == io::ErrorKind::TimedOut => {
             status.warn("the last records were not written: nobody reads stdout");
-            Ok(ExitCode::SUCCESS)
+            Ok(code)
         }
         Err(error) => Err(error).context("cannot write to stdout"),
     }
@@ -466,7 +473,7 @@ fn appearance(config: &Config, started: Timestamp) -> Appearance {
         color,
         unicode: utf8 && !config.ascii,
         cjk: ["zh", "ja", "ko"].iter().any(|language| locale.starts_with(language)),
-        verbose: config.verbose >= 1,
+        timeline: config.verbose >= 1,
     }
 }
 

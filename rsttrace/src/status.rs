@@ -8,7 +8,7 @@ use std::{
 
 use rustix::termios::tcgetwinsize;
 
-use crate::output::units::grouped;
+use crate::units::grouped;
 
 /// Losses are announced at most this often.
 const LOSS_INTERVAL: Duration = Duration::from_secs(1);

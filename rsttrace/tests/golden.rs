@@ -59,8 +59,8 @@ fn replay(format: Format, columns: Option<usize>) -> String {
     String::from_utf8(out).unwrap()
 }
 
-fn text(verbose: bool, unicode: bool) -> Format {
-    Format::Text(TextFormat::new(Appearance { time: TimeFormat::Zoned(TimeZone::UTC), color: false, unicode, cjk: false, verbose }))
+fn text(timeline: bool, unicode: bool) -> Format {
+    Format::Text(TextFormat::new(Appearance { time: TimeFormat::Zoned(TimeZone::UTC), color: false, unicode, cjk: false, timeline }))
 }
 
 #[test]

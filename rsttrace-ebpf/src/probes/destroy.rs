@@ -3,11 +3,10 @@
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use rsttrace_common::{SockId, counter, hook, kind};
 
-use super::{release_flags, report_after};
+use super::{acting, release_flags, report_after};
 use crate::{
     maps::{self, DESTROYED, DYING, LOST, ORDERLY, REPORTED, SOCKETS},
-    sock::{FIN_WAIT1, FIN_WAIT2, Sk, err, owned},
-    task,
+    sock::{FIN_WAIT1, FIN_WAIT2, Sk, err, unread},
 };
 
 /// `void (struct sock *sk)`, from `tcp_v4_destroy_sock()`.
@@ -19,15 +18,7 @@ fn tcp_destroy_sock(ctx: BtfTracePointContext) -> i32 {
     if entry.flags & REPORTED != 0 {
         let id = SockId { sk: key, born_ns: entry.born_ns };
         let flags = release_flags(entry);
-        // Only a task that holds the socket's lock is releasing it; else a timer or a segment
-        // removes an orphan, and whoever is current has nothing to do with it.
-        report_after(&ctx, kind::RELEASED, hook::TCP_DESTROY_SOCK, id, err(sk), flags, |out| {
-            if owned(sk) {
-                task::current(out, 0);
-            } else {
-                task::none(out);
-            }
-        });
+        report_after(&ctx, kind::RELEASED, hook::TCP_DESTROY_SOCK, id, err(sk), flags, unread(sk), |out| acting(out, sk));
     } else if entry.flags & (ORDERLY | LOST) == ORDERLY {
         maps::count(counter::ORDERLY);
         // An orphan that met data after close() is destroyed first and answered with RST next,

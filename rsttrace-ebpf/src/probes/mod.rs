@@ -2,6 +2,7 @@
 
 mod destroy;
 mod length;
+mod probe;
 mod reset;
 mod seed;
 mod sockopt;
@@ -9,7 +10,7 @@ mod state;
 
 use aya_ebpf::EbpfContext;
 use aya_log_ebpf::debug;
-use rsttrace_common::{EndEvent, SockId, Task, TaskEvent, counter, end_flag, event_flag, hook, kind, role};
+use rsttrace_common::{EndEvent, ResetHeader, Snapshot, SockId, Task, TaskEvent, counter, end_flag, event_flag, hook, kind, role};
 
 use crate::{
     emit,
@@ -54,7 +55,9 @@ fn report_end(ctx: &impl EbpfContext, sk: Sk, entry: Option<&mut Entry>, end: &E
     out.state = end.state;
     out.reason = end.reason;
     out.err = end.err;
-    out.pad = 0;
+    out.pad = [0; 2];
+    out.segment_bytes = if end.skb == 0 { UNKNOWN_BYTES } else { sock::segment_bytes(end.skb) };
+    sock::timers(sk, out);
     let mut flags = end.flags | sock::end_flags(sk);
     if present(&OFFSETS.tcp_sock__is_mptcp) && sock::peek::<u8>(sk as u64, &OFFSETS.tcp_sock__is_mptcp) & 1 != 0 {
         flags |= end_flag::MPTCP;
@@ -72,6 +75,10 @@ fn report_end(ctx: &impl EbpfContext, sk: Sk, entry: Option<&mut Entry>, end: &E
             out.role = entry.role;
             out.first_fin = entry.first_fin;
             out.fin_data_bytes = entry.fin_data_bytes;
+            // A RST in another state was not looked at.
+            out.reset = if end.hook == hook::TCP_RECEIVE_RESET && end.state == sock::ESTABLISHED { entry.reset } else { ResetHeader::NONE };
+            out.remote_fin = entry.remote_fin;
+            out.local_fin = entry.local_fin;
             out.owner = entry.owner;
             out.closer = entry.closer;
             if entry.owner.tgid == 0 {
@@ -87,6 +94,9 @@ fn report_end(ctx: &impl EbpfContext, sk: Sk, entry: Option<&mut Entry>, end: &E
             out.role = role::UNKNOWN;
             out.first_fin = 0;
             out.fin_data_bytes = -1;
+            out.reset = ResetHeader::NONE;
+            out.remote_fin = Snapshot::NONE;
+            out.local_fin = Snapshot::NONE;
             task::none(&mut out.owner);
             task::none(&mut out.closer);
         }
@@ -95,9 +105,22 @@ fn report_end(ctx: &impl EbpfContext, sk: Sk, entry: Option<&mut Entry>, end: &E
     event.submit(0);
 }
 
+/// `TaskEvent::bytes` where there is nothing to count.
+const UNKNOWN_BYTES: u32 = u32::MAX;
+
 /// Reports what happens to a socket after its end was reported.
 #[inline(always)]
-fn report_after(ctx: &impl EbpfContext, kind: u16, hook: u8, id: SockId, value: i32, flags: u32, fill: impl FnOnce(&mut Task)) -> bool {
+#[allow(clippy::too_many_arguments)]
+fn report_after(
+    ctx: &impl EbpfContext,
+    kind: u16,
+    hook: u8,
+    id: SockId,
+    value: i32,
+    flags: u32,
+    bytes: u32,
+    fill: impl FnOnce(&mut Task),
+) -> bool {
     let Some(mut event) = emit::reserve::<TaskEvent>(ctx, hook) else {
         return false;
     };
@@ -108,7 +131,8 @@ fn report_after(ctx: &impl EbpfContext, kind: u16, hook: u8, id: SockId, value: 
     out.value = value;
     out.flags = flags;
     out.hook = hook;
-    out.pad = [0; 7];
+    out.pad = [0; 3];
+    out.bytes = bytes;
     fill(&mut out.task);
     out.process_comm = task::process_comm(&out.task);
     event.submit(0);
@@ -140,7 +164,7 @@ fn report_observed(ctx: &impl EbpfContext, hook: u8, sk: u64, held: u64, errno: 
     }
     let id = SockId { sk, born_ns: entry.born_ns };
     let mut splicing = false;
-    let reported = report_after(ctx, kind::OBSERVED, hook, id, errno, 0, |out| {
+    let reported = report_after(ctx, kind::OBSERVED, hook, id, errno, 0, UNKNOWN_BYTES, |out| {
         task::current(out, held);
         splicing = task::is_splicing(out);
     });
@@ -149,6 +173,17 @@ fn report_observed(ctx: &impl EbpfContext, hook: u8, sk: u64, held: u64, errno: 
     }
     // What follows the error that a splice may have kept shows whether it did.
     entry.flags |= if splicing && entry.flags & OBSERVED_BY_SPLICE == 0 { OBSERVED_BY_SPLICE } else { OBSERVED };
+}
+
+/// Whoever holds the socket's lock acts; else a timer or a segment does, and the task that happens
+/// to be current has nothing to do with it.
+#[inline(always)]
+fn acting(out: &mut Task, sk: Sk) {
+    if sock::owned(sk) {
+        task::current(out, 0);
+    } else {
+        task::none(out);
+    }
 }
 
 /// [`event_flag`]s of a release.

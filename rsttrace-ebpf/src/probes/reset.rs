@@ -3,7 +3,7 @@
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use rsttrace_common::{SockId, StrayEvent, counter, end_flag, event_flag, hook, kind};
 
-use super::{End, of_reset, report_after, report_end};
+use super::{End, UNKNOWN_BYTES, acting, of_reset, report_after, report_end};
 use crate::{
     emit,
     maps::{self, DESTROYED, LOST, ORDERLY, REPORTED, RESET_LOST, find_or_begin},
@@ -101,11 +101,11 @@ fn ended(ctx: &BtfTracePointContext, sk: Sk, skb: u64, reason: i32, state: u8) {
 
 #[inline(always)]
 fn after(ctx: &BtfTracePointContext, sk: Sk, id: SockId, skb: u64, reason: i32) -> bool {
-    let flags = if skb != 0 { event_flag::ANSWER } else { 0 };
-    report_after(ctx, kind::RESET_SENT, hook::TCP_SEND_RESET, id, reason, flags, |out| {
+    let (flags, bytes) = if skb != 0 { (event_flag::ANSWER, segment_bytes(skb)) } else { (0, UNKNOWN_BYTES) };
+    report_after(ctx, kind::RESET_SENT, hook::TCP_SEND_RESET, id, reason, flags, bytes, |out| {
         // As below: the task whose call sends it.
-        if skb == 0 && owned(sk) {
-            task::current(out, 0);
+        if skb == 0 {
+            acting(out, sk);
         } else {
             task::none(out);
         }
@@ -125,6 +125,9 @@ fn stray(ctx: &BtfTracePointContext, skb: u64, reason: i32, state: u8) {
     sock::tuple_of_segment(skb, &mut out.tuple);
     out.reason = reason;
     out.state = state;
-    out.pad = [0; 3];
+    out.tcp_flags = sock::tcp_header(skb).map_or(0, |tcp| tcp.flags);
+    out.segment_bytes = segment_bytes(skb);
+    out.pad = 0;
+    out.pad2 = 0;
     event.submit(0);
 }

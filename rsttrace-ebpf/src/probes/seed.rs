@@ -1,6 +1,7 @@
 //! `iter/task_file`: at the start, every descriptor of every process once, so that connections
 //! older than the tracer have an owner. All network namespaces at once, which `iter/tcp` is not.
 
+use aya_ebpf::bindings::BPF_NOEXIST;
 use rsttrace_common::counter;
 
 use crate::{
@@ -47,7 +48,7 @@ fn seed_owners(ctx: *mut TaskFile) -> i32 {
         if entry.flags & SEEDED != 0 && entry.owner.tgid != peek(task as u64, &OFFSETS.task_struct__tgid) {
             task::none(&mut entry.owner);
         }
-    } else if let Some(entry) = maps::begin_unless_known(sk, sock::now_ns()) {
+    } else if let Some(entry) = maps::begin(sk, sock::now_ns(), BPF_NOEXIST) {
         entry.flags |= SEEDED;
         entry.inode = peek(inode, &OFFSETS.inode__i_ino);
         task::holder(&mut entry.owner, task as u64, fd as i32);

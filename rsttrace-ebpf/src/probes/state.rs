@@ -1,12 +1,12 @@
 //! `inet_sock_set_state`: opens, FINs and ends. No kernel has a tracepoint in `tcp_fin()`; every
 //! first FIN shows as a change of state.
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use rsttrace_common::{SockId, counter, end_flag, event_flag, first_fin, hook, kind, role, task_flag};
+use aya_ebpf::{bindings::BPF_ANY, macros::btf_tracepoint, programs::BtfTracePointContext};
+use rsttrace_common::{Snapshot, SockId, Speaker, counter, end_flag, event_flag, first_fin, hook, kind, role, snapshot_flag, task_flag};
 
-use super::{ECONNABORTED, End, of_reset, release_flags, report_after, report_end};
+use super::{ECONNABORTED, End, UNKNOWN_BYTES, of_reset, release_flags, report_after, report_end};
 use crate::{
-    maps::{self, DESTROYED, Entry, LOST, OBSERVED, ORDERLY, REPORTED, count, find_or_begin},
+    maps::{self, DESTROYED, Entry, FIN_SEEN, LOST, OBSERVED, ORDERLY, REPORTED, count, find_or_begin},
     settings::{SETTINGS, frozen},
     sock::*,
     task,
@@ -47,7 +47,7 @@ fn opened_by_us(ctx: &BtfTracePointContext, sk: Sk) {
         if entry.flags & REPORTED != 0 {
             let id = SockId { sk: key, born_ns: entry.born_ns };
             let flags = release_flags(entry) | event_flag::REOPENED;
-            report_after(ctx, kind::RELEASED, hook::INET_SOCK_SET_STATE, id, err(sk), flags, |out| task::current(out, 0));
+            report_after(ctx, kind::RELEASED, hook::INET_SOCK_SET_STATE, id, err(sk), flags, UNKNOWN_BYTES, |out| task::current(out, 0));
         }
     }
     if let Some(entry) = opened(key, role::CLIENT) {
@@ -67,18 +67,13 @@ fn opened_by_peer(sk: Sk) {
 #[inline(always)]
 fn opened(key: u64, role: u8) -> Option<&'static mut Entry> {
     let now = now_ns();
-    let entry = maps::begin(key, now);
-    match entry {
-        Some(entry) => {
-            entry.opened_ns = now;
-            entry.role = role;
-            Some(entry)
-        }
-        None => {
-            count(counter::UNTRACKED);
-            None
-        }
-    }
+    let Some(entry) = maps::begin(key, now, BPF_ANY) else {
+        count(counter::UNTRACKED);
+        return None;
+    };
+    entry.opened_ns = now;
+    entry.role = role;
+    Some(entry)
 }
 
 /// The first FIN of a connection, or (BOTH) a second that crossed the first.
@@ -94,8 +89,14 @@ fn fin(sk: Sk, by: u8) {
     entry.first_fin = by;
     if by == first_fin::LOCAL {
         note_closer(sk, entry);
+        snapshot(sk, &mut entry.local_fin);
     } else {
         entry.fin_data_bytes = fin_data_bytes(sk);
+        snapshot(sk, &mut entry.remote_fin);
+        if entry.flags & FIN_SEEN != 0 {
+            entry.remote_fin.snd_wl1 = entry.wl1_before_fin;
+            entry.remote_fin.flags |= snapshot_flag::BEFORE_FIN;
+        }
     }
 }
 
@@ -107,6 +108,7 @@ fn fin_in_answer(sk: Sk) {
     entry.second_fin_ns = now;
     entry.first_fin = first_fin::REMOTE;
     note_closer(sk, entry);
+    snapshot(sk, &mut entry.local_fin);
 }
 
 /// Only `tcp_close()` and `tcp_shutdown()` send our FIN, so the current task is the closer.
@@ -144,7 +146,7 @@ fn closed(ctx: &BtfTracePointContext, sk: Sk, old: u8) {
         // As tcp_reset() sets it: user space knows the rule.
         if error != of_reset(old) {
             let id = SockId { sk: sk as u64, born_ns: entry.born_ns };
-            report_after(ctx, kind::CLOSED, hook::INET_SOCK_SET_STATE, id, error, 0, task::none);
+            report_after(ctx, kind::CLOSED, hook::INET_SOCK_SET_STATE, id, error, 0, UNKNOWN_BYTES, task::none);
         }
         return;
     }
@@ -169,7 +171,7 @@ fn closed(ctx: &BtfTracePointContext, sk: Sk, old: u8) {
     let id = SockId { sk: sk as u64, born_ns: entry.born_ns };
     entry.flags |= OBSERVED;
     report_end(ctx, sk, Some(entry), &end_in(old, soft));
-    report_after(ctx, kind::OBSERVED, hook::GETSOCKOPT, id, soft, 0, |out| *out = taker);
+    report_after(ctx, kind::OBSERVED, hook::GETSOCKOPT, id, soft, 0, UNKNOWN_BYTES, |out| *out = taker);
 }
 
 /// Both FINs, or an orphan that goes on as a TIME_WAIT mini-socket. A RST may still follow, and
@@ -177,7 +179,7 @@ fn closed(ctx: &BtfTracePointContext, sk: Sk, old: u8) {
 #[inline(always)]
 fn closed_in_order(ctx: &BtfTracePointContext, sk: Sk, entry: &mut Entry, old: u8, now: u64) {
     entry.flags |= ORDERLY;
-    let report = frozen(&SETTINGS.want_fin) != 0;
+    let report = frozen(&SETTINGS.want_fin) != 0 || may_hurt(sk, entry);
     if entry.first_fin != first_fin::NONE && entry.second_fin_ns == 0 {
         // The peer's FIN after ours has no change of state of its own.
         entry.second_fin_ns = now;
@@ -187,6 +189,35 @@ fn closed_in_order(ctx: &BtfTracePointContext, sk: Sk, entry: &mut Entry, old: u
     }
     if report {
         report_end(ctx, sk, Some(entry), &end_in(old, 0));
+    }
+}
+
+/// Whether a request may have been left without its answer, so that user space must look at this
+/// end in order. It decides; here is only what keeps ordinary ends in the kernel: whoever is to
+/// speak next has not, since the first FIN.
+#[inline(always)]
+fn may_hurt(sk: Sk, entry: &Entry) -> bool {
+    let (first, patient) = match entry.first_fin {
+        first_fin::REMOTE => (&entry.remote_fin, entry.role == role::SERVER),
+        first_fin::LOCAL => (&entry.local_fin, entry.role == role::CLIENT || entry.closer.flags & task_flag::EXITING == 0),
+        _ => return false,
+    };
+    let (requester, since) = match entry.role {
+        role::CLIENT => (Speaker::Local, first.now.wrapping_sub(first.lsndtime)),
+        role::SERVER => (Speaker::Remote, first.now.wrapping_sub(first.lrcvtime)),
+        _ => return false,
+    };
+    // A FIN right behind the last bytes waits for no answer.
+    if first.last_speaker() != Some(requester) || patient && since < 2 {
+        return false;
+    }
+    // The answer may have followed the FIN.
+    if entry.role == role::CLIENT {
+        let mut end = Snapshot::NONE;
+        snapshot(sk, &mut end);
+        end.rcv_nxt.wrapping_sub(first.rcv_nxt) <= 1
+    } else {
+        entry.local_fin.write_seq == first.write_seq
     }
 }
 

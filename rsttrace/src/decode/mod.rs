@@ -5,11 +5,16 @@ mod sizes;
 mod syscall;
 
 use bytes::Buf;
-use rsttrace_common::{ABI, EndEvent, Header, StrayEvent, TaskEvent, end_flag, event_flag, first_fin, hook, kind, role, task_flag};
+use rsttrace_common::{
+    ABI, EndEvent, Header, StrayEvent, TaskEvent, end_flag, event_flag, first_fin, hook, kind, reset_flag, role, task_flag,
+};
 use thiserror::Error;
 
 use self::sizes::RawSizes;
-use crate::model::{After, AfterKind, Comm, End, Endpoint, Errno, Event, FirstFin, Hook, Reason, Role, SockId, Stray, Task, TcpState};
+use crate::model::{
+    After, AfterKind, Bytes, Comm, End, Endpoint, Errno, Event, Evidence, FirstFin, Hook, Reason, ResetHeader, Role, Segment, SockId,
+    Stray, Task, TcpState,
+};
 
 /// Why an event could not be decoded.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -107,7 +112,16 @@ impl Decoder {
         let err = errno(bytes.get_i32_ne());
         let reason = self.reason(bytes.get_i32_ne());
         let fin_data_bytes = u32::try_from(bytes.get_i32_ne()).ok();
-        let _pad = bytes.get_u32_ne();
+        let soft_errno = errno(bytes.get_i32_ne());
+        let user_timeout_ms = bytes.get_u32_ne();
+        let linger_jiffies = bytes.get_u32_ne();
+        let retransmits_unanswered = bytes.get_u8();
+        let probes_out = bytes.get_u8();
+        let _pad = bytes.get_u16_ne();
+        let segment_bytes = known(bytes.get_u32_ne());
+        let reset = ResetSegment::read(bytes);
+        let remote_fin = sizes::snapshot(bytes);
+        let local_fin = sizes::snapshot(bytes);
         let owner = task(bytes);
         let closer = task(bytes);
         let has = |flag: u32| flags & flag != 0;
@@ -131,7 +145,30 @@ impl Decoder {
             fin_data_bytes,
             done: has(end_flag::DONE),
             orphan: has(end_flag::DEAD),
-            linger_zero: has(end_flag::LINGER_ZERO),
+            sequence: raw.sequence_space(state),
+            evidence: Evidence {
+                last_speaker: None,
+                linger_zero: has(end_flag::LINGER_ZERO),
+                linger_s: has(end_flag::LINGER).then(|| u64::from(linger_jiffies) * self.tick_ns / 1_000_000_000),
+                linger2: has(end_flag::LINGER2_NEGATIVE),
+                user_timeout_ms: (user_timeout_ms != 0).then_some(user_timeout_ms),
+                min_rtt_us: raw.min_rtt_us(),
+                since_last_tx_us: raw.since_last_tx_us(&sizes, ts_ns),
+                retransmits: retransmits_unanswered,
+                probes_out,
+                soft_errno,
+                errno: None,
+                reset: reset.header(&raw, &sizes),
+                remote_fin: raw.since_fin(&remote_fin, state, self.tick_ns),
+                local_fin: raw.since_fin(&local_fin, state, self.tick_ns),
+                fin_read: raw.fin_read(),
+                orphan: has(end_flag::DEAD),
+                accept_queue: told_role == Some(Role::Server) && !has(end_flag::HAS_SOCKET | end_flag::DEAD | end_flag::MPTCP),
+                answer: has(end_flag::ANSWER),
+                segment_bytes,
+                unread_at_release: None,
+            }
+            .with_speaker(state, first_fin, raw.speaker()),
             bytes: sizes,
             idle: raw.idle(&sizes, self.tick_ns),
             rtt_us: raw.rtt_us(),
@@ -150,7 +187,8 @@ impl Decoder {
         let id = sock_id(bytes);
         let value = bytes.get_i32_ne();
         let flags = bytes.get_u32_ne();
-        bytes.advance(8);
+        bytes.advance(4);
+        let counted = known(bytes.get_u32_ne());
         let mut task = task(bytes);
         let mut process_comm = [0; 16];
         bytes.copy_to_slice(&mut process_comm);
@@ -162,13 +200,16 @@ impl Decoder {
             kind::OBSERVED => AfterKind::Observed {
                 errno: errno(value).ok_or(DecodeError::Value { kind, field: "errno", value: u64::from(value.cast_unsigned()) })?,
             },
-            kind::RESET_SENT => AfterKind::ResetSent { reason: self.reason(value), answer: has(event_flag::ANSWER) },
+            kind::RESET_SENT => {
+                AfterKind::ResetSent { reason: self.reason(value), answer: has(event_flag::ANSWER), segment_bytes: counted }
+            }
             kind::CLOSED => AfterKind::Closed { errno: errno(value) },
             _ => AfterKind::Released {
                 untaken: errno(value),
                 observation_lost: has(event_flag::OBSERVATION_LOST),
                 reset_lost: has(event_flag::RESET_LOST),
                 reopened: has(event_flag::REOPENED),
+                unread: counted,
             },
         };
         Ok(After { ts_ns, id, task, kind })
@@ -178,7 +219,11 @@ impl Decoder {
         let tuple = tuple(kind::STRAY, bytes)?;
         let reason = self.reason(bytes.get_i32_ne());
         let state = bytes.get_u8();
+        let tcp_flags = bytes.get_u8();
+        let _pad = bytes.get_u16_ne();
+        let segment_bytes = known(bytes.get_u32_ne());
         Ok(Stray {
+            segment: (tcp_flags != 0).then_some(Segment { syn: tcp_flags & TCPHDR_SYN != 0, bytes: segment_bytes }),
             ts_ns,
             netns: (tuple.netns != 0).then_some(tuple.netns),
             local: tuple.local,
@@ -195,6 +240,31 @@ impl Decoder {
         }
         let known = self.reasons.iter().find(|(value, _)| *value == number).map(|(_, name)| name.clone());
         Some(known.unwrap_or_else(|| number.to_string().into()))
+    }
+}
+
+/// In the TCP header's 14th byte.
+const TCPHDR_SYN: u8 = 2;
+
+/// See `rsttrace_common::ResetHeader`.
+struct ResetSegment {
+    ack_seq: u32,
+    window: u16,
+    ttl: u8,
+    flags: u8,
+}
+
+impl ResetSegment {
+    fn read(bytes: &mut &[u8]) -> Self {
+        Self { ack_seq: bytes.get_u32_ne(), window: bytes.get_u16_ne(), ttl: bytes.get_u8(), flags: bytes.get_u8() }
+    }
+
+    fn header(&self, raw: &RawSizes, bytes: &Bytes) -> Option<ResetHeader> {
+        (self.flags & reset_flag::SEEN != 0).then(|| ResetHeader {
+            acked: (self.flags & reset_flag::ACK != 0).then(|| raw.acked_by(self.ack_seq, bytes)),
+            ttl: self.ttl,
+            window: self.window,
+        })
     }
 }
 
@@ -246,9 +316,15 @@ fn task(bytes: &mut &[u8]) -> Option<Task> {
         syscall: syscall::name(number, has(task_flag::COMPAT)),
         fd: (fd >= 0).then_some(fd),
         exiting: has(task_flag::EXITING),
+        signal: Some((flags >> task_flag::SIGNAL_SHIFT) & 0x7f).filter(|&n| n != 0 && has(task_flag::EXITING)),
         kernel_thread: has(task_flag::KTHREAD),
         blocking: has(task_flag::BLOCKING),
     })
+}
+
+/// A count, `u32::MAX` where it is not known.
+fn known(count: u32) -> Option<u64> {
+    (count != u32::MAX).then_some(count.into())
 }
 
 /// Kernel-internal codes (ERESTARTSYS and up) are no errors of a connection.
@@ -298,8 +374,8 @@ mod tests {
         }
 
         #[test]
-        fn any_content_of_the_right_length_decodes_or_is_refused(kind in 1u16..=6, fill in proptest::collection::vec(any::<u8>(), 296)) {
-            let length = match kind { kind::END => 296, kind::STRAY => 72, _ => 104 };
+        fn any_content_of_the_right_length_decodes_or_is_refused(kind in 1u16..=6, fill in proptest::collection::vec(any::<u8>(), size_of::<EndEvent>())) {
+            let length = match kind { kind::END => size_of::<EndEvent>(), kind::STRAY => size_of::<StrayEvent>(), _ => size_of::<TaskEvent>() };
             let mut bytes = header(kind, ABI, length);
             bytes[4..].copy_from_slice(&fill[4..length]);
             let _ = decoder().decode(&bytes);

@@ -5,8 +5,9 @@
 //! `bytes_received`. None of them is payload.
 
 use bytes::Buf;
+use rsttrace_common::{Snapshot, snapshot_flag};
 
-use crate::model::{Bytes, Idle, Role, TcpState};
+use crate::model::{AtFin, Bytes, Idle, Role, SequenceSpace, Speaker, TcpState};
 
 /// The raw members, see `rsttrace_common::Sizes`.
 pub struct RawSizes {
@@ -14,16 +15,11 @@ pub struct RawSizes {
     bytes_retrans: u64,
     bytes_acked: u64,
     bytes_received: u64,
-    snd_una: u32,
-    snd_nxt: u32,
-    write_seq: u32,
-    rcv_nxt: u32,
-    copied_seq: u32,
-    now: u32,
-    lsndtime: u32,
-    lrcvtime: u32,
+    first_tx_us: u64,
     srtt_us_x8: u32,
+    min_rtt_us: u32,
     pub total_retrans: u32,
+    at: Snapshot,
 }
 
 /// Sequence distances above this are negative: the window never is as large.
@@ -37,22 +33,12 @@ fn ahead(b: u32, a: u32) -> u64 {
 
 impl RawSizes {
     pub fn read(bytes: &mut &[u8]) -> Self {
-        Self {
-            bytes_sent: bytes.get_u64_ne(),
-            bytes_retrans: bytes.get_u64_ne(),
-            bytes_acked: bytes.get_u64_ne(),
-            bytes_received: bytes.get_u64_ne(),
-            snd_una: bytes.get_u32_ne(),
-            snd_nxt: bytes.get_u32_ne(),
-            write_seq: bytes.get_u32_ne(),
-            rcv_nxt: bytes.get_u32_ne(),
-            copied_seq: bytes.get_u32_ne(),
-            now: bytes.get_u32_ne(),
-            lsndtime: bytes.get_u32_ne(),
-            lrcvtime: bytes.get_u32_ne(),
-            srtt_us_x8: bytes.get_u32_ne(),
-            total_retrans: bytes.get_u32_ne(),
-        }
+        let (bytes_sent, bytes_retrans, bytes_acked) = (bytes.get_u64_ne(), bytes.get_u64_ne(), bytes.get_u64_ne());
+        let (bytes_received, first_tx_us) = (bytes.get_u64_ne(), bytes.get_u64_ne());
+        let (srtt_us_x8, min_rtt_us, total_retrans, _pad) =
+            (bytes.get_u32_ne(), bytes.get_u32_ne(), bytes.get_u32_ne(), bytes.get_u32_ne());
+        let at = snapshot(bytes);
+        Self { bytes_sent, bytes_retrans, bytes_acked, bytes_received, first_tx_us, srtt_us_x8, min_rtt_us, total_retrans, at }
     }
 
     /// How many of our FINs are queued, sent and unacknowledged, and acknowledged: (queued but
@@ -61,9 +47,9 @@ impl RawSizes {
         match state {
             TcpState::FinWait2 | TcpState::TimeWait => (0, 0, 1),
             // Its acknowledgement is what ends LAST_ACK and CLOSING.
-            TcpState::FinWait1 | TcpState::Closing | TcpState::LastAck if self.snd_una == self.write_seq => (0, 0, 1),
+            TcpState::FinWait1 | TcpState::Closing | TcpState::LastAck if self.at.snd_una == self.at.write_seq => (0, 0, 1),
             // The FIN is the last thing in the queue: sent when all is.
-            TcpState::FinWait1 | TcpState::Closing | TcpState::LastAck if self.snd_nxt == self.write_seq => (0, 1, 0),
+            TcpState::FinWait1 | TcpState::Closing | TcpState::LastAck if self.at.snd_nxt == self.at.write_seq => (0, 1, 0),
             TcpState::FinWait1 | TcpState::Closing | TcpState::LastAck => (1, 0, 0),
             _ => (0, 0, 0),
         }
@@ -73,7 +59,7 @@ impl RawSizes {
         if matches!(state, TcpState::SynSent | TcpState::SynRecv) {
             return 0;
         }
-        ahead(self.snd_nxt, self.snd_una).saturating_sub(self.own_fin(state).1)
+        ahead(self.at.snd_nxt, self.at.snd_una).saturating_sub(self.own_fin(state).1)
     }
 
     /// The role of a connection older than the tracer: what was transmitted for the first time and
@@ -94,12 +80,12 @@ impl RawSizes {
         let acked = self.bytes_acked.saturating_sub(syn + acked_fin);
         let unacked = self.unacked(state);
         let unsent = if matches!(state, TcpState::SynSent | TcpState::SynRecv) {
-            ahead(self.write_seq, self.snd_nxt)
+            ahead(self.at.write_seq, self.at.snd_nxt)
         } else {
-            ahead(self.write_seq, self.snd_nxt).saturating_sub(unsent_fin)
+            ahead(self.at.write_seq, self.at.snd_nxt).saturating_sub(unsent_fin)
         };
         let peer_fin = u64::from(done);
-        let unread = ahead(self.rcv_nxt, self.copied_seq);
+        let unread = ahead(self.at.rcv_nxt, self.at.copied_seq);
         Bytes {
             sent: acked + unacked,
             acked,
@@ -112,13 +98,97 @@ impl RawSizes {
 
     /// Idle times, in the kernel's ticks of `tick_ns`.
     pub fn idle(&self, bytes: &Bytes, tick_ns: u64) -> Idle {
-        let since = |then: u32| ahead(self.now, then).saturating_mul(tick_ns) / 1_000_000;
-        Idle { sent_ms: (bytes.sent > 0).then(|| since(self.lsndtime)), received_ms: (bytes.received > 0).then(|| since(self.lrcvtime)) }
+        idle(&self.at, bytes.sent > 0, bytes.received > 0, tick_ns)
+    }
+
+    /// How the connection stood at a FIN, compared with its end in this state; `None` where no
+    /// FIN was seen.
+    pub fn since_fin(&self, fin: &Snapshot, state: TcpState, tick_ns: u64) -> Option<AtFin> {
+        if !fin.has(snapshot_flag::TAKEN) {
+            return None;
+        }
+        let (unsent_fin, unacked_fin, acked_fin) = self.own_fin(state);
+        let remote_fin = |at: &Snapshot| u64::from(at.has(snapshot_flag::REMOTE_FIN));
+        let received = ahead(self.at.rcv_nxt, fin.rcv_nxt);
+        Some(AtFin {
+            speaker: speaker(fin),
+            outstanding: ahead(fin.write_seq, fin.snd_una),
+            written_after: ahead(self.at.write_seq, fin.write_seq).saturating_sub(unsent_fin + unacked_fin + acked_fin),
+            received_after: received.saturating_sub(remote_fin(&self.at).saturating_sub(remote_fin(fin))),
+            idle: idle(fin, fin.has(snapshot_flag::SENT), fin.has(snapshot_flag::RECEIVED), tick_ns),
+        })
+    }
+
+    /// Who spoke last; only while neither end has sent its FIN.
+    pub fn speaker(&self) -> Option<Speaker> {
+        speaker(&self.at)
+    }
+
+    /// The application has taken everything that arrived, the peer's FIN included.
+    pub fn fin_read(&self) -> bool {
+        self.at.copied_seq == self.at.rcv_nxt
+    }
+
+    /// What of our payload a segment acknowledges with this number.
+    pub fn acked_by(&self, ack_seq: u32, bytes: &Bytes) -> u64 {
+        bytes.acked + ahead(ack_seq, self.at.snd_una).min(bytes.unacked)
+    }
+
+    /// For finding the other end on this host.
+    pub fn sequence_space(&self, state: TcpState) -> Option<SequenceSpace> {
+        let (_, _, acked_fin) = self.own_fin(state);
+        // Before the handshake is through, the numbers mean nothing yet.
+        (self.at.has(snapshot_flag::TAKEN) && self.at.rcv_nxt != 0 && !matches!(state, TcpState::SynSent | TcpState::SynRecv)).then(|| {
+            SequenceSpace {
+                acknowledged: self.at.snd_una.wrapping_sub(u32::try_from(acked_fin).unwrap_or(0)),
+                written: self.at.write_seq,
+                expected: self.at.rcv_nxt,
+            }
+        })
+    }
+
+    /// Microseconds since the oldest unacknowledged segment left, or the latest where all is
+    /// acknowledged.
+    pub fn since_last_tx_us(&self, bytes: &Bytes, now_ns: u64) -> Option<u64> {
+        (bytes.sent > 0 && self.first_tx_us != 0).then(|| (now_ns / 1_000).saturating_sub(self.first_tx_us))
+    }
+
+    /// The shortest round trip; `None` before the first measurement.
+    pub fn min_rtt_us(&self) -> Option<u32> {
+        (self.min_rtt_us != u32::MAX && self.srtt_us_x8 != 0).then_some(self.min_rtt_us)
     }
 
     /// Smoothed round trip; `None` before the first measurement.
     pub fn rtt_us(&self) -> Option<u32> {
         (self.srtt_us_x8 != 0).then_some(self.srtt_us_x8 >> 3)
+    }
+}
+
+fn speaker(at: &Snapshot) -> Option<Speaker> {
+    at.last_speaker().map(|speaker| match speaker {
+        rsttrace_common::Speaker::Local => Speaker::Local,
+        rsttrace_common::Speaker::Remote => Speaker::Remote,
+    })
+}
+
+fn idle(at: &Snapshot, sent: bool, received: bool, tick_ns: u64) -> Idle {
+    let since = |then: u32| ahead(at.now, then).saturating_mul(tick_ns) / 1_000_000;
+    Idle { sent_ms: sent.then(|| since(at.lsndtime)), received_ms: received.then(|| since(at.lrcvtime)) }
+}
+
+/// See `rsttrace_common::Snapshot`.
+pub fn snapshot(bytes: &mut &[u8]) -> Snapshot {
+    Snapshot {
+        snd_una: bytes.get_u32_ne(),
+        snd_nxt: bytes.get_u32_ne(),
+        write_seq: bytes.get_u32_ne(),
+        rcv_nxt: bytes.get_u32_ne(),
+        copied_seq: bytes.get_u32_ne(),
+        snd_wl1: bytes.get_u32_ne(),
+        now: bytes.get_u32_ne(),
+        lsndtime: bytes.get_u32_ne(),
+        lrcvtime: bytes.get_u32_ne(),
+        flags: bytes.get_u32_ne(),
     }
 }
 
@@ -133,17 +203,30 @@ mod tests {
             bytes_retrans: 300,
             bytes_acked: 600,
             bytes_received: 20,
-            snd_una: u32::MAX - 100,
-            snd_nxt: 299,
-            write_seq: 349,
-            rcv_nxt: 21,
-            copied_seq: 11,
-            now: 1_000,
-            lsndtime: 987,
-            lrcvtime: 500,
+            first_tx_us: 0,
             srtt_us_x8: 328,
+            min_rtt_us: 30,
             total_retrans: 3,
+            at: Snapshot {
+                snd_una: u32::MAX - 100,
+                snd_nxt: 299,
+                write_seq: 349,
+                rcv_nxt: 21,
+                copied_seq: 11,
+                now: 1_000,
+                lsndtime: 987,
+                lrcvtime: 500,
+                flags: snapshot_flag::TAKEN | snapshot_flag::SENT | snapshot_flag::RECEIVED,
+                ..Snapshot::NONE
+            },
         }
+    }
+
+    /// The same with other numbers.
+    fn at(change: impl FnOnce(&mut Snapshot)) -> Snapshot {
+        let mut at = server().at;
+        change(&mut at);
+        at
     }
 
     #[test]
@@ -164,15 +247,21 @@ mod tests {
 
     #[test]
     fn fins_are_not_payload() {
-        let queued = RawSizes { write_seq: 350, ..server() };
+        let queued = RawSizes { at: at(|at| at.write_seq = 350), ..server() };
         assert_eq!(queued.bytes(TcpState::FinWait1, Some(Role::Server), false).unsent, 50);
-        let sent = RawSizes { snd_nxt: 350, write_seq: 350, ..server() };
+        let sent = RawSizes { at: at(|at| (at.snd_nxt, at.write_seq) = (350, 350)), ..server() };
         let bytes = sent.bytes(TcpState::LastAck, Some(Role::Server), true);
         assert_eq!((bytes.unacked, bytes.unsent, bytes.received, bytes.unread), (450, 0, 19, 9));
-        let done = RawSizes { bytes_acked: 1, snd_una: 300, snd_nxt: 300, write_seq: 300, bytes_sent: 0, bytes_retrans: 0, ..server() };
+        let done = RawSizes {
+            bytes_acked: 1,
+            bytes_sent: 0,
+            bytes_retrans: 0,
+            at: at(|at| (at.snd_una, at.snd_nxt, at.write_seq) = (300, 300, 300)),
+            ..server()
+        };
         assert_eq!(done.bytes(TcpState::LastAck, Some(Role::Server), true).sent, 0);
         assert_eq!(done.role(TcpState::LastAck), Some(Role::Server));
-        let acked = RawSizes { bytes_acked: 1_001, snd_una: 300, snd_nxt: 300, write_seq: 300, ..server() };
+        let acked = RawSizes { bytes_acked: 1_001, at: at(|at| (at.snd_una, at.snd_nxt, at.write_seq) = (300, 300, 300)), ..server() };
         assert_eq!(acked.bytes(TcpState::FinWait2, Some(Role::Server), false).acked, 1_000);
     }
 
@@ -183,11 +272,7 @@ mod tests {
             bytes_retrans: 0,
             bytes_acked: 0,
             bytes_received: 0,
-            snd_una: 7,
-            snd_nxt: 8,
-            write_seq: 8,
-            rcv_nxt: 0,
-            copied_seq: 0,
+            at: at(|at| (at.snd_una, at.snd_nxt, at.write_seq, at.rcv_nxt, at.copied_seq) = (7, 8, 8, 0, 0)),
             ..server()
         };
         assert_eq!(syn.bytes(TcpState::SynSent, Some(Role::Client), false), Bytes::default());

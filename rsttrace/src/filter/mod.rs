@@ -11,7 +11,7 @@ pub use self::{
     ports::PortSet,
     process::{Lineage, ProcessInfo, ProcessSelector},
 };
-use crate::model::{EndKind, Endpoint, Errno, Record};
+use crate::model::{Cause, EndKind, Endpoint, Errno, Harm, Judged, LateObservation};
 
 /// An address range, or everything but it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,24 +88,59 @@ pub struct Filter {
     pub netns: Option<u32>,
     pub errnos: Vec<Errno>,
     pub ends: Vec<EndKind>,
+    pub harms: Vec<Harm>,
+    pub causes: Vec<Cause>,
+}
+
+/// What `--fail-on` asks for: `harm=lost,possible` or `cause=keepalive-race`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    Harm(Vec<Harm>),
+    Cause(Vec<Cause>),
+}
+
+impl Condition {
+    pub fn is_met(&self, judged: &Judged) -> bool {
+        match self {
+            Self::Harm(harms) => harms.contains(&judged.verdict.harm),
+            Self::Cause(causes) => causes.contains(&judged.verdict.cause),
+        }
+    }
+}
+
+impl FromStr for Condition {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        fn all<T: FromStr<Err = String>>(values: &str) -> Result<Vec<T>, String> {
+            values.split(',').map(str::parse).collect()
+        }
+        match text.split_once('=') {
+            Some(("harm", values)) => all(values).map(Self::Harm),
+            Some(("cause", values)) => all(values).map(Self::Cause),
+            _ => Err("expected harm=HARM[,HARM] or cause=CAUSE[,CAUSE], such as harm=lost".to_owned()),
+        }
+    }
 }
 
 impl Filter {
     /// Whether a record is shown.
-    pub fn accepts(&self, record: &Record, lineage: &mut dyn Lineage) -> bool {
-        match record {
-            Record::Teardown(t) => {
-                let errno = t.observer.map(|observer| observer.errno);
-                self.accepts_connection(t.local, t.remote, t.netns, t.end, errno) && self.accepts_processes(t.processes(), lineage)
-            }
-            Record::Late(late) => {
-                let task = late.observer.task;
-                let owner = late.owner.map(|owner| (owner.tgid, owner.parent_tgid, owner.comm));
-                let processes = owner.into_iter().chain([(task.tgid, task.parent_tgid, task.comm)]);
-                self.accepts_connection(late.local, late.remote, late.netns, late.end, Some(late.observer.errno))
-                    && self.accepts_processes(processes, lineage)
-            }
-        }
+    pub fn accepts(&self, judged: &Judged, lineage: &mut dyn Lineage) -> bool {
+        let Judged { teardown: t, verdict } = judged;
+        let errno = t.observer.map(|observer| observer.errno);
+        (self.harms.is_empty() || self.harms.contains(&verdict.harm))
+            && (self.causes.is_empty() || self.causes.contains(&verdict.cause))
+            && self.accepts_connection(t.local, t.remote, t.netns, t.end, errno)
+            && self.accepts_processes(t.processes(), lineage)
+    }
+
+    /// Whether an observation that came after its record is shown.
+    pub fn accepts_late(&self, late: &LateObservation, lineage: &mut dyn Lineage) -> bool {
+        let task = late.observer.task;
+        let owner = late.owner.map(|owner| (owner.tgid, owner.parent_tgid, owner.comm));
+        let processes = owner.into_iter().chain([(task.tgid, task.parent_tgid, task.comm)]);
+        self.accepts_connection(late.local, late.remote, late.netns, late.end, Some(late.observer.errno))
+            && self.accepts_processes(processes, lineage)
     }
 
     fn accepts_connection(&self, local: Endpoint, remote: Endpoint, netns: Option<u32>, end: EndKind, errno: Option<Errno>) -> bool {

@@ -2,18 +2,28 @@
 //!
 //! A story begins with the first sign of the end and is complete when the socket is released. It is
 //! told then, or when it has waited for the join timeout; a story told early is remembered until
-//! the release, for the sake of who notices late.
+//! the release, for the sake of who notices late. The two ends of a connection within this host are
+//! told together.
 
+mod partners;
 mod story;
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, VecDeque},
+};
 
-use self::story::{Story, Told};
-use crate::model::{After, AfterKind, End, EndKind, Event, Record, Seen, SockId, Stray, Teardown};
+use self::{
+    partners::Partners,
+    story::{Story, Told},
+};
+use crate::model::{After, AfterKind, End, EndKind, Event, Fin, Record, Seen, SockId, Stray, Teardown};
 
 /// After an orphan's release, how long its RST may take to follow: it is sent by the same
 /// function, before the segment that provoked it is freed.
 const RESET_FOLLOWS_NS: u64 = 1_000_000;
+/// How long the other end of a connection may take to end too, beside two round trips.
+const PARTNER_FOLLOWS_NS: u64 = 10_000_000;
 
 /// Stories by socket, bounded.
 #[derive(Debug)]
@@ -21,10 +31,12 @@ pub struct Joiner {
     timeout_ns: u64,
     capacity: usize,
     stories: HashMap<u64, Story>,
+    /// Ends that may find their other end.
+    partners: Partners,
     /// Untold stories in the order of their beginning; entries of finished ones are skipped.
     waiting: VecDeque<(u64, SockId)>,
-    /// Released orphans whose RST may still follow.
-    lingering: VecDeque<(u64, SockId)>,
+    /// Released sockets whose RST may still follow, or whose other end may still end.
+    settling: BinaryHeap<Reverse<(u64, SockId)>>,
     /// Told but unreleased, oldest first; entries of finished ones are skipped.
     remembered: VecDeque<SockId>,
     evicted: u64,
@@ -37,8 +49,9 @@ impl Joiner {
             timeout_ns,
             capacity: capacity.max(1),
             stories: HashMap::new(),
+            partners: Partners::default(),
             waiting: VecDeque::new(),
-            lingering: VecDeque::new(),
+            settling: BinaryHeap::new(),
             remembered: VecDeque::new(),
             evicted: 0,
         }
@@ -60,27 +73,25 @@ impl Joiner {
 
     /// When [`Joiner::tick`] has something to do next.
     pub fn next_deadline_ns(&self) -> Option<u64> {
-        let first = |queue: &VecDeque<(u64, SockId)>| queue.front().map(|&(at, _)| at);
-        [first(&self.waiting), first(&self.lingering)].into_iter().flatten().min()
+        let waiting = self.waiting.front().map(|&(at, _)| at);
+        let settling = self.settling.peek().map(|&Reverse((at, _))| at);
+        [waiting, settling].into_iter().flatten().min()
     }
 
     /// Tells what has waited long enough. `now_ns` must not be later than events still unread.
     pub fn tick(&mut self, now_ns: u64, out: &mut Vec<Record>) {
-        while let Some(&(at, id)) = self.lingering.front()
+        while let Some(&Reverse((at, id))) = self.settling.peek()
             && at <= now_ns
         {
-            self.lingering.pop_front();
-            self.complete(id, out);
+            self.settling.pop();
+            self.settled(id, out);
         }
         while let Some(&(at, id)) = self.waiting.front()
             && at <= now_ns
         {
             self.waiting.pop_front();
-            if let Some(story) = self.story(id)
-                && !story.told()
-            {
-                out.push(story.tell(Told::Waited));
-                self.remember(id);
+            if self.story(id).is_some_and(|story| !story.told()) {
+                self.tell(id, Told::Waited, out);
             }
         }
     }
@@ -88,17 +99,13 @@ impl Joiner {
     /// Tells everything untold, as it stands.
     pub fn finish(&mut self, out: &mut Vec<Record>) {
         while let Some((_, id)) = self.waiting.pop_front() {
-            let released = self.story(id).is_some_and(|story| story.released());
-            if released {
-                self.complete(id, out);
-            } else if let Some(story) = self.story(id)
-                && !story.told()
-            {
-                out.push(story.tell(Told::Waited));
+            if self.story(id).is_some_and(|story| !story.told()) {
+                self.tell(id, Told::Waited, out);
             }
         }
         self.stories.clear();
-        self.lingering.clear();
+        self.partners = Partners::default();
+        self.settling.clear();
         self.remembered.clear();
     }
 
@@ -108,18 +115,19 @@ impl Joiner {
 
     fn end(&mut self, end: Box<End>, out: &mut Vec<Record>) {
         let id = end.id;
-        let (untracked, gone, ts_ns) = (end.untracked, end.gone, end.ts_ns);
-        let mut story = Story::new(end);
-        if untracked || gone {
-            // Nothing that follows can be matched to it, or nothing follows.
-            out.push(story.tell(if untracked { Told::Untracked } else { Told::Complete }));
+        let (gone, ts_ns) = (end.gone, end.ts_ns);
+        if end.untracked {
+            // Nothing that follows can be matched to it.
+            out.push(Record::Teardown(Box::new(Story::new(end).tell(Told::Untracked, None))));
             return;
         }
-        if let Some(mut stale) = self.stories.remove(&id.sk)
-            && !stale.told()
-        {
+        if let Some(stale) = self.stories.get(&id.sk) {
             // Its release was lost: the address has a new life.
-            out.push(stale.tell(if stale.released() { Told::Complete } else { Told::Untracked }));
+            let (stale, told) = (stale.id(), if stale.released() { Told::Complete } else { Told::Untracked });
+            if self.story(stale).is_some_and(|story| !story.told()) {
+                self.tell(stale, told, out);
+            }
+            self.forget(stale);
         }
         if self.stories.len() >= self.capacity {
             self.evict(out);
@@ -130,7 +138,24 @@ impl Joiner {
             self.waiting.retain(|(_, id)| stories.get(&id.sk).is_some_and(|story| story.id() == *id));
         }
         self.waiting.push_back((ts_ns.saturating_add(self.timeout_ns), id));
+        let partner = self.partners.find(&end, |sk| self.stories.get(&sk).map(Story::end));
+        let mut story = Story::new(end);
+        story.partner = partner;
+        match partner.and_then(|partner| self.stories.get_mut(&partner.sk)) {
+            Some(other) => {
+                other.partner = Some(id);
+                self.partners.remove(other.end());
+            }
+            None => self.partners.add(story.end()),
+        }
+        if gone {
+            // No release follows.
+            story.release(ts_ns, None, None, false, false, None);
+        }
         self.stories.insert(id.sk, story);
+        if gone {
+            self.complete(id, out);
+        }
     }
 
     fn after(&mut self, after: After, out: &mut Vec<Record>) {
@@ -147,21 +172,20 @@ impl Joiner {
                     out.push(late);
                 }
             }
-            AfterKind::ResetSent { reason, answer } => {
-                story.reset_sent(after.ts_ns, after.task, reason, answer);
+            AfterKind::ResetSent { reason, answer, segment_bytes } => {
+                story.reset_sent(after.ts_ns, after.task, reason, answer, segment_bytes);
                 if story.released() {
                     self.complete(id, out);
                 }
             }
             AfterKind::Closed { errno } => story.closed(errno),
-            AfterKind::Released { untaken, observation_lost, reset_lost, reopened } => {
-                let task = after.task;
+            AfterKind::Released { untaken, observation_lost, reset_lost, reopened, unread } => {
                 if reset_lost {
-                    story.reset_sent(after.ts_ns, None, None, false);
+                    story.reset_sent(after.ts_ns, None, None, false, None);
                 }
-                story.release(after.ts_ns, task, untaken, observation_lost, reopened);
+                story.release(after.ts_ns, after.task, untaken, observation_lost, reopened, unread);
                 if story.reset_may_follow() {
-                    self.lingering.push_back((after.ts_ns.saturating_add(RESET_FOLLOWS_NS), id));
+                    self.settling.push(Reverse((after.ts_ns.saturating_add(RESET_FOLLOWS_NS), id)));
                 } else {
                     self.complete(id, out);
                 }
@@ -169,16 +193,74 @@ impl Joiner {
         }
     }
 
+    /// All is known of this end: it is told, unless its other end may still appear.
     fn complete(&mut self, id: SockId, out: &mut Vec<Record>) {
-        if self.story(id).is_none() {
+        let timeout_ns = self.timeout_ns;
+        let Some(story) = self.story(id) else { return };
+        match story.partner_may_follow_until_ns(PARTNER_FOLLOWS_NS, timeout_ns) {
+            Some(until) => self.settling.push(Reverse((until, id))),
+            None => self.settled(id, out),
+        }
+    }
+
+    /// Nothing more is waited for but the other end's release, where there is one.
+    fn settled(&mut self, id: SockId, out: &mut Vec<Record>) {
+        let Some(story) = self.story(id) else { return };
+        if story.told() {
+            out.extend(story.concluded_late());
+            self.retire(id);
             return;
         }
-        if let Some(mut story) = self.stories.remove(&id.sk) {
-            if !story.told() {
-                out.push(story.tell(Told::Complete));
-            } else if let Some(late) = story.concluded_late() {
-                out.push(late);
-            }
+        let partner = story.partner;
+        // The join timeout ends this wait too.
+        let open = partner.and_then(|partner| self.story(partner)).is_some_and(|other| !other.told() && !other.released());
+        if !open {
+            self.tell(id, Told::Complete, out);
+        }
+    }
+
+    /// Tells a story, and its other half with it.
+    fn tell(&mut self, id: SockId, why: Told, out: &mut Vec<Record>) {
+        let Some(partner) = self.story(id).map(|story| story.partner) else { return };
+        let untold = partner.filter(|&partner| self.story(partner).is_some_and(|other| !other.told()));
+        let first = self.tell_half(id, why);
+        let second = untold.and_then(|partner| self.tell_half(partner, Told::Waited));
+        out.extend(match (first, second) {
+            (Some(first), Some(second)) => Some(Record::Pair(Box::new([first, second]))),
+            (first, second) => first.or(second).map(|half| Record::Teardown(Box::new(half))),
+        });
+        self.retire(id);
+        if let Some(partner) = untold {
+            self.retire(partner);
+        }
+    }
+
+    fn tell_half(&mut self, id: SockId, why: Told) -> Option<Teardown> {
+        let story = self.stories.get(&id.sk)?;
+        let other = story.partner.and_then(|partner| self.stories.get(&partner.sk).filter(|other| other.id() == partner));
+        let peer = other.map(|other| other.as_peer(story.end()));
+        let story = self.story(id)?;
+        let why = if story.released() { Told::Complete } else { why };
+        Some(story.tell(why, peer))
+    }
+
+    /// A story that is told is remembered until its socket is released, for who notices late, and
+    /// until its other half is told.
+    fn retire(&mut self, id: SockId) {
+        let Some(story) = self.story(id) else { return };
+        let (released, partner) = (story.released(), story.partner);
+        if !released {
+            self.remember(id);
+        } else if !partner.and_then(|partner| self.story(partner)).is_some_and(|other| !other.told()) {
+            self.forget(id);
+        }
+    }
+
+    fn forget(&mut self, id: SockId) {
+        if self.story(id).is_some()
+            && let Some(story) = self.stories.remove(&id.sk)
+        {
+            self.partners.remove(story.end());
         }
     }
 
@@ -195,16 +277,15 @@ impl Joiner {
     fn evict(&mut self, out: &mut Vec<Record>) {
         while let Some(id) = self.remembered.pop_front() {
             if self.story(id).is_some() {
-                self.stories.remove(&id.sk);
+                self.forget(id);
                 self.evicted += 1;
                 return;
             }
         }
         while let Some((_, id)) = self.waiting.pop_front() {
-            if self.story(id).is_some()
-                && let Some(mut story) = self.stories.remove(&id.sk)
-            {
-                out.push(story.tell(Told::Untracked));
+            if self.story(id).is_some() {
+                self.tell(id, Told::Untracked, out);
+                self.forget(id);
                 self.evicted += 1;
                 return;
             }
@@ -235,7 +316,11 @@ fn stray_record(stray: Stray) -> Teardown {
         seen: Seen::Never,
         closer: None,
         released: None,
-        fin: crate::model::Fin::default(),
+        released_ns: None,
+        fin: Fin::default(),
+        evidence: None,
+        segment: stray.segment,
+        peer: None,
     }
 }
 

@@ -1,8 +1,8 @@
 //! What is known of one ending socket so far, and how it is told.
 
 use crate::model::{
-    Closer, End, EndKind, Errno, Fin, FirstFin, Hook, LateObservation, Observer, Owner, Reason, Record, Seen, SockId, Task, TcpState,
-    Teardown,
+    Closer, Comm, End, EndKind, Errno, Evidence, Fin, FirstFin, Hook, LateObservation, Observer, Owner, Peer, Reason, Record, Seen, SockId,
+    Task, TcpState, Teardown,
 };
 
 /// Why a story is told now.
@@ -24,6 +24,8 @@ struct Release {
     untaken: Option<Errno>,
     observation_lost: bool,
     reopened: bool,
+    /// Bytes that nobody read.
+    unread: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -31,6 +33,7 @@ struct SentReset {
     ts_ns: u64,
     reason: Option<Reason>,
     answer: bool,
+    segment_bytes: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -42,12 +45,14 @@ pub struct Story {
     reset: Option<SentReset>,
     closed_with: Option<Errno>,
     release: Option<Release>,
+    /// The other end, when it is a socket of this host.
+    pub partner: Option<SockId>,
     told: bool,
 }
 
 impl Story {
     pub fn new(end: Box<End>) -> Self {
-        Self { end, observer: None, unsure: false, reset: None, closed_with: None, release: None, told: false }
+        Self { end, observer: None, unsure: false, reset: None, closed_with: None, release: None, partner: None, told: false }
     }
 
     pub fn id(&self) -> SockId {
@@ -84,10 +89,10 @@ impl Story {
     }
 
     /// `task`: whose call sent it, where one did; shutdown() may have sent our FIN before.
-    pub fn reset_sent(&mut self, ts_ns: u64, task: Option<Task>, reason: Option<Reason>, answer: bool) {
+    pub fn reset_sent(&mut self, ts_ns: u64, task: Option<Task>, reason: Option<Reason>, answer: bool, segment_bytes: Option<u64>) {
         if self.reset.is_none() {
             self.end.closer = task.or(self.end.closer);
-            self.reset = Some(SentReset { ts_ns, reason, answer });
+            self.reset = Some(SentReset { ts_ns, reason, answer, segment_bytes });
         }
     }
 
@@ -95,14 +100,37 @@ impl Story {
         self.closed_with = errno;
     }
 
-    pub fn release(&mut self, ts_ns: u64, task: Option<Task>, untaken: Option<Errno>, observation_lost: bool, reopened: bool) {
-        self.release = Some(Release { ts_ns, task, untaken, observation_lost, reopened });
+    pub fn release(
+        &mut self,
+        ts_ns: u64,
+        task: Option<Task>,
+        untaken: Option<Errno>,
+        observation_lost: bool,
+        reopened: bool,
+        unread: Option<u64>,
+    ) {
+        self.release = Some(Release { ts_ns, task, untaken, observation_lost, reopened, unread });
+    }
+
+    pub fn end(&self) -> &End {
+        &self.end
     }
 
     /// `tcp_rcv_state_process()` after our FIN: for data after close() the kernel ends
     /// the socket as if reset by the peer, destroys it, and only then sends its own RST.
     pub fn reset_may_follow(&self) -> bool {
         self.reset.is_none() && matches!(self.end.state, TcpState::FinWait1 | TcpState::FinWait2 | TcpState::Closing | TcpState::LastAck)
+    }
+
+    /// Until when the other end, if it is a socket of this host, may end too; `None` where it has,
+    /// or where it could not be recognised.
+    pub fn partner_may_follow_until_ns(&self, beyond_ns: u64, at_most_ns: u64) -> Option<u64> {
+        if self.partner.is_some() || self.told {
+            return None;
+        }
+        self.end.sequence?;
+        let round_trips_ns = 2_000 * u64::from(self.end.rtt_us.unwrap_or(0));
+        Some(self.end.ts_ns.saturating_add((beyond_ns + round_trips_ns).min(at_most_ns)))
     }
 
     /// The error left for the application, if the end left one.
@@ -136,8 +164,38 @@ impl Story {
         }
     }
 
-    /// The record as far as it is known.
-    pub fn tell(&mut self, why: Told) -> Record {
+    /// What the other end's record says of this one: how much of its payload arrived here, and
+    /// what was done with it.
+    pub fn as_peer(&self, of: &End) -> Peer {
+        let owner = self.owner();
+        let actor = self.end.closer.or_else(|| self.observer.map(|observer| observer.task));
+        let arrived = match (self.end.sequence, of.sequence) {
+            (Some(here), Some(there)) => u64::from(here.expected.wrapping_sub(there.acknowledged)).min(of.bytes.unacked),
+            _ => 0,
+        };
+        Peer {
+            cookie: (self.end.cookie != 0).then_some(self.end.cookie),
+            tgid: owner.map(|owner| owner.tgid),
+            comm: owner.map_or_else(Comm::default, |owner| owner.comm),
+            syscall: actor.and_then(|task| task.syscall),
+            exiting: self.end.closer.is_some_and(|task| task.exiting),
+            unread: self.unread(),
+            arrived,
+        }
+    }
+
+    /// Bytes that nobody will read any more. An abort drops what is there at once; otherwise they
+    /// can be read until the release.
+    fn unread(&self) -> Option<u64> {
+        match (&self.release, self.kind()) {
+            (_, EndKind::ResetSent) if self.end.closer.is_some() => Some(self.end.bytes.unread),
+            (Some(release), _) => release.unread,
+            (None, _) => None,
+        }
+    }
+
+    /// The record as far as it is known; `peer` is the other end of this host.
+    pub fn tell(&mut self, why: Told, peer: Option<Peer>) -> Teardown {
         self.told = true;
         let end = &*self.end;
         let kind = self.kind();
@@ -146,8 +204,9 @@ impl Story {
         let observer = self.observer.or_else(|| self.conclude(why));
         let seen = self.seen(why, observer.is_some());
         self.observer = observer;
+        let unread_at_release = self.unread();
         let end = &*self.end;
-        Record::Teardown(Box::new(Teardown {
+        Teardown {
             at_ns,
             end: kind,
             local: end.local,
@@ -168,8 +227,18 @@ impl Story {
             seen,
             closer: end.closer,
             released: self.releaser(),
+            released_ns: self.release.as_ref().filter(|release| !release.reopened).map(|release| release.ts_ns),
             fin: self.fin(kind),
-        }))
+            evidence: Some(Evidence {
+                errno: self.errno_at_birth(),
+                answer: end.evidence.answer || self.reset.as_ref().is_some_and(|reset| reset.answer),
+                segment_bytes: end.evidence.segment_bytes.or_else(|| self.reset.as_ref().and_then(|reset| reset.segment_bytes)),
+                unread_at_release,
+                ..end.evidence
+            }),
+            segment: None,
+            peer,
+        }
     }
 
     /// The error was there and is gone, and no hook saw who took it.
@@ -253,6 +322,7 @@ impl Story {
             local,
             remote,
             remote_data_bytes: end.fin_data_bytes.filter(|_| remote == Some(true)),
+            first_ns: end.first_fin_ns,
             half_closed_ns: end.first_fin_ns.zip(end.second_fin_ns).filter(|_| both).map(|(a, b)| b.saturating_sub(a)),
         }
     }

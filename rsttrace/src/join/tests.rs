@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Bytes, Comm, Endpoint, Errno, Hook, Idle, Role, Task, TcpState};
+use crate::model::{Bytes, Comm, Endpoint, Errno, Evidence, Hook, Idle, Role, SequenceSpace, Task, TcpState};
 
 const SECOND: u64 = 1_000_000_000;
 const SERVER: u32 = 20;
@@ -18,6 +18,7 @@ fn task(tgid: u32, syscall: Option<&'static str>, fd: Option<i32>) -> Task {
         syscall,
         fd,
         exiting: false,
+        signal: None,
         kernel_thread: false,
         blocking: false,
     }
@@ -42,7 +43,8 @@ fn end(sk: u64, at: u64, hook: Hook, state: TcpState, err: Option<Errno>) -> End
         fin_data_bytes: None,
         done: false,
         orphan: false,
-        linger_zero: false,
+        sequence: None,
+        evidence: Evidence::default(),
         bytes: Bytes::default(),
         idle: Idle::default(),
         rtt_us: None,
@@ -70,7 +72,7 @@ fn observed(sk: u64, at: u64, tgid: u32, errno: Errno) -> Event {
 }
 
 fn released(sk: u64, at: u64, untaken: Option<Errno>) -> Event {
-    let kind = AfterKind::Released { untaken, observation_lost: false, reset_lost: false, reopened: false };
+    let kind = AfterKind::Released { untaken, observation_lost: false, reset_lost: false, reopened: false, unread: None };
     after(sk, at, Some(task(SERVER, Some("close"), None)), kind)
 }
 
@@ -87,7 +89,7 @@ fn told(events: Vec<Event>) -> Vec<Record> {
 fn teardown(record: &Record) -> &Teardown {
     match record {
         Record::Teardown(teardown) => teardown,
-        Record::Late(late) => panic!("late observation {late:?}"),
+        other => panic!("no teardown: {other:?}"),
     }
 }
 
@@ -130,7 +132,7 @@ fn an_error_that_is_gone_was_taken_by_who_released_the_socket() {
 
 #[test]
 fn a_lost_observation_is_not_concluded_away() {
-    let release = AfterKind::Released { untaken: None, observation_lost: true, reset_lost: false, reopened: false };
+    let release = AfterKind::Released { untaken: None, observation_lost: true, reset_lost: false, reopened: false, unread: None };
     let t = one(vec![reset(1, 10), after(1, 20, Some(task(SERVER, Some("close"), None)), release)]);
     assert_eq!((t.observer, t.seen), (None, Seen::Unknown));
 }
@@ -139,12 +141,13 @@ fn a_lost_observation_is_not_concluded_away() {
 fn data_after_close_is_our_reset_although_one_seems_to_arrive_first() {
     let mut orphan = end(1, 10, Hook::ReceiveReset, TcpState::FinWait2, None);
     orphan.orphan = true;
-    let gone = AfterKind::Released { untaken: Some(Errno::ECONNRESET), observation_lost: false, reset_lost: false, reopened: false };
+    let gone =
+        AfterKind::Released { untaken: Some(Errno::ECONNRESET), observation_lost: false, reset_lost: false, reopened: false, unread: None };
     let answer = Event::After(After {
         ts_ns: 30,
         id: SockId { sk: 1, born_ns: 0 },
         task: None,
-        kind: AfterKind::ResetSent { reason: Some("TCP_ABORT_ON_DATA".into()), answer: true },
+        kind: AfterKind::ResetSent { reason: Some("TCP_ABORT_ON_DATA".into()), answer: true, segment_bytes: None },
     });
     let t = one(vec![Event::End(Box::new(orphan.clone())), after(1, 20, None, gone.clone()), answer]);
     assert_eq!((t.end, t.at_ns, t.reason.as_deref()), (EndKind::ResetSent, 30, Some("TCP_ABORT_ON_DATA")));
@@ -218,7 +221,7 @@ fn a_killed_connection_is_told_with_the_error_that_close_had() {
 #[test]
 fn a_reset_whose_event_was_lost_is_a_reset_without_a_reason() {
     let aborted = end(1, 10, Hook::SetState, TcpState::Established, None);
-    let release = AfterKind::Released { untaken: None, observation_lost: false, reset_lost: true, reopened: false };
+    let release = AfterKind::Released { untaken: None, observation_lost: false, reset_lost: true, reopened: false, unread: None };
     let t = one(vec![Event::End(Box::new(aborted)), after(1, 20, None, release)]);
     assert_eq!((t.end, t.reason), (EndKind::ResetSent, None));
 }
@@ -287,7 +290,7 @@ proptest! {
                 }
                 1 => observed(sk, at, SERVER, Errno::ECONNRESET),
                 2 => released(sk, at, None),
-                3 => Event::After(After { ts_ns: at, id, task: None, kind: AfterKind::ResetSent { reason: None, answer: true } }),
+                3 => Event::After(After { ts_ns: at, id, task: None, kind: AfterKind::ResetSent { reason: None, answer: true, segment_bytes: None } }),
                 _ => { joiner.tick(at * SECOND, &mut out); continue; }
             };
             joiner.push(event, &mut out);
@@ -296,4 +299,100 @@ proptest! {
         let told = out.iter().filter(|record| matches!(record, Record::Teardown(_))).count();
         prop_assert_eq!(told, ends);
     }
+}
+
+/// Two halves of one connection: the client has sent 20 B and the server 10, of which 4 arrived.
+fn halves() -> (End, End) {
+    let server = End {
+        sequence: Some(SequenceSpace { acknowledged: 1_004, written: 1_010, expected: 5_020 }),
+        bytes: Bytes { sent: 10, acked: 4, unacked: 6, ..Bytes::default() },
+        opened_ns: Some(2),
+        ..end(1, 100, Hook::ReceiveReset, TcpState::Established, None)
+    };
+    let client = End {
+        sequence: Some(SequenceSpace { acknowledged: 5_020, written: 5_020, expected: 1_008 }),
+        local: server.remote,
+        remote: server.local,
+        role: Some(Role::Client),
+        opened_ns: Some(1),
+        ..end(2, 101, Hook::ReceiveReset, TcpState::Established, None)
+    };
+    (server, client)
+}
+
+fn tell(ends: [End; 2]) -> Vec<Record> {
+    let ids = [ends[0].id.sk, ends[1].id.sk];
+    let mut events: Vec<_> = ends.into_iter().map(|end| Event::End(Box::new(end))).collect();
+    events.push(released(ids[0], 200, None));
+    events.push(released(ids[1], 300, None));
+    told(events)
+}
+
+#[test]
+fn both_ends_within_the_host_are_one_story() {
+    let (server, client) = halves();
+    let records = tell([server, client]);
+    let [Record::Pair(pair)] = &records[..] else { panic!("{records:?}") };
+    let [first, second] = &**pair;
+    assert_eq!(first.peer.unwrap().cookie, second.cookie);
+    assert_eq!(second.peer.unwrap().cookie, first.cookie);
+    let server = pair.iter().find(|half| half.role == Some(Role::Server)).unwrap();
+    assert_eq!(server.peer.unwrap().arrived, 4, "of 6 B without acknowledgement");
+}
+
+#[test]
+fn translated_addresses_do_not_hide_the_other_half() {
+    let (server, mut client) = halves();
+    client.remote = Endpoint::v4([10, 96, 0, 1], 443);
+    let records = tell([server, client]);
+    assert!(matches!(&records[..], [Record::Pair(_)]), "{records:?}");
+}
+
+#[test]
+fn a_port_used_again_is_another_connection() {
+    let (server, mut client) = halves();
+    client.sequence = Some(SequenceSpace { acknowledged: 9_000, written: 9_000, expected: 77_000 });
+    let records = tell([server, client]);
+    assert_eq!(records.len(), 2, "{records:?}");
+    assert!(records.iter().all(|record| teardown(record).peer.is_none()));
+}
+
+#[test]
+fn two_candidates_are_none() {
+    let (server, client) = halves();
+    let mut twin = client.clone();
+    twin.id.sk = 3;
+    let records = told([client, twin, server].into_iter().map(|end| Event::End(Box::new(end))).collect());
+    assert!(records.iter().all(|record| matches!(record, Record::Teardown(t) if t.peer.is_none())), "{records:?}");
+}
+
+#[test]
+fn the_half_that_is_known_first_waits_for_the_other() {
+    let (server, client) = halves();
+    let mut joiner = Joiner::new(SECOND, 100);
+    let mut out = Vec::new();
+    joiner.push(Event::End(Box::new(server)), &mut out);
+    joiner.push(released(1, 150, None), &mut out);
+    assert!(out.is_empty(), "its other end may still appear");
+    joiner.push(Event::End(Box::new(client)), &mut out);
+    joiner.tick(500_000_000, &mut out);
+    assert!(out.is_empty(), "its other end is not released");
+    joiner.tick(2 * SECOND, &mut out);
+    assert!(matches!(&out[..], [Record::Pair(_)]), "{out:?}");
+    joiner.finish(&mut out);
+    assert_eq!(out.len(), 1);
+    assert!(joiner.stories.is_empty());
+}
+
+#[test]
+fn an_end_without_a_partner_is_told_soon() {
+    let (server, _) = halves();
+    let mut joiner = Joiner::new(SECOND, 100);
+    let mut out = Vec::new();
+    joiner.push(Event::End(Box::new(server)), &mut out);
+    joiner.push(released(1, 150, None), &mut out);
+    assert_eq!(joiner.next_deadline_ns(), Some(100 + 10_000_000));
+    joiner.tick(100 + 10_000_000, &mut out);
+    assert!(matches!(&out[..], [Record::Teardown(_)]), "{out:?}");
+    assert!(joiner.stories.is_empty());
 }

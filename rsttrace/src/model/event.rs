@@ -1,9 +1,9 @@
 //! What the kernel half reported, decoded.
 
-use super::{Bytes, Endpoint, Errno, Idle, Reason, Role, Task, TcpState};
+use super::{Bytes, Endpoint, Errno, Evidence, Idle, Reason, Role, Segment, Task, TcpState};
 
 /// One life of one socket: its address in the kernel, and when it was first met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SockId {
     pub sk: u64,
     /// 0: the kernel half had no entry for it (any more).
@@ -45,6 +45,17 @@ impl Event {
     }
 }
 
+/// Where a socket stood in both directions' sequence numbers, to recognise its other end by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SequenceSpace {
+    /// `snd_una`, less an acknowledged FIN.
+    pub acknowledged: u32,
+    /// `write_seq`.
+    pub written: u32,
+    /// `rcv_nxt`.
+    pub expected: u32,
+}
+
 /// A socket's first sign of ending, with all that was known of it then.
 #[derive(Clone, Debug)]
 pub struct End {
@@ -67,7 +78,8 @@ pub struct End {
     pub done: bool,
     /// No descriptor refers to it any more.
     pub orphan: bool,
-    pub linger_zero: bool,
+    pub sequence: Option<SequenceSpace>,
+    pub evidence: Evidence,
     pub bytes: Bytes,
     pub idle: Idle,
     pub rtt_us: Option<u32>,
@@ -98,12 +110,13 @@ pub struct After {
 pub enum AfterKind {
     /// A system call returned the error.
     Observed { errno: Errno },
-    /// A RST left; `answer`: for a segment that arrived.
-    ResetSent { reason: Option<Reason>, answer: bool },
+    /// A RST left; `answer`: for a segment that arrived, with so much payload.
+    ResetSent { reason: Option<Reason>, answer: bool, segment_bytes: Option<u64> },
     /// CLOSE was reached with this error.
     Closed { errno: Option<Errno> },
-    /// The socket is gone, or connect() began its next life; `untaken` is the error that nobody took.
-    Released { untaken: Option<Errno>, observation_lost: bool, reset_lost: bool, reopened: bool },
+    /// The socket is gone, or connect() began its next life; `untaken` is the error that nobody
+    /// took, `unread` the bytes that nobody read.
+    Released { untaken: Option<Errno>, observation_lost: bool, reset_lost: bool, reopened: bool, unread: Option<u64> },
 }
 
 /// A RST that answered a segment without ending a full socket.
@@ -116,4 +129,5 @@ pub struct Stray {
     pub reason: Option<Reason>,
     /// State of the socket that the segment met, if any.
     pub state: Option<TcpState>,
+    pub segment: Option<Segment>,
 }

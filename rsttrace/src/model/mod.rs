@@ -1,7 +1,9 @@
 //! Plain values that the other modules exchange. Nothing here reads a clock or a file.
 
 mod event;
+mod evidence;
 mod teardown;
+mod verdict;
 
 use std::{
     fmt,
@@ -11,8 +13,10 @@ use std::{
 };
 
 pub use self::{
-    event::{After, AfterKind, End, Event, FirstFin, Hook, SockId, Stray},
+    event::{After, AfterKind, End, Event, FirstFin, Hook, SequenceSpace, SockId, Stray},
+    evidence::{AtFin, Evidence, ResetHeader, Segment, Speaker},
     teardown::{Bytes, Closer, EndKind, Fin, Idle, LateObservation, Observer, Owner, Record, Role, Seen, Teardown},
+    verdict::{Cause, Damage, Harm, Initiator, Judged, Peer, Phase, Timer, Verdict},
 };
 
 /// TCP states, `include/net/tcp_states.h`; what a future kernel adds is kept by number.
@@ -197,6 +201,8 @@ pub struct Task {
     /// The call's descriptor, where it is the event's socket.
     pub fd: Option<i32>,
     pub exiting: bool,
+    /// The signal that makes it exit.
+    pub signal: Option<u32>,
     pub kernel_thread: bool,
     /// The descriptor was in blocking mode (connect only).
     pub blocking: bool,

@@ -1,6 +1,6 @@
 //! What is said about one connection that ended.
 
-use super::{Comm, Endpoint, Errno, FirstFin, Reason, Task, TcpState};
+use super::{Comm, Endpoint, Errno, Evidence, FirstFin, Peer, Reason, Segment, Task, TcpState};
 
 /// How a connection ended, in the order of weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -112,6 +112,8 @@ pub struct Fin {
     pub remote: Option<bool>,
     pub remote_data_bytes: Option<u32>,
     pub half_closed_ns: Option<u64>,
+    /// `CLOCK_MONOTONIC`.
+    pub first_ns: Option<u64>,
 }
 
 /// One socket that ended.
@@ -140,7 +142,14 @@ pub struct Teardown {
     pub seen: Seen,
     pub closer: Option<Closer>,
     pub released: Option<Closer>,
+    /// When, `CLOCK_MONOTONIC`.
+    pub released_ns: Option<u64>,
     pub fin: Fin,
+    /// `None` for a RST without a full socket.
+    pub evidence: Option<Evidence>,
+    /// The segment that such a RST answers.
+    pub segment: Option<Segment>,
+    pub peer: Option<Peer>,
 }
 
 impl Teardown {
@@ -169,5 +178,7 @@ pub struct LateObservation {
 #[derive(Clone, Debug)]
 pub enum Record {
     Teardown(Box<Teardown>),
+    /// Both ends of a connection within this host.
+    Pair(Box<[Teardown; 2]>),
     Late(Box<LateObservation>),
 }

@@ -10,7 +10,7 @@ use serde::{Serialize, ser::SerializeMap as _};
 use serde_json::{Serializer, ser::Formatter};
 
 use super::{WallClock, escape::is_harmless, rfc3339, summary::Summary};
-use crate::model::{self, FirstFin, LateObservation, Record, Teardown};
+use crate::model::{self, EndKind, Errno, FirstFin, Judged, LateObservation, Speaker, Teardown, Verdict};
 
 const SCHEMA: u32 = 1;
 
@@ -102,7 +102,7 @@ impl<'a> From<&'a model::Observer> for Observer<'a> {
             comm: task.comm.text(),
             syscall: task.syscall,
             fd: task.fd,
-            errno: observer.errno.name().map_or_else(|| observer.errno.0.to_string(), str::to_owned),
+            errno: symbol(observer.errno),
             delay_us: observer.delay_ns.map(|ns| ns / 1_000),
             inferred: observer.inferred,
         }
@@ -133,8 +133,43 @@ struct Fin {
     half_closed_us: Option<u64>,
 }
 
-/// Not known yet to this version: always null.
-type Later = Option<()>;
+#[derive(Serialize)]
+struct Peer<'a> {
+    cookie: Option<u64>,
+    tgid: Option<u32>,
+    comm: Option<std::borrow::Cow<'a, str>>,
+    syscall: Option<&'static str>,
+    unread: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Timer<'a> {
+    seconds: u64,
+    name: &'a str,
+}
+
+#[derive(Serialize)]
+struct ResetHeader {
+    acked: Option<u64>,
+    ttl: u8,
+    window: u16,
+}
+
+#[derive(Serialize)]
+struct Evidence<'a> {
+    last_speaker: Option<&'static str>,
+    reused: Option<bool>,
+    linger: Option<u64>,
+    user_timeout: Option<u32>,
+    min_rtt_us: Option<u32>,
+    since_last_tx_us: Option<u64>,
+    probes_out: u8,
+    soft_errno: Option<String>,
+    signal: Option<String>,
+    timer: Option<Timer<'a>>,
+    reason_from: Option<&'static str>,
+    rst: Option<ResetHeader>,
+}
 
 #[derive(Serialize)]
 struct TeardownLine<'a> {
@@ -161,14 +196,14 @@ struct TeardownLine<'a> {
     seen: &'static str,
     closer: Option<Closer<'a>>,
     released: Option<Closer<'a>>,
-    peer: Later,
+    peer: Option<Peer<'a>>,
     fin: Fin,
-    phase: Later,
-    cause: Later,
-    initiator: Later,
-    harm: Later,
-    evidence: Later,
-    verdict: Later,
+    phase: &'static str,
+    cause: &'static str,
+    initiator: &'static str,
+    harm: &'static str,
+    evidence: Option<Evidence<'a>>,
+    verdict: &'a str,
 }
 
 #[derive(Serialize)]
@@ -230,11 +265,16 @@ pub fn write_start(out: &mut impl Write, start: &Start) -> io::Result<()> {
 ///
 /// # Errors
 /// What writing returns.
-pub fn write_record(out: &mut impl Write, record: &Record, clock: &WallClock) -> io::Result<()> {
-    match record {
-        Record::Teardown(teardown) => line(out, &teardown_line(teardown, clock)),
-        Record::Late(late) => line(out, &late_line(late, clock)),
-    }
+pub fn write_teardown(out: &mut impl Write, judged: &Judged, clock: &WallClock) -> io::Result<()> {
+    line(out, &teardown_line(judged, clock))
+}
+
+/// Writes an observation that came after its connection's record.
+///
+/// # Errors
+/// What writing returns.
+pub fn write_late(out: &mut impl Write, late: &LateObservation, clock: &WallClock) -> io::Result<()> {
+    line(out, &late_line(late, clock))
 }
 
 /// Writes the last line.
@@ -250,9 +290,9 @@ pub fn write_summary(out: &mut impl Write, summary: &Summary) -> io::Result<()> 
             started: rfc3339(summary.started),
             stopped: rfc3339(summary.stopped),
             sockets: summary.ends().collect(),
-            causes: BTreeMap::new(),
-            harm: BTreeMap::new(),
-            orderly: summary.orderly,
+            causes: summary.causes().collect(),
+            harm: summary.harms().collect(),
+            orderly: summary.orderly(),
             lost: Lost {
                 total: summary.lost_total(),
                 records: summary.lost_records,
@@ -293,7 +333,8 @@ impl Formatter for TerminalSafe {
     }
 }
 
-fn teardown_line<'a>(t: &'a Teardown, clock: &WallClock) -> TeardownLine<'a> {
+fn teardown_line<'a>(judged: &'a Judged, clock: &WallClock) -> TeardownLine<'a> {
+    let Judged { teardown: t, verdict } = judged;
     TeardownLine {
         schema: SCHEMA,
         record: "teardown",
@@ -325,7 +366,13 @@ fn teardown_line<'a>(t: &'a Teardown, clock: &WallClock) -> TeardownLine<'a> {
         seen: t.seen.name(),
         closer: t.closer.as_ref().map(Into::into),
         released: t.released.as_ref().map(Into::into),
-        peer: None,
+        peer: t.peer.as_ref().map(|peer| Peer {
+            cookie: peer.cookie,
+            tgid: peer.tgid,
+            comm: peer.tgid.map(|_| peer.comm.text()),
+            syscall: peer.syscall,
+            unread: peer.unread,
+        }),
         fin: Fin {
             first: t.fin.first.map(|first| match first {
                 FirstFin::Local => "local",
@@ -337,13 +384,39 @@ fn teardown_line<'a>(t: &'a Teardown, clock: &WallClock) -> TeardownLine<'a> {
             remote_data_bytes: t.fin.remote_data_bytes,
             half_closed_us: t.fin.half_closed_ns.map(|ns| ns / 1_000),
         },
-        phase: None,
-        cause: None,
-        initiator: None,
-        harm: None,
-        evidence: None,
-        verdict: None,
+        phase: verdict.phase.name(),
+        cause: verdict.cause.name(),
+        initiator: verdict.initiator.name(),
+        harm: verdict.harm.name(),
+        evidence: t.evidence.as_ref().map(|e| evidence(t, e, verdict)),
+        verdict: &verdict.words,
     }
+}
+
+fn evidence<'a>(t: &Teardown, e: &model::Evidence, verdict: &'a Verdict) -> Evidence<'a> {
+    Evidence {
+        last_speaker: e.last_speaker.map(Speaker::name),
+        reused: verdict.reused,
+        linger: e.linger_s,
+        user_timeout: e.user_timeout_ms,
+        min_rtt_us: e.min_rtt_us,
+        since_last_tx_us: e.since_last_tx_us,
+        probes_out: e.probes_out,
+        soft_errno: e.soft_errno.map(symbol),
+        signal: t.closer.and_then(|closer| closer.signal).map(super::signal_name),
+        timer: verdict.timer.as_ref().map(|timer| Timer { seconds: timer.seconds, name: &timer.name }),
+        reason_from: match (t.end, &t.reason) {
+            (EndKind::ResetSent, Some(_)) => Some("kernel"),
+            (EndKind::ResetSent, None) => Some("inferred"),
+            _ => None,
+        },
+        rst: e.reset.map(|header| ResetHeader { acked: header.acked, ttl: header.ttl, window: header.window }),
+    }
+}
+
+/// By symbol, or by number where it has none.
+fn symbol(errno: Errno) -> String {
+    errno.name().map_or_else(|| errno.0.to_string(), str::to_owned)
 }
 
 fn late_line<'a>(late: &'a LateObservation, clock: &WallClock) -> LateLine<'a> {

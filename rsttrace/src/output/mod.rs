@@ -4,7 +4,7 @@ pub mod escape;
 pub mod json;
 pub mod summary;
 pub mod text;
-pub mod units;
+mod timeline;
 
 use jiff::Timestamp;
 
@@ -30,4 +30,10 @@ impl WallClock {
 /// RFC 3339, UTC, nine digits.
 pub fn rfc3339(time: Timestamp) -> String {
     format!("{time:.9}")
+}
+
+/// `SIGKILL`; the number where it has no name.
+pub fn signal_name(number: u32) -> String {
+    let name = i32::try_from(number).ok().and_then(signal_hook::low_level::signal_name);
+    name.map_or_else(|| number.to_string(), str::to_owned)
 }

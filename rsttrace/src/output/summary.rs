@@ -1,14 +1,18 @@
 //! The counts of a run, and how they are said at its end.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     io::{self, Write},
+    net::IpAddr,
 };
 
 use jiff::Timestamp;
 
-use super::units::grouped;
-use crate::model::{EndKind, Teardown};
+use crate::{
+    model::{Cause, EndKind, Harm, Judged},
+    units::{grouped, size},
+};
 
 /// What a run amounted to.
 #[derive(Clone, Debug, Default)]
@@ -18,8 +22,14 @@ pub struct Summary {
     /// Records were chosen; orderly ends are counted for the whole host all the same.
     pub filters: bool,
     ends: HashMap<EndKind, u64>,
+    causes: HashMap<Cause, u64>,
+    harms: HashMap<Harm, u64>,
+    losses: Losses,
     pub late: u64,
-    pub orderly: u64,
+    /// Orderly ends that stayed in the kernel.
+    pub orderly_in_kernel: u64,
+    /// Ends that might have hurt, and turned out orderly.
+    pub orderly_here: u64,
     pub lost_by_hook: Vec<(&'static str, u64)>,
     /// Of the lost events, those whose record is missing.
     pub lost_records: u64,
@@ -28,14 +38,85 @@ pub struct Summary {
     pub filtered: u64,
 }
 
+/// Connections that lost data.
+#[derive(Clone, Debug, Default)]
+struct Losses {
+    connections: u64,
+    bytes: u64,
+    causes: HashMap<Cause, u64>,
+    /// By the other end's address; no new one beyond [`MAX_REMOTES`].
+    remotes: HashMap<IpAddr, u64>,
+}
+
+/// A flood of addresses must not become a flood of memory.
+const MAX_REMOTES: usize = 4_096;
+
 impl Summary {
-    pub fn count(&mut self, teardown: &Teardown) {
-        *self.ends.entry(teardown.end).or_default() += 1;
+    /// Counts the shown halves of one connection.
+    pub fn count(&mut self, halves: &[&Judged]) {
+        for Judged { teardown, verdict } in halves {
+            *self.ends.entry(teardown.end).or_default() += 1;
+            *self.causes.entry(verdict.cause).or_default() += 1;
+            *self.harms.entry(verdict.harm).or_default() += 1;
+        }
+        let worst = halves.iter().max_by_key(|judged| judged.verdict.damage.lost());
+        if let Some(Judged { teardown, verdict }) = worst.filter(|judged| judged.verdict.harm == Harm::Lost) {
+            self.losses.connections += 1;
+            self.losses.bytes += verdict.damage.lost();
+            *self.losses.causes.entry(verdict.cause).or_default() += 1;
+            let remotes = &mut self.losses.remotes;
+            if remotes.len() < MAX_REMOTES || remotes.contains_key(&teardown.remote.addr) {
+                *remotes.entry(teardown.remote.addr).or_default() += 1;
+            }
+        }
+    }
+
+    /// All orderly ends that are not records.
+    pub fn orderly(&self) -> u64 {
+        self.orderly_in_kernel + self.orderly_here
+    }
+
+    /// Every cause that occurred.
+    pub fn causes(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.causes.iter().map(|(cause, n)| (cause.name(), *n))
+    }
+
+    /// Every degree of harm, also those that did not occur.
+    pub fn harms(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        Harm::ALL.iter().map(|harm| (harm.name(), self.harms.get(harm).copied().unwrap_or(0)))
+    }
+
+    fn answer(&self) -> String {
+        let Losses { connections, bytes, causes, remotes } = &self.losses;
+        if *connections == 0 {
+            return match self.harms.get(&Harm::Possible).copied().unwrap_or(0) {
+                0 => "no connection is known to have lost data".to_owned(),
+                n => format!("no connection is known to have lost data; {} may have", grouped(n)),
+            };
+        }
+        let plural = if *connections == 1 { "" } else { "s" };
+        let mut words = format!("{} connection{plural} lost data ({})", grouped(*connections), size(*bytes));
+        if let Some((cause, n)) = most(causes) {
+            words += &if n == *connections { format!(": {cause}") } else { format!(", most by {cause} ({})", grouped(n)) };
+        }
+        if let Some((remote, n)) = most(remotes).filter(|_| *connections > 1) {
+            words += &format!("; most with {remote} ({})", grouped(n));
+        }
+        words
     }
 
     /// Every kind of end, also those that did not occur.
     pub fn ends(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         EndKind::ALL.iter().map(|kind| (kind.name(), self.of(*kind)))
+    }
+
+    /// The three most frequent causes beside order, and where to read on.
+    fn most_causes(&self) -> Option<String> {
+        let mut causes: Vec<_> = self.causes.iter().filter(|(cause, _)| !matches!(cause, Cause::Orderly | Cause::OrderlyUnread)).collect();
+        causes.sort_by_key(|(cause, n)| (Reverse(**n), **cause));
+        let (first, _) = causes.first()?;
+        let words: Vec<String> = causes.iter().take(3).map(|(cause, n)| format!("{cause} {}", grouped(**n))).collect();
+        Some(format!("most: {}    (rsttrace explain {first})", words.join(", ")))
     }
 
     pub fn of(&self, kind: EndKind) -> u64 {
@@ -52,19 +133,33 @@ impl Summary {
     /// What writing returns.
     pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
         let shown: u64 = self.ends.values().sum();
-        let orderly = self.of(EndKind::Fin) + if self.filters { 0 } else { self.orderly };
+        let of_host = self.orderly();
+        let cause = |cause| self.causes.get(&cause).copied().unwrap_or(0);
+        let in_order = cause(Cause::Orderly) + cause(Cause::OrderlyUnread);
+        let orderly = in_order + if self.filters { 0 } else { of_host };
+        if shown > in_order {
+            writeln!(out, "{}", self.answer())?;
+        }
+        let unanswered = self.of(EndKind::Fin).saturating_sub(in_order);
         let words = [
+            (unanswered, "closed with a request unanswered"),
             (self.of(EndKind::ResetReceived), "RST received"),
             (self.of(EndKind::ResetSent), "RST sent"),
             (self.of(EndKind::Timeout), "timed out"),
             (self.of(EndKind::Error), "failed with an error"),
         ];
         let mut parts = vec![format!("{} orderly", grouped(orderly))];
-        parts.extend(words.iter().map(|(n, word)| format!("{} {word}", grouped(*n))));
-        let ended = if self.filters { shown } else { shown + self.orderly };
-        writeln!(out, "{} sockets ended: {}", grouped(ended), parts.join(", "))?;
-        if self.filters && self.orderly > 0 {
-            writeln!(out, "{} more ended in order on the whole host", grouped(self.orderly))?;
+        parts.extend(words.iter().skip(usize::from(unanswered == 0)).map(|(n, word)| format!("{} {word}", grouped(*n))));
+        let ended = if self.filters { shown } else { shown + of_host };
+        let harm: Vec<String> =
+            Harm::ALL.iter().rev().map(|harm| format!("{} {harm}", grouped(self.harms.get(harm).copied().unwrap_or(0)))).collect();
+        let harm = if shown > 0 { format!("; harm: {}", harm.join(", ")) } else { String::new() };
+        writeln!(out, "{} sockets ended: {}{harm}", grouped(ended), parts.join(", "))?;
+        if let Some(most) = self.most_causes() {
+            writeln!(out, "{most}")?;
+        }
+        if self.filters && of_host > 0 {
+            writeln!(out, "{} more ended in order on the whole host", grouped(of_host))?;
         }
         if self.late > 0 {
             let were = if self.late == 1 { "error was" } else { "errors were" };
@@ -97,4 +192,9 @@ impl Summary {
         }
         Ok(())
     }
+}
+
+/// The most frequent key; among equals the smallest, so that the words are the same every time.
+fn most<K: Copy + Ord>(counts: &HashMap<K, u64>) -> Option<(K, u64)> {
+    counts.iter().max_by_key(|(key, n)| (**n, Reverse(**key))).map(|(key, n)| (*key, *n))
 }

@@ -6,12 +6,11 @@ use anstyle::{AnsiColor, Style};
 use jiff::{Timestamp, tz::TimeZone};
 use unicode_width::UnicodeWidthStr;
 
-use super::{
-    WallClock,
-    escape::for_terminal,
+use super::{WallClock, escape::for_terminal, timeline};
+use crate::{
+    model::{Cause, EndKind, Endpoint, Fin, FirstFin, Harm, Judged, LateObservation, Observer, Seen, Task, TcpState, Teardown},
     units::{bytes, duration},
 };
-use crate::model::{EndKind, Endpoint, Fin, FirstFin, LateObservation, Observer, Record, Seen, Task, TcpState, Teardown};
 
 /// How times are shown.
 #[derive(Clone, Debug)]
@@ -31,14 +30,16 @@ pub struct Appearance {
     pub unicode: bool,
     /// Ambiguous characters are two columns wide.
     pub cjk: bool,
-    /// A second line with the evidence.
-    pub verbose: bool,
+    /// The evidence below each record.
+    pub timeline: bool,
 }
 
-/// Below this a record takes two lines at least.
+/// Below this the sockets do not fit beside the process.
 const ONE_LINE: usize = 120;
-/// Where the words of a second line begin: under the process, after "HH:MM:SS.mmm ".
-const INDENT: usize = 13;
+/// Where the words of a second line begin: under the process, after "HH:MM:SS.mmm maybe ".
+const INDENT: usize = 19;
+/// Width of the timeline's column of times.
+const TIMES: usize = 9;
 /// Columns grow to what they hold, but a single odd one does not push the rest off the screen.
 const MAX_PROCESS: usize = 22;
 const MAX_ENDPOINT: usize = 32;
@@ -57,48 +58,152 @@ pub struct TextFormat {
     remote: usize,
 }
 
+/// What stands in front of a record's words.
+struct Head<'a> {
+    at_ns: u64,
+    harm: &'static str,
+    style: Style,
+    process: String,
+    arrow: &'a str,
+    local: Endpoint,
+    remote: Endpoint,
+}
+
 impl TextFormat {
     pub fn new(style: Appearance) -> Self {
         Self { style, process: 12, local: 15, remote: 15 }
     }
 
-    /// Writes one record; `columns` is the terminal's width now, `None` where there is none.
+    /// Writes one record, or both halves of a connection within this host as one; `columns` is the
+    /// terminal's width now, `None` where there is none.
     ///
     /// # Errors
     /// What writing returns.
-    pub fn write(&mut self, out: &mut impl Write, record: &Record, clock: &WallClock, columns: Option<usize>) -> io::Result<()> {
-        let (at_ns, process, arrow, local, remote, style, words) = match record {
-            Record::Teardown(t) => (t.at_ns, process_of(t), self.arrow(t), t.local, t.remote, style_of(t), self.words(t)),
-            Record::Late(late) => (late.at_ns, named(&late.observer.task), "  ", late.local, late.remote, PLAIN, late_words(late)),
+    pub fn write(
+        &mut self,
+        out: &mut impl Write,
+        judged: &Judged,
+        other: Option<&Judged>,
+        clock: &WallClock,
+        columns: Option<usize>,
+    ) -> io::Result<()> {
+        let Some(other) = other else {
+            self.write_half(out, judged, None, clock, columns)?;
+            return self.write_timeline(out, judged, columns);
         };
-        let (process, words) =
-            if self.style.unicode { (process, words) } else { (in_ascii(process), words.into_iter().map(in_ascii).collect()) };
+        // Whoever began the end leads, and what the other saw of it follows.
+        let (first, second) = if leads(judged, other) { (judged, other) } else { (other, judged) };
+        self.write_half(out, first, Some(second), clock, columns)?;
+        self.write_timeline(out, first, columns)?;
+        self.write_timeline(out, second, columns)
+    }
+
+    /// Writes an observation that came after its connection's record.
+    ///
+    /// # Errors
+    /// What writing returns.
+    pub fn write_late(
+        &mut self,
+        out: &mut impl Write,
+        late: &LateObservation,
+        clock: &WallClock,
+        columns: Option<usize>,
+    ) -> io::Result<()> {
+        let head = Head {
+            at_ns: late.at_ns,
+            harm: "",
+            style: PLAIN,
+            process: named(&late.observer.task),
+            arrow: "  ",
+            local: late.local,
+            remote: late.remote,
+        };
+        self.write_line(out, head, late_words(late), clock, columns)
+    }
+
+    fn write_half(
+        &mut self,
+        out: &mut impl Write,
+        judged: &Judged,
+        other: Option<&Judged>,
+        clock: &WallClock,
+        columns: Option<usize>,
+    ) -> io::Result<()> {
+        let t = &judged.teardown;
+        // Of a pair the worse half counts.
+        let worst = other.filter(|other| other.verdict.harm < judged.verdict.harm).unwrap_or(judged);
+        let process = match other {
+            Some(other) => format!("{} {} {}", process_of(t), if self.style.unicode { "→" } else { "->" }, process_of(&other.teardown)),
+            None => process_of(t),
+        };
+        let head = Head {
+            at_ns: t.at_ns,
+            harm: harm_word(worst.verdict.harm),
+            style: style_of(worst),
+            process,
+            arrow: self.arrow(t),
+            local: t.local,
+            remote: t.remote,
+        };
+        self.write_line(out, head, words(judged, other), clock, columns)
+    }
+
+    fn write_line(
+        &mut self,
+        out: &mut impl Write,
+        head: Head<'_>,
+        words: Vec<String>,
+        clock: &WallClock,
+        columns: Option<usize>,
+    ) -> io::Result<()> {
+        let Head { at_ns, harm, style, process, arrow, local, remote } = head;
+        let process = self.shown(&process);
+        let words: Vec<String> = words.iter().map(|part| self.shown(part)).collect();
         let time = self.time(clock.at(at_ns));
         let wide = columns.is_none_or(|columns| columns >= ONE_LINE);
         let elide = columns.is_some();
         let remote = endpoint(remote, elide);
         let head = if wide {
             let local = endpoint(local, elide);
-            self.process = self.process.max(self.width(&process)).min(MAX_PROCESS.max(self.process));
+            self.process = self.process.max(self.width(&process).min(MAX_PROCESS));
             self.local = self.local.max(self.width(&local).min(MAX_ENDPOINT));
             self.remote = self.remote.max(self.width(&remote).min(MAX_ENDPOINT));
             format!(
-                "{time} {} {} {arrow} {} ",
+                "{time} {harm:<5} {} {} {arrow} {} ",
                 self.pad(&process, self.process),
                 self.pad(&local, self.local),
                 self.pad(&remote, self.remote)
             )
         } else {
-            let (who, what) = (format!("{time} {process}"), format!(":{} {arrow} {remote}", local.port));
+            let (who, what) = (format!("{time} {harm:<5} {process}"), format!(":{} {arrow} {remote}", local.port));
             let fits = columns.is_none_or(|columns| self.width(&who) + 1 + self.width(&what) < columns);
             if fits { format!("{who} {what}") } else { format!("{who}\n{}{what}", " ".repeat(INDENT)) }
         };
-        let lines = self.fold(&head, &words, wide, columns);
+        let lines = self.fold(&head, &words, wide, INDENT, columns);
         if self.style.color { writeln!(out, "{style}{lines}{style:#}") } else { writeln!(out, "{lines}") }
     }
 
+    /// The evidence, for `-v`.
+    fn write_timeline(&self, out: &mut impl Write, judged: &Judged, columns: Option<usize>) -> io::Result<()> {
+        if !self.style.timeline {
+            return Ok(());
+        }
+        for (time, parts) in timeline::of(judged) {
+            let head = format!("{:INDENT$}{time:>TIMES$} ", "");
+            let parts: Vec<_> = parts.iter().map(|part| self.shown(part)).collect();
+            writeln!(out, "{}", self.fold(&head, &parts, true, INDENT + TIMES + 2, columns))?;
+        }
+        Ok(())
+    }
+
+    /// Names in it come from outside.
+    fn shown(&self, text: &str) -> String {
+        let text = for_terminal(text).into_owned();
+        if self.style.unicode { text } else { in_ascii(text) }
+    }
+
     /// Puts the words behind the head as far as they fit, the rest below.
-    fn fold(&self, head: &str, words: &[String], wide: bool, columns: Option<usize>) -> String {
+    fn fold(&self, head: &str, words: &[String], wide: bool, indent: usize, columns: Option<usize>) -> String {
         let limit = columns.unwrap_or(usize::MAX).max(40);
         let mut lines = head.to_owned();
         let mut used = if wide { self.width(head) } else { limit };
@@ -111,8 +216,8 @@ impl TextFormat {
                 if !first {
                     lines.push(';');
                 }
-                used = INDENT;
-                self.wrap(&mut lines, part, &mut used, limit);
+                used = indent;
+                self.wrap(&mut lines, part, &mut used, indent, limit);
             } else {
                 lines.push_str(joint);
                 lines.push_str(part);
@@ -125,15 +230,15 @@ impl TextFormat {
     }
 
     /// A part that begins a line of its own, broken between words where it must be.
-    fn wrap(&self, lines: &mut String, part: &str, used: &mut usize, limit: usize) {
+    fn wrap(&self, lines: &mut String, part: &str, used: &mut usize, indent: usize, limit: usize) {
         lines.push('\n');
-        lines.push_str(&" ".repeat(INDENT));
-        for (i, word) in part.split(' ').enumerate() {
+        lines.push_str(&" ".repeat(indent));
+        for (i, word) in unbroken(part).enumerate() {
             let width = self.width(word);
             if i > 0 && *used + 1 + width + 1 > limit {
                 lines.push('\n');
-                lines.push_str(&" ".repeat(INDENT + 2));
-                *used = INDENT + 2;
+                lines.push_str(&" ".repeat(indent + 2));
+                *used = indent + 2;
             } else if i > 0 {
                 lines.push(' ');
                 *used += 1;
@@ -174,16 +279,83 @@ impl TextFormat {
             (EndKind::Fin, None) => none,
         }
     }
+}
 
-    fn words(&self, t: &Teardown) -> Vec<String> {
-        let mut words = vec![what(t)];
-        words.extend(who_saw(t));
-        words.extend(payload(t));
-        if self.style.verbose {
-            words.extend(evidence(t));
-        }
-        words
+/// The verdict first, then what happened on the wire and who saw it.
+fn words(judged: &Judged, other: Option<&Judged>) -> Vec<String> {
+    let t = &judged.teardown;
+    let mut words = vec![judged.verdict.words.clone()];
+    let mut wire = what(t);
+    if let Some(saw) = who_saw(t) {
+        wire = format!("{wire}, {saw}");
     }
+    words.push(wire);
+    if let Some(other) = other {
+        words.extend(who_saw(&other.teardown).map(|saw| format!("at the other end {saw}")));
+        let damage = &other.verdict.damage;
+        if damage.undelivered > 0 {
+            words.push(format!("{} of {} not delivered", bytes(damage.undelivered), process_of(&other.teardown)));
+        }
+    }
+    words
+}
+
+/// Which half of a pair the line is about: the one that sent, or closed first.
+fn leads(a: &Judged, b: &Judged) -> bool {
+    let (a, b) = (&a.teardown, &b.teardown);
+    match (a.end, b.end) {
+        // On loopback the arrival of a RST is traced before its departure.
+        (EndKind::ResetSent, EndKind::ResetReceived) => true,
+        (EndKind::ResetReceived, EndKind::ResetSent) => false,
+        (EndKind::Fin, EndKind::Fin) if a.fin.first != b.fin.first => a.fin.first == Some(FirstFin::Local),
+        _ => a.at_ns <= b.at_ns,
+    }
+}
+
+fn harm_word(harm: Harm) -> &'static str {
+    match harm {
+        Harm::Lost => "LOST",
+        Harm::Possible => "maybe",
+        Harm::Unknown => "?",
+        Harm::None => "ok",
+    }
+}
+
+fn style_of(judged: &Judged) -> Style {
+    match judged.verdict.harm {
+        Harm::Lost => RED,
+        Harm::Possible => YELLOW,
+        Harm::None if is_benign(judged) => DIM,
+        Harm::None | Harm::Unknown => PLAIN,
+    }
+}
+
+/// Ends that nobody need look at.
+fn is_benign(judged: &Judged) -> bool {
+    let cause = judged.verdict.cause;
+    judged.teardown.end == EndKind::Fin
+        || judged.teardown.bytes.is_none()
+        || matches!(
+            cause,
+            Cause::ConnectProbe
+                | Cause::PeerAbortAfterResponse
+                | Cause::PeerAbortIdle
+                | Cause::ResetWhileClosing
+                | Cause::CloseWithUnreadData
+        )
+}
+
+/// Words at whose ends a line may be broken: a number stays with its unit.
+fn unbroken(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let is_unit = |after: &str| matches!(after.split([' ', ',', ')']).next(), Some("B" | "ns" | "us" | "ms" | "s"));
+        let at = text.match_indices(' ').map(|(at, _)| at).find(|&at| !is_unit(&text[at + 1..]));
+        let (word, tail) = at.map_or((text, None), |at| (&text[..at], Some(&text[at + 1..])));
+        rest = tail;
+        Some(word)
+    })
 }
 
 /// For terminals that show nothing else.
@@ -194,22 +366,10 @@ fn in_ascii(text: String) -> String {
     text.chars().map(|c| if c.is_ascii() { c.to_string() } else { c.escape_unicode().to_string() }).collect()
 }
 
-fn style_of(t: &Teardown) -> Style {
-    let lost = t.bytes.is_some_and(|b| b.unsent > 0 || b.unread > 0 && t.end == EndKind::ResetSent);
-    match t.end {
-        EndKind::Fin => DIM,
-        _ if t.bytes.is_none() => DIM,
-        _ if lost => RED,
-        EndKind::Timeout | EndKind::Error => RED,
-        _ if t.bytes.is_some_and(|b| b.unacked > 0) => YELLOW,
-        _ => PLAIN,
-    }
-}
-
 /// The process column: who holds the socket, else who had a hand in it.
 fn process_of(t: &Teardown) -> String {
     match (t.owner, hand_in(t)) {
-        (Some(owner), _) => format!("{}/{}", for_terminal(&owner.comm.text()), owner.tgid),
+        (Some(owner), _) => format!("{}/{}", owner.comm.text(), owner.tgid),
         (None, Some(task)) => named(&task),
         (None, None) => "-".to_owned(),
     }
@@ -224,16 +384,15 @@ fn hand_in(t: &Teardown) -> Option<Task> {
     t.observer.map(|observer| observer.task).or(t.released).or(t.closer)
 }
 
-fn named(task: &Task) -> String {
-    format!("{}/{}", for_terminal(&task.comm.text()), task.tgid)
+pub(super) fn named(task: &Task) -> String {
+    format!("{}/{}", task.comm.text(), task.tgid)
 }
 
 /// What happened on the wire, and by whose hand where it was ours.
-fn what(t: &Teardown) -> String {
+pub(super) fn what(t: &Teardown) -> String {
     let state = t.state.map_or("no socket", TcpState::name);
     let reason = t.reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
     match t.end {
-        EndKind::ResetReceived if t.state == Some(TcpState::SynSent) => "refused: RST received in SYN_SENT".to_owned(),
         EndKind::ResetReceived => format!("RST received in {state}"),
         EndKind::ResetSent if t.bytes.is_none() => match t.state {
             Some(state) => format!("RST sent for a segment that met a {} socket{reason}", state.name()),
@@ -242,7 +401,7 @@ fn what(t: &Teardown) -> String {
         EndKind::ResetSent => format!("RST sent {}in {state}{reason}", by(t)),
         EndKind::Timeout => format!("timed out in {state}"),
         EndKind::Error if t.state == Some(TcpState::SynSent) && t.observer.is_none() && t.closer.is_some() => {
-            format!("connect given up {}", by(t).trim_end())
+            format!("closed {}in SYN_SENT", by(t))
         }
         EndKind::Error => format!("ended by an error in {state}"),
         EndKind::Fin => fins(&t.fin, t),
@@ -282,7 +441,7 @@ fn fins(fin: &Fin, t: &Teardown) -> String {
     }
 }
 
-fn saw(observer: &Observer) -> String {
+pub(super) fn saw(observer: &Observer) -> String {
     let call = observer.task.syscall.unwrap_or("an unseen call");
     let fd = observer.task.fd.map(|fd| format!(" fd {fd}")).unwrap_or_default();
     let delay = observer.delay_ns.map(|ns| format!(" +{}", duration(ns))).unwrap_or_default();
@@ -308,65 +467,6 @@ fn who_saw(t: &Teardown) -> Option<String> {
         (None, Seen::Unknown) => Some("noticed by: unknown".to_owned()),
         (None, Seen::Yes) => None,
     }
-}
-
-fn payload(t: &Teardown) -> Option<String> {
-    let b = t.bytes?;
-    if t.state == Some(TcpState::SynSent) && b.unsent == 0 {
-        return None;
-    }
-    let mut parts = Vec::new();
-    if b.sent > 0 {
-        let acked = if b.unacked == 0 { " all acked".to_owned() } else { format!(" {} unacked", bytes(b.unacked)) };
-        parts.push(format!("sent {},{acked}", bytes(b.sent)));
-    }
-    if b.unsent > 0 {
-        parts.push(format!("{} unsent", bytes(b.unsent)));
-    }
-    if b.received > 0 {
-        let unread = if b.unread > 0 { format!(", {} unread", bytes(b.unread)) } else { String::new() };
-        parts.push(format!("received {}{unread}", bytes(b.received)));
-    }
-    if parts.is_empty() {
-        parts.push("no payload".to_owned());
-    }
-    Some(parts.join(", "))
-}
-
-/// What else is known, for `-v`.
-fn evidence(t: &Teardown) -> Vec<String> {
-    let mut parts = Vec::new();
-    if let Some(age) = t.age_ns {
-        parts.push(format!("opened {} before", duration(age)));
-    } else if t.bytes.is_some() {
-        parts.push("older than the tracer".to_owned());
-    }
-    if let Some(role) = t.role {
-        parts.push(role.name().to_owned());
-    }
-    if let Some(idle) = t.idle {
-        // The kernel keeps these in ticks of up to 10 ms: less would be false precision.
-        let ago = |ms: Option<u64>| match ms {
-            None => "never".to_owned(),
-            Some(0..=10) => "just before".to_owned(),
-            Some(ms) => format!("{} before", duration(ms * 1_000_000)),
-        };
-        parts.push(format!("last sent {}, last received {}", ago(idle.sent_ms), ago(idle.received_ms)));
-    }
-    if let Some(rtt) = t.rtt_us {
-        parts.push(format!("rtt {}", duration(u64::from(rtt) * 1_000)));
-    }
-    if let Some(n @ 1..) = t.retransmits {
-        parts.push(format!("{n} retransmits"));
-    }
-    if let Some(task) = &t.released {
-        let how = if task.exiting { "exiting".to_owned() } else { task.syscall.map_or("?".to_owned(), |call| format!("{call}()")) };
-        parts.push(format!("released by {} {how}", named(task)));
-    }
-    if let Some(netns) = t.netns {
-        parts.push(format!("netns {netns}"));
-    }
-    parts
 }
 
 fn late_words(late: &LateObservation) -> Vec<String> {

@@ -100,6 +100,7 @@ fn cost_of_missing(name: &str) -> Option<&'static str> {
         "sock_recv_length" => Some("errors returned by receives are concluded when the socket is closed (observer \"inferred\")"),
         "sock_send_length" => Some("errors returned by sends are concluded when the socket is closed (observer \"inferred\")"),
         "cgroup/getsockopt" => Some("errors taken by getsockopt(SO_ERROR) are concluded when the socket is closed (observer \"inferred\")"),
+        hook::TCP_PROBE => Some("what a RST's own header says is not seen, and causes that rest on it are the weaker ones"),
         "iter/task_file" => Some("owners of connections older than the tracer are looked up when they end"),
         _ => None,
     }
@@ -163,6 +164,7 @@ impl Probe {
             "sock_recv_length",
             "sock_send_length",
             "cgroup/getsockopt",
+            hook::TCP_PROBE,
             "tcp_receive_reset",
             "tcp_send_reset",
             "inet_sock_set_state",

@@ -13,12 +13,19 @@ fn place(name: &str) -> Option<(&str, String)> {
         ("sock", "sk_receive_queue_prev") => "sk_receive_queue.prev".to_owned(),
         ("sock", member) if member.starts_with("skc_") => format!("__sk_common.{member}"),
         ("inet_connection_sock", "lrcvtime") => "icsk_ack.lrcvtime".to_owned(),
+        // The value of the first of three samples, behind its time.
+        ("tcp_sock", "rtt_min") => "rtt_min.s".to_owned(),
         ("net", "inum") => "ns.inum".to_owned(),
         ("net_device", "nd_net") => "nd_net.net".to_owned(),
         ("task_struct", "status") => "thread_info.status".to_owned(),
         (_, member) => member.to_owned(),
     };
     Some((of, path))
+}
+
+/// What lies behind an array's beginning.
+fn inner(name: &str, btf: &KernelBtf) -> u32 {
+    if name == "tcp_sock__rtt_min" { btf.offset("minmax_sample", "v").unwrap_or(0) } else { 0 }
 }
 
 /// Members that the kernel half reads with a helper and can do without. All others are loaded
@@ -37,7 +44,7 @@ pub fn resolve(btf: &KernelBtf) -> Result<(Offsets, Vec<&'static str>), &'static
     let mut missing = Vec::new();
     offsets.each(|name, offset| {
         *offset = match place(name) {
-            Some((of, path)) => btf.offset(of, &path),
+            Some((of, path)) => btf.offset(of, &path).map(|offset| offset + inner(name, btf)),
             None => flags.iter().find(|(flag, _)| *flag == name).map(|&(_, bit)| bit.cast_unsigned()),
         }
         .unwrap_or(ABSENT);

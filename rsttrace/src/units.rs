@@ -25,6 +25,24 @@ pub fn bytes(n: u64) -> String {
     format!("{} B", grouped(n))
 }
 
+/// Three significant digits with an SI unit: `412 B`, `3.87 MB`.
+pub fn size(n: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= 999.5 && unit < UNITS.len() - 1 {
+        value /= 1_000.0;
+        unit += 1;
+    }
+    let digits = match value {
+        _ if unit == 0 => 0,
+        v if v < 9.995 => 2,
+        v if v < 99.95 => 1,
+        _ => 0,
+    };
+    format!("{value:.digits$} {}", UNITS[unit])
+}
+
 /// `3,866,624`.
 pub fn grouped(n: u64) -> String {
     let digits = n.to_string();
@@ -58,6 +76,14 @@ mod tests {
             (86_400_000_000_000, "86400 s"),
         ] {
             assert_eq!(duration(ns), text);
+        }
+    }
+
+    #[test]
+    fn sizes_have_three_digits() {
+        for (n, text) in [(0, "0 B"), (999, "999 B"), (1_000, "1.00 kB"), (3_866_624, "3.87 MB"), (99_960, "100 kB"), (999_600, "1.00 MB")]
+        {
+            assert_eq!(size(n), text);
         }
     }
 

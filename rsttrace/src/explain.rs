@@ -1,0 +1,82 @@
+//! `rsttrace explain`: the chapter of causes, one at a time.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use include_dir::{Dir, include_dir};
+
+use crate::{model::Cause, output::escape::for_terminal};
+
+/// One page per cause, the chapter of the documentation.
+static PAGES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../docs/causes");
+
+/// Bad usage.
+const USAGE: u8 = 2;
+
+/// Prints one page, or the list.
+pub fn run(cause: Option<&str>) -> ExitCode {
+    let text = match cause.map(str::parse::<Cause>) {
+        None => list(),
+        Some(Ok(cause)) => page(cause).to_owned(),
+        Some(Err(_)) => {
+            let word = cause.unwrap_or_default();
+            let hint = nearest(word).map(|cause| format!("; did you mean {cause}?")).unwrap_or_default();
+            eprintln!("rsttrace: no cause is called \"{}\"{hint} `rsttrace explain` lists them", for_terminal(word));
+            return USAGE.into();
+        }
+    };
+    // Whoever reads it may stop reading.
+    let _ = io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+/// The page of a cause.
+pub fn page(cause: Cause) -> &'static str {
+    PAGES.get_file(format!("{cause}.md")).and_then(|file| file.contents_utf8()).unwrap_or_default()
+}
+
+/// Its first sentence.
+pub fn summary(cause: Cause) -> &'static str {
+    page(cause).lines().find(|line| !line.is_empty() && !line.starts_with('#')).unwrap_or_default()
+}
+
+fn list() -> String {
+    let width = Cause::ALL.iter().map(|cause| cause.name().len()).max().unwrap_or(0);
+    let lines = Cause::ALL.iter().map(|&cause| format!("{:width$}  {}\n", cause.name(), summary(cause)));
+    lines.chain(["\nrsttrace explain CAUSE says more.\n".to_owned()]).collect()
+}
+
+fn nearest(word: &str) -> Option<Cause> {
+    let score = |cause: &Cause| strsim::jaro_winkler(word, cause.name());
+    Cause::ALL.iter().copied().max_by(|a, b| score(a).total_cmp(&score(b))).filter(|cause| score(cause) > 0.7)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_cause_has_a_page_with_a_sentence() {
+        for &cause in Cause::ALL {
+            assert!(page(cause).starts_with(&format!("# {cause}\n")), "{cause}");
+            assert!((10..=76).contains(&summary(cause).len()), "{cause}: {}", summary(cause));
+        }
+    }
+
+    #[test]
+    fn every_page_is_of_a_cause() {
+        for file in PAGES.files() {
+            let name = file.path().file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+            assert!(name == "README" || name.parse::<Cause>().is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_slip_of_the_keyboard_finds_its_cause() {
+        assert_eq!(nearest("keepalive-rase"), Some(Cause::KeepaliveRace));
+        assert_eq!(nearest("linger0"), Some(Cause::LingerZero));
+        assert_eq!(nearest("xyzzy"), None);
+    }
+}

@@ -1,0 +1,120 @@
+//! Did it hurt? Lost is only what never left, what is proved not to have arrived, and what was
+//! certainly never read; all else that is open is possible.
+
+use super::facts::Facts;
+use crate::model::{Cause, Damage, EndKind, Harm, TcpState};
+
+/// The longest close_notify: an encrypted TLS alert.
+const CLOSE_NOTIFY: u64 = 31;
+
+pub fn of(f: &Facts<'_>, cause: Cause) -> (Harm, Damage) {
+    if f.t.bytes.is_none() {
+        return without_socket(f, cause);
+    }
+    let damage = damage(f, cause);
+    let harm = if damage.lost() > 0 {
+        Harm::Lost
+    } else if damage.unconfirmed > 0 || unread_may_be_lost(f, cause) {
+        Harm::Possible
+    } else {
+        match unanswered(f, cause) {
+            Some(true) => Harm::Possible,
+            Some(false) => Harm::None,
+            None => Harm::Unknown,
+        }
+    };
+    (harm, damage)
+}
+
+fn damage(f: &Facts<'_>, cause: Cause) -> Damage {
+    let b = &f.bytes;
+    let (undelivered, unconfirmed) = match (&f.t.peer, f.evidence.reset.and_then(|header| header.acked)) {
+        // The other half is here: what did not arrive is known.
+        (Some(peer), _) => (b.unacked.saturating_sub(peer.arrived), 0),
+        // The RST says up to where its sender had received.
+        (None, Some(acked)) => (b.sent.saturating_sub(acked.max(b.acked)), 0),
+        (None, None) if is_silence_proof(f) => (b.unacked, 0),
+        (None, None) => (0, b.unacked),
+    };
+    Damage {
+        undelivered: undelivered + b.unsent,
+        unconfirmed,
+        unread_there: f.t.peer.and_then(|peer| peer.unread).unwrap_or(0),
+        unread_here: unread_here(f, cause),
+    }
+}
+
+/// What was retransmitted, or has waited longer than any acknowledgement may, is lost - unless the
+/// header of a RST, which was not seen, says otherwise.
+fn is_silence_proof(f: &Facts<'_>) -> bool {
+    let header_missed = f.t.end == EndKind::ResetReceived && f.evidence.reset.is_none();
+    (f.evidence.retransmits > 0 || f.overdue()) && !header_missed
+}
+
+/// The peer's bytes that arrived and that nobody here has read or will read.
+fn unread_here(f: &Facts<'_>, cause: Cause) -> u64 {
+    match cause {
+        _ if is_close_notify(f) => 0,
+        // What comes after close() is dropped on arrival.
+        Cause::DataAfterClose => f.evidence.segment_bytes.unwrap_or(0) + f.bytes.unread,
+        _ => f.evidence.unread_at_release.unwrap_or(0),
+    }
+}
+
+/// In CLOSE_WAIT, with all of ours acknowledged, a few bytes that nobody reads are TLS's goodbye.
+pub fn is_close_notify(f: &Facts<'_>) -> bool {
+    f.state() == TcpState::CloseWait && f.outstanding() == 0 && (1..=CLOSE_NOTIFY).contains(&f.bytes.unread)
+}
+
+/// Bytes wait that the application may still read, or dropped ones could not be counted.
+fn unread_may_be_lost(f: &Facts<'_>, cause: Cause) -> bool {
+    f.evidence.unread_at_release.is_none() && f.bytes.unread > 0 && cause != Cause::CloseWithUnreadData
+        || cause == Cause::DataAfterClose && f.evidence.segment_bytes.is_none()
+}
+
+/// Whether a request was left without its answer, or with a part of it; `None`: not known.
+fn unanswered(f: &Facts<'_>, cause: Cause) -> Option<bool> {
+    match cause {
+        Cause::KeepaliveRace
+        | Cause::ClosedBeforeAnswer
+        | Cause::RequestNotConfirmed
+        | Cause::NoConnectionAtPeer
+        | Cause::ServerAbortBeforeResponse
+        | Cause::ServerAbortMidResponse
+        | Cause::PeerAbortBeforeResponse
+        | Cause::GaveUpWaiting
+        | Cause::ClientGaveUp => Some(true),
+        Cause::Refused
+        | Cause::RefusedByIcmp
+        | Cause::Unreachable
+        | Cause::ConnectTimeout
+        | Cause::GaveUpConnecting
+        | Cause::ConnectProbe
+        | Cause::PeerAbortIdle
+        | Cause::PeerAbortAfterResponse
+        | Cause::Orderly
+        | Cause::OrderlyUnread => Some(false),
+        Cause::Unknown => None,
+        // The FINs passed: whether a request was left is known from before.
+        Cause::ResetWhileClosing | Cause::ResetAfterLocalFin if f.speaker().is_none() => Some(false),
+        _ if f.silent() => Some(false),
+        // TLS's goodbye is no request.
+        Cause::CloseWithUnreadData if is_close_notify(f) => Some(false),
+        _ => f.request_unanswered().or((f.t.end == EndKind::Fin).then_some(false)),
+    }
+}
+
+/// A segment that met no socket: its payload, if it had any, was never read.
+fn without_socket(f: &Facts<'_>, cause: Cause) -> (Harm, Damage) {
+    let dropped = f.t.segment.and_then(|segment| segment.bytes);
+    match (cause, dropped) {
+        (Cause::ClosedPort, _) | (Cause::NoConnection | Cause::TimeWait | Cause::AcceptQueueOverflow, Some(0)) => {
+            (Harm::None, Damage::default())
+        }
+        (Cause::NoConnection | Cause::TimeWait | Cause::AcceptQueueOverflow, Some(n)) => {
+            (Harm::Lost, Damage { unread_here: n, ..Damage::default() })
+        }
+        // The socket that it met lives on, or nothing is known of the segment.
+        _ => (Harm::Unknown, Damage::default()),
+    }
+}

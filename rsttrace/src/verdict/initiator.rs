@@ -1,0 +1,65 @@
+//! Who ended it. Nobody is named without evidence: what arrives from the network may have been
+//! made by anything on the way.
+
+use super::facts::{Facts, Flight};
+use crate::model::{Cause, EndKind, Errno, FirstFin, Initiator};
+
+pub fn of(f: &Facts<'_>, cause: Cause) -> Initiator {
+    match f.t.end {
+        EndKind::Fin => first_to_close(f),
+        EndKind::ResetReceived => sender(f, cause),
+        _ if cause == Cause::AdminKill => Initiator::LocalAdmin,
+        EndKind::Timeout => Initiator::LocalKernel,
+        EndKind::ResetSent | EndKind::Error => match cause {
+            Cause::RefusedByIcmp | Cause::Unreachable => Initiator::Unknown,
+            Cause::ListenerClosed
+            | Cause::CloseWithUnreadData
+            | Cause::LingerZero
+            | Cause::Disconnect
+            | Cause::Linger2Abort
+            | Cause::SilentClose
+            | Cause::GaveUpConnecting => Initiator::LocalApplication,
+            _ if f.evidence.errno == Some(Errno::ECONNABORTED) => Initiator::LocalApplication,
+            Cause::Unknown => Initiator::Unknown,
+            _ => Initiator::LocalKernel,
+        },
+    }
+}
+
+fn first_to_close(f: &Facts<'_>) -> Initiator {
+    match f.t.fin.first {
+        Some(FirstFin::Local | FirstFin::Both) => Initiator::LocalApplication,
+        Some(FirstFin::Remote) => Initiator::PeerApplication,
+        None => Initiator::Unknown,
+    }
+}
+
+/// Who sent the RST that arrived.
+fn sender(f: &Facts<'_>, cause: Cause) -> Initiator {
+    if let Some(peer) = &f.t.peer {
+        // A socket of this host sent it: by a call of its process, or by itself.
+        return if peer.syscall.is_some() || peer.exiting { Initiator::PeerApplication } else { Initiator::PeerKernel };
+    }
+    if answered_too_early(f) {
+        return Initiator::Middlebox;
+    }
+    match cause {
+        Cause::Refused | Cause::WriteAfterPeerClose | Cause::ResetAfterLocalFin => Initiator::PeerKernel,
+        // The peer's application had closed before.
+        Cause::KeepaliveRace | Cause::ClosedBeforeAnswer | Cause::ResetWhileClosing if f.t.fin.first == Some(FirstFin::Remote) => {
+            Initiator::PeerApplication
+        }
+        _ => match f.evidence.reset.map(|header| header.acked) {
+            Some(Some(_)) => Initiator::PeerApplication,
+            Some(None) => Initiator::PeerKernel,
+            None => Initiator::Unknown,
+        },
+    }
+}
+
+/// A RST that answers a segment, on a connection where nothing but ours was under way, sooner than
+/// the peer can: something nearer has sent it.
+fn answered_too_early(f: &Facts<'_>) -> bool {
+    let quiet_before = f.t.idle.and_then(|idle| idle.received_ms).is_some_and(|ms| ms > 1_000);
+    f.evidence.reset.is_some_and(|header| header.acked.is_none()) && f.bytes.unacked > 0 && quiet_before && f.flight() == Flight::Crossing
+}
