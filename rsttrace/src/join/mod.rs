@@ -251,7 +251,7 @@ impl Joiner {
         let (released, partner) = (story.released(), story.partner);
         if !released {
             self.remember(id);
-        } else if !partner.and_then(|partner| self.story(partner)).is_some_and(|other| !other.told()) {
+        } else if partner.and_then(|partner| self.story(partner)).is_none_or(|other| other.told()) {
             self.forget(id);
         }
     }

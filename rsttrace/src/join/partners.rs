@@ -5,7 +5,7 @@
 //! addresses only say where to look first. A user-space proxy is two connections, and synproxy and
 //! NAT helpers renumber: neither is ever paired.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use crate::model::{End, Endpoint, Role, SequenceSpace, SockId};
 
@@ -18,15 +18,15 @@ const HANDSHAKE_NS: u64 = 130_000_000_000;
 #[derive(Debug, Default)]
 pub struct Partners {
     by_flow: HashMap<(Endpoint, Endpoint), Vec<SockId>>,
-    /// By `written`: what expects a number is found at or above it.
-    by_written: BTreeSet<(u32, u64)>,
+    /// By `written` and socket: what expects a number is found at or above it.
+    by_written: BTreeMap<(u32, u64), SequenceSpace>,
 }
 
 impl Partners {
     pub fn add(&mut self, end: &End) {
         if let Some(sequence) = end.sequence {
             self.by_flow.entry((end.local, end.remote)).or_default().push(end.id);
-            self.by_written.insert((sequence.written, end.id.sk));
+            self.by_written.insert((sequence.written, end.id.sk), sequence);
         }
     }
 
@@ -44,25 +44,27 @@ impl Partners {
     /// The only end that fits; `None` where there is none or more than one.
     pub fn find<'a>(&self, end: &End, known: impl Fn(u64) -> Option<&'a End>) -> Option<SockId> {
         let sequence = end.sequence?;
-        let reversed = self.by_flow.get(&(end.remote, end.local)).into_iter().flatten().map(|id| id.sk);
-        let fits = |sk: &u64| known(*sk).is_some_and(|other| other.id != end.id && are_halves(sequence, other.sequence));
-        let only = |mut ends: Vec<u64>| {
-            ends.dedup();
-            if let [sk] = ends[..] { known(sk).map(|other| other.id) } else { None }
-        };
-        let by_flow: Vec<u64> = reversed.filter(fits).collect();
+        let fits = |other: &&End| other.id != end.id && are_halves(sequence, other.sequence);
+        let reversed = self.by_flow.get(&(end.remote, end.local)).into_iter().flatten();
+        let by_flow: Vec<_> = reversed.filter_map(|id| known(id.sk)).filter(fits).map(|other| other.id).collect();
         if !by_flow.is_empty() {
-            return only(by_flow);
+            return only(&by_flow);
         }
-        let above = self.by_written.range((sequence.expected, 0)..).chain(self.by_written.iter());
-        let translated = above
+        // The numbers wrap around.
+        let above = self.by_written.range((sequence.expected, 0)..).chain(self.by_written.range(..(sequence.expected, 0)));
+        let translated: Vec<_> = above
             .take(NEIGHBOURS)
-            .map(|&(_, sk)| sk)
-            .filter(fits)
-            .filter(|sk| known(*sk).is_some_and(|other| may_be_translated(end, other)))
+            .filter(|(_, other)| are_halves(sequence, Some(**other)))
+            .filter_map(|((_, sk), _)| known(*sk))
+            .filter(|other| fits(other) && may_be_translated(end, other))
+            .map(|other| other.id)
             .collect();
-        only(translated)
+        only(&translated)
     }
+}
+
+fn only(ends: &[SockId]) -> Option<SockId> {
+    if let [id] = ends { Some(*id) } else { None }
 }
 
 /// Each expects a number that the other has written, and not seen acknowledged before it ended.

@@ -1,11 +1,14 @@
 //! Did it hurt? Lost is only what never left, what is proved not to have arrived, and what was
 //! certainly never read; all else that is open is possible.
 
-use super::facts::Facts;
-use crate::model::{Cause, Damage, EndKind, Harm, TcpState};
+use std::ops::RangeInclusive;
 
-/// The longest close_notify: an encrypted TLS alert.
-const CLOSE_NOTIFY: u64 = 31;
+use super::facts::Facts;
+use crate::model::{Bytes, Cause, Damage, EndKind, Harm, Speaker, TcpState};
+
+/// TLS's close_notify as the stack sees it: an encrypted alert, from TLS 1.2 with ChaCha20 to 1.2
+/// with AES-GCM. What waits unread may have been read in part.
+const CLOSE_NOTIFY: RangeInclusive<u64> = 23..=31;
 
 pub fn of(f: &Facts<'_>, cause: Cause) -> (Harm, Damage) {
     if f.t.bytes.is_none() {
@@ -27,7 +30,9 @@ pub fn of(f: &Facts<'_>, cause: Cause) -> (Harm, Damage) {
 }
 
 fn damage(f: &Facts<'_>, cause: Cause) -> Damage {
-    let b = &f.bytes;
+    // What says goodbye to nobody is no loss.
+    let goodbye = if is_late_goodbye(f, cause) == Some(true) { f.evidence.remote_fin.map_or(0, |fin| fin.written_after) } else { 0 };
+    let b = Bytes { unacked: f.bytes.unacked.saturating_sub(goodbye), ..f.bytes };
     let (undelivered, unconfirmed) = match (&f.t.peer, f.evidence.reset.and_then(|header| header.acked)) {
         // The other half is here: what did not arrive is known.
         (Some(peer), _) => (b.unacked.saturating_sub(peer.arrived), 0),
@@ -56,6 +61,7 @@ fn unread_here(f: &Facts<'_>, cause: Cause) -> u64 {
     match cause {
         _ if is_close_notify(f) => 0,
         // What comes after close() is dropped on arrival.
+        Cause::DataAfterClose if is_late_goodbye(f, cause) != Some(false) => f.bytes.unread,
         Cause::DataAfterClose => f.evidence.segment_bytes.unwrap_or(0) + f.bytes.unread,
         _ => f.evidence.unread_at_release.unwrap_or(0),
     }
@@ -63,13 +69,28 @@ fn unread_here(f: &Facts<'_>, cause: Cause) -> u64 {
 
 /// In CLOSE_WAIT, with all of ours acknowledged, a few bytes that nobody reads are TLS's goodbye.
 pub fn is_close_notify(f: &Facts<'_>) -> bool {
-    f.state() == TcpState::CloseWait && f.outstanding() == 0 && (1..=CLOSE_NOTIFY).contains(&f.bytes.unread)
+    f.state() == TcpState::CloseWait && f.outstanding() == 0 && (1..=*CLOSE_NOTIFY.end()).contains(&f.bytes.unread)
+}
+
+/// Whoever had spoken last before the other end closed says goodbye to it, and meets nobody.
+/// `None`: it may be, but how things stood at the FIN is not known.
+pub fn is_late_goodbye(f: &Facts<'_>, cause: Cause) -> Option<bool> {
+    let (fin, said, answered) = match cause {
+        Cause::WriteAfterPeerClose => (f.evidence.remote_fin, f.evidence.remote_fin.map(|fin| fin.written_after), Speaker::Local),
+        Cause::DataAfterClose => (f.evidence.local_fin, f.evidence.segment_bytes, Speaker::Remote),
+        _ => return Some(false),
+    };
+    if !said.is_some_and(|n| CLOSE_NOTIFY.contains(&n)) {
+        return Some(false);
+    }
+    let fin = fin?;
+    Some(fin.outstanding == 0 && fin.speaker? == answered)
 }
 
 /// Bytes wait that the application may still read, or dropped ones could not be counted.
 fn unread_may_be_lost(f: &Facts<'_>, cause: Cause) -> bool {
     f.evidence.unread_at_release.is_none() && f.bytes.unread > 0 && cause != Cause::CloseWithUnreadData
-        || cause == Cause::DataAfterClose && f.evidence.segment_bytes.is_none()
+        || cause == Cause::DataAfterClose && (f.evidence.segment_bytes.is_none() || is_late_goodbye(f, cause).is_none())
 }
 
 /// Whether a request was left without its answer, or with a part of it; `None`: not known.
@@ -100,6 +121,7 @@ fn unanswered(f: &Facts<'_>, cause: Cause) -> Option<bool> {
         _ if f.silent() => Some(false),
         // TLS's goodbye is no request.
         Cause::CloseWithUnreadData if is_close_notify(f) => Some(false),
+        Cause::WriteAfterPeerClose | Cause::DataAfterClose if is_late_goodbye(f, cause) == Some(true) => Some(false),
         _ => f.request_unanswered().or((f.t.end == EndKind::Fin).then_some(false)),
     }
 }

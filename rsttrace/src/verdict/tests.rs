@@ -388,6 +388,22 @@ fn a_tls_goodbye_that_nobody_reads_is_harmless() {
 }
 
 #[test]
+fn a_tls_goodbye_to_who_has_closed_is_harmless() {
+    let wrote = |written_after, speaker| {
+        changed(server(), |t| {
+            t.state = Some(TcpState::LastAck);
+            t.fin.first = Some(FirstFin::Remote);
+            *b(t) = Bytes { acked: RESPONSE - written_after, unacked: written_after, ..b(t).to_owned() };
+            e(t).remote_fin = Some(AtFin { written_after, ..fin(speaker, 4) });
+        })
+    };
+    is(&wrote(24, Speaker::Local), Cause::WriteAfterPeerClose, Phase::Closing, Initiator::PeerKernel, Harm::None);
+    for (written, speaker) in [(22, Speaker::Local), (32, Speaker::Local), (24, Speaker::Remote)] {
+        assert_eq!(verdict(&wrote(written, speaker)).harm, Harm::Possible, "{written}, {speaker:?}");
+    }
+}
+
+#[test]
 fn data_after_close_is_lost_by_its_length() {
     let after = |bytes| {
         changed(server(), |t| {

@@ -3,7 +3,10 @@
 
 use std::fmt::Write as _;
 
-use super::{facts::Facts, harm::is_close_notify};
+use super::{
+    facts::Facts,
+    harm::{is_close_notify, is_late_goodbye},
+};
 use crate::{
     model::{Cause, Damage, EndKind, FirstFin, Speaker, TcpState, Timer},
     units::{bytes, duration},
@@ -80,6 +83,9 @@ fn main_clause(f: &Facts<'_>, cause: Cause, timer: Option<&Timer>) -> String {
         Cause::LingerZero => format!("{we} aborted the connection (SO_LINGER 0)"),
         Cause::Disconnect => format!("{we} disconnected the socket (connect to AF_UNSPEC)"),
         Cause::DataAfterClose => match e.segment_bytes {
+            Some(n) if is_late_goodbye(f, cause) == Some(true) => {
+                format!("{peer} sent {} after {we} had closed, as TLS's goodbye is", bytes(n))
+            }
             Some(n) if n > 0 => format!("{peer} sent {} after {we} had closed", bytes(n)),
             _ => format!("{peer} sent data after {we} had closed"),
         },
@@ -98,7 +104,8 @@ fn main_clause(f: &Facts<'_>, cause: Cause, timer: Option<&Timer>) -> String {
         Cause::WriteAfterPeerClose => {
             let written = e.remote_fin.map_or(0, |fin| fin.written_after);
             let unread = if e.fin_read { "" } else { ", not having read its FIN" };
-            format!("{we} wrote {} after {peer} had closed{unread}", bytes(written))
+            let goodbye = if is_late_goodbye(f, cause) == Some(true) { ", as TLS's goodbye is" } else { unread };
+            format!("{we} wrote {} after {peer} had closed{goodbye}", bytes(written))
         }
         Cause::KeepaliveRace => {
             let idle = idle(f, cause);
