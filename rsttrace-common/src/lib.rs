@@ -445,6 +445,8 @@ offsets! {
     sk_buff__head, sk_buff__transport_header, sk_buff__network_header, sk_buff__len, sk_buff__cb,
     sk_buff__dev, net_device__nd_net, tcp_skb_cb__tcp_flags, tcp_skb_cb__seq, tcp_skb_cb__end_seq,
     tcp_skb_cb__ack_seq,
+    /// `tcp_flags` in the control block, from the beginning of the buffer: one load per segment.
+    sk_buff__cb_tcp_flags,
     task_struct__flags, task_struct__files, task_struct__real_parent, task_struct__group_leader,
     task_struct__pid, task_struct__tgid, task_struct__comm, task_struct__status,
     task_struct__exit_code,

@@ -452,15 +452,14 @@ pub fn tcp_header(skb: u64) -> Option<TcpHeader> {
     })
 }
 
-/// Flags of a typed `struct sk_buff` that TCP has taken in, by two loads.
+/// Flags of a `struct sk_buff` that TCP has taken in, by one load.
+///
+/// # Safety
+/// `skb` must be a pointer that the verifier knows as a `struct sk_buff`.
 #[inline(always)]
-pub fn flags_of(skb: *const u8) -> u8 {
-    if !present(&OFFSETS.sk_buff__cb) || !present(&OFFSETS.tcp_skb_cb__tcp_flags) {
-        return 0;
-    }
-    let at = frozen(&OFFSETS.sk_buff__cb) as usize + frozen(&OFFSETS.tcp_skb_cb__tcp_flags) as usize;
-    // SAFETY: typed `struct sk_buff`; the member lies in its control block.
-    unsafe { read_volatile(skb.add(at)) }
+pub unsafe fn flags_of(skb: *const u8) -> u8 {
+    // SAFETY: as the caller promises; the byte lies in the buffer's control block.
+    unsafe { typed(skb, &OFFSETS.sk_buff__cb_tcp_flags) }
 }
 
 /// The acknowledgement number of a received segment.

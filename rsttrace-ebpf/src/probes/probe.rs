@@ -1,7 +1,9 @@
 //! `tcp_probe`: every segment that arrives in ESTABLISHED, before it is processed. Only the FIN and
 //! the RST are of interest: what the RST's own header says, and what the FIN is about to overwrite.
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use core::ffi::c_void;
+
+use aya_ebpf::{EbpfContext as _, macros::btf_tracepoint, programs::BtfTracePointContext};
 use rsttrace_common::{ResetHeader, reset_flag};
 
 use crate::{
@@ -9,26 +11,33 @@ use crate::{
     sock::*,
 };
 
-/// `void (struct sock *sk, struct sk_buff *skb)`, first thing in `tcp_rcv_established()`.
+/// `void (struct sock *sk, struct sk_buff *skb)`, first thing in `tcp_rcv_established()`. Every
+/// segment pays for what stands here.
 #[btf_tracepoint(function = "tcp_probe")]
 fn tcp_probe(ctx: BtfTracePointContext) -> i32 {
-    let skb = ctx.arg::<*const u8>(1);
-    let flags = flags_of(skb);
-    if flags & (TCPHDR_FIN | TCPHDR_RST) == 0 {
-        return 0;
+    // SAFETY: the hook's second argument.
+    let flags = unsafe { flags_of(ctx.arg(1)) };
+    if flags & (TCPHDR_FIN | TCPHDR_RST) != 0 {
+        fin_or_reset(ctx.as_ptr(), flags);
     }
+    0
+}
+
+/// Out of line, so that other segments do not save registers for it.
+#[inline(never)]
+fn fin_or_reset(ctx: *mut c_void, flags: u8) {
+    let ctx = BtfTracePointContext::new(ctx);
     let sk: Sk = ctx.arg(0);
     if !is_tcp(sk) {
-        return 0;
+        return;
     }
-    let Some(entry) = find_or_begin(sk as u64, now_ns()) else { return 0 };
+    let Some(entry) = find_or_begin(sk as u64, now_ns()) else { return };
     if flags & TCPHDR_RST == 0 {
         entry.wl1_before_fin = wl1(sk);
         entry.flags |= FIN_SEEN;
     } else {
-        reset_header(skb as u64, flags, &mut entry.reset);
+        reset_header(ctx.arg::<*const u8>(1) as u64, flags, &mut entry.reset);
     }
-    0
 }
 
 #[inline(always)]

@@ -17,15 +17,20 @@ fn place(name: &str) -> Option<(&str, String)> {
         ("tcp_sock", "rtt_min") => "rtt_min.s".to_owned(),
         ("net", "inum") => "ns.inum".to_owned(),
         ("net_device", "nd_net") => "nd_net.net".to_owned(),
+        ("sk_buff", "cb_tcp_flags") => "cb".to_owned(),
         ("task_struct", "status") => "thread_info.status".to_owned(),
         (_, member) => member.to_owned(),
     };
     Some((of, path))
 }
 
-/// What lies behind an array's beginning.
-fn inner(name: &str, btf: &KernelBtf) -> u32 {
-    if name == "tcp_sock__rtt_min" { btf.offset("minmax_sample", "v").unwrap_or(0) } else { 0 }
+/// What lies behind the beginning of an array that the path leads to.
+fn inner(name: &str, btf: &KernelBtf) -> Option<u32> {
+    match name {
+        "tcp_sock__rtt_min" => btf.offset("minmax_sample", "v"),
+        "sk_buff__cb_tcp_flags" => btf.offset("tcp_skb_cb", "tcp_flags"),
+        _ => Some(0),
+    }
 }
 
 /// Members that the kernel half reads with a helper and can do without. All others are loaded
@@ -44,7 +49,7 @@ pub fn resolve(btf: &KernelBtf) -> Result<(Offsets, Vec<&'static str>), &'static
     let mut missing = Vec::new();
     offsets.each(|name, offset| {
         *offset = match place(name) {
-            Some((of, path)) => btf.offset(of, &path).map(|offset| offset + inner(name, btf)),
+            Some((of, path)) => btf.offset(of, &path).zip(inner(name, btf)).map(|(offset, inner)| offset + inner),
             None => flags.iter().find(|(flag, _)| *flag == name).map(|&(_, bit)| bit.cast_unsigned()),
         }
         .unwrap_or(ABSENT);
