@@ -211,7 +211,7 @@ pub mod snapshot_flag {
     pub const RECEIVED: u32 = 4;
     /// `rcv_nxt` counts the peer's FIN.
     pub const REMOTE_FIN: u32 = 8;
-    /// `snd_wl1` is that of before the peer's FIN, which sets it too.
+    /// The peer's FIN bore no payload, and `snd_wl1` and `prior_una` are those of before it.
     pub const BEFORE_FIN: u32 = 16;
 }
 
@@ -226,12 +226,15 @@ pub struct Snapshot {
     pub copied_seq: u32,
     /// Sequence number of the latest segment that told us a window.
     pub snd_wl1: u32,
+    /// `snd_una` before the segment with the peer's FIN; else the same as `snd_una`.
+    pub prior_una: u32,
     /// Jiffies, as are `lsndtime` and `lrcvtime`.
     pub now: u32,
     pub lsndtime: u32,
     pub lrcvtime: u32,
     /// [`snapshot_flag`].
     pub flags: u32,
+    pub pad: u32,
 }
 
 /// Who sent payload last.
@@ -243,8 +246,20 @@ pub enum Speaker {
 
 impl Snapshot {
     /// Not taken.
-    pub const NONE: Self =
-        Self { snd_una: 0, snd_nxt: 0, write_seq: 0, rcv_nxt: 0, copied_seq: 0, snd_wl1: 0, now: 0, lsndtime: 0, lrcvtime: 0, flags: 0 };
+    pub const NONE: Self = Self {
+        snd_una: 0,
+        snd_nxt: 0,
+        write_seq: 0,
+        rcv_nxt: 0,
+        copied_seq: 0,
+        snd_wl1: 0,
+        prior_una: 0,
+        now: 0,
+        lsndtime: 0,
+        lrcvtime: 0,
+        flags: 0,
+        pad: 0,
+    };
 
     #[inline(always)]
     pub const fn has(&self, flags: u32) -> bool {
@@ -269,13 +284,19 @@ impl Snapshot {
         if !self.has(SENT) {
             return Some(Speaker::Remote);
         }
+        // Acknowledged by nothing but the bare FIN.
+        if self.has(BEFORE_FIN) && self.write_seq != self.prior_una {
+            return Some(Speaker::Local);
+        }
         match self.lsndtime.wrapping_sub(self.lrcvtime) {
             0 => {}
             later if later < 1 << 31 => return Some(Speaker::Local),
             _ => return Some(Speaker::Remote),
         }
         let expected = if self.has(REMOTE_FIN) { self.rcv_nxt.wrapping_sub(1) } else { self.rcv_nxt };
-        if self.snd_wl1 != expected {
+        // Nobody answers what is not read; and what knocks at a closed window bears that number too.
+        let unread = expected.wrapping_sub(self.copied_seq);
+        if self.snd_wl1 != expected || unread != 0 && unread < 1 << 31 {
             Some(Speaker::Remote)
         } else if self.has(REMOTE_FIN) && !self.has(BEFORE_FIN) {
             // The FIN itself bears this number.
@@ -481,10 +502,10 @@ assert_size!(
     SockId = 16,
     Task = 40,
     Tuple = 48,
-    Snapshot = 40,
-    Sizes = 96,
+    Snapshot = 48,
+    Sizes = 104,
     ResetHeader = 8,
-    EndEvent = 424,
+    EndEvent = 448,
     TaskEvent = 104,
     StrayEvent = 80,
     Settings = 20,
@@ -492,8 +513,8 @@ assert_size!(
 const _: () = assert!(core::mem::offset_of!(EndEvent, tuple) == 72);
 const _: () = assert!(core::mem::offset_of!(EndEvent, sizes) == 120);
 const _: () = assert!(core::mem::offset_of!(Sizes, at) == 56);
-const _: () = assert!(core::mem::offset_of!(EndEvent, flags) == 216);
-const _: () = assert!(core::mem::offset_of!(EndEvent, reset) == 256);
-const _: () = assert!(core::mem::offset_of!(EndEvent, owner) == 344);
+const _: () = assert!(core::mem::offset_of!(EndEvent, flags) == 224);
+const _: () = assert!(core::mem::offset_of!(EndEvent, reset) == 264);
+const _: () = assert!(core::mem::offset_of!(EndEvent, owner) == 368);
 const _: () = assert!(core::mem::offset_of!(TaskEvent, task) == 48);
 const _: () = assert!(core::mem::offset_of!(StrayEvent, reason) == 64);

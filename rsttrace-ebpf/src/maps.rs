@@ -43,7 +43,7 @@ pub const DESTROYED: u32 = 32;
 /// Found at the start: its owner is its only holder or not known, and the first use tells better.
 pub const SEEDED: u32 = 64;
 
-/// The segment with the peer's FIN was looked at before it was processed.
+/// The segment with the peer's FIN bore no payload, and was looked at before it was processed.
 pub const FIN_SEEN: u32 = 512;
 
 /// What the end of a socket needs to know about its past.
@@ -64,8 +64,9 @@ pub struct Entry {
     pub local_fin: Snapshot,
     /// Of the latest RST that arrived in ESTABLISHED.
     pub reset: ResetHeader,
-    /// `snd_wl1` as the peer's FIN found it ([`FIN_SEEN`]).
+    /// `snd_wl1` and `snd_una` as the peer's FIN found them ([`FIN_SEEN`]).
     pub wl1_before_fin: u32,
+    pub una_before_fin: u32,
     pub flags: u32,
     pub fin_data_bytes: i32,
     /// `sk_err` as the end left it.
@@ -76,7 +77,7 @@ pub struct Entry {
     pub first_fin: u8,
     /// State before CLOSE, once there.
     pub last_state: u8,
-    pub pad: [u8; 1],
+    pub pad: [u8; 5],
 }
 
 const NO_TASK: Task = Task { tgid: 0, tid: 0, parent_tgid: 0, flags: 0, syscall: -1, fd: -1, comm: [0; 16] };
@@ -96,6 +97,7 @@ static BLANK: Entry = Entry {
     local_fin: Snapshot::NONE,
     reset: ResetHeader::NONE,
     wl1_before_fin: 0,
+    una_before_fin: 0,
     flags: 0,
     fin_data_bytes: -1,
     errno: 0,
@@ -103,7 +105,7 @@ static BLANK: Entry = Entry {
     role: 0,
     first_fin: 0,
     last_state: 0,
-    pad: [0; 1],
+    pad: [0; 5],
 };
 
 /// The entry of a socket, if it has one.

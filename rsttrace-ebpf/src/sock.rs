@@ -247,8 +247,14 @@ pub fn tuple(sk: Sk, out: &mut Tuple) {
         out.remote_port = u16::from_be(typed(sk, &OFFSETS.sock__skc_dport));
         out.local_port = u16::from_be(peek(sk as u64, &OFFSETS.inet_sock__inet_sport));
     }
-    let net: u64 = peek(sk as u64, &OFFSETS.sock__skc_net);
-    out.netns = peek(net, &OFFSETS.net__inum);
+    out.netns = netns(sk as u64);
+}
+
+/// Inode number of a socket's network namespace; mini-sockets have it in the same place.
+#[inline(always)]
+pub fn netns(sk: u64) -> u32 {
+    let net: u64 = peek(sk, &OFFSETS.sock__skc_net);
+    peek(net, &OFFSETS.net__inum)
 }
 
 #[inline(always)]
@@ -316,6 +322,7 @@ fn snapshot_of(sk: Sk, tp: *const u8, out: &mut Snapshot) {
         *out = Snapshot::NONE;
         return;
     }
+    out.pad = 0;
     // SAFETY: no preconditions.
     out.now = unsafe { bpf_jiffies64() } as u32;
     // SAFETY: typed `struct tcp_sock` and `struct sock`.
@@ -326,6 +333,7 @@ fn snapshot_of(sk: Sk, tp: *const u8, out: &mut Snapshot) {
         out.rcv_nxt = typed(tp, &OFFSETS.tcp_sock__rcv_nxt);
         out.copied_seq = typed(tp, &OFFSETS.tcp_sock__copied_seq);
         out.snd_wl1 = typed(tp, &OFFSETS.tcp_sock__snd_wl1);
+        out.prior_una = out.snd_una;
         out.lsndtime = typed(tp, &OFFSETS.tcp_sock__lsndtime);
         out.lrcvtime = typed(tp, &OFFSETS.inet_connection_sock__lrcvtime);
         (
@@ -484,15 +492,15 @@ fn network_header(skb: u64) -> u64 {
     head.wrapping_add(u64::from(at))
 }
 
-/// Sequence number of the latest segment that told us a window.
+/// `snd_wl1` and `snd_una`, which the segment that is about to be processed may change.
 #[inline(always)]
-pub fn wl1(sk: Sk) -> u32 {
+pub fn window_and_acknowledgement(sk: Sk) -> (u32, u32) {
     let tp = tcp_sock(sk);
     if tp.is_null() {
-        return 0;
+        return (0, 0);
     }
     // SAFETY: typed `struct tcp_sock`.
-    unsafe { typed(tp, &OFFSETS.tcp_sock__snd_wl1) }
+    unsafe { (typed(tp, &OFFSETS.tcp_sock__snd_wl1), typed(tp, &OFFSETS.tcp_sock__snd_una)) }
 }
 
 /// The connection that a received segment was meant for, seen from this host.

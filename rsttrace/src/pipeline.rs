@@ -14,6 +14,9 @@ use crate::{
     verdict::{self, timers::Timers},
 };
 
+/// How far events of different CPUs, and of an interrupt within another, may be out of order.
+const DISORDER_NS: u64 = 1_000_000;
+
 /// How records are written.
 #[derive(Debug)]
 pub enum Format {
@@ -70,6 +73,8 @@ impl Pipeline {
         match self.decoder.decode(bytes) {
             Ok(event) => {
                 self.last_event_ns = self.last_event_ns.max(event.ts_ns());
+                // What was due before this event is told without it, however late we read.
+                self.joiner.tick(event.ts_ns().saturating_sub(DISORDER_NS), &mut self.ready);
                 self.joiner.push(event, &mut self.ready);
             }
             Err(error) => {

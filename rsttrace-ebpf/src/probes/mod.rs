@@ -9,7 +9,6 @@ mod sockopt;
 mod state;
 
 use aya_ebpf::EbpfContext;
-use aya_log_ebpf::debug;
 use rsttrace_common::{EndEvent, ResetHeader, Snapshot, SockId, Task, TaskEvent, counter, end_flag, event_flag, hook, kind, role};
 
 use crate::{
@@ -81,9 +80,6 @@ fn report_end(ctx: &impl EbpfContext, sk: Sk, entry: Option<&mut Entry>, end: &E
             out.local_fin = entry.local_fin;
             out.owner = entry.owner;
             out.closer = entry.closer;
-            if entry.owner.tgid == 0 {
-                debug!(ctx, "no owner known for the socket with cookie {}", out.cookie);
-            }
         }
         None => {
             flags |= end_flag::UNTRACKED;

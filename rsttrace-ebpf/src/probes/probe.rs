@@ -32,11 +32,12 @@ fn fin_or_reset(ctx: *mut c_void, flags: u8) {
         return;
     }
     let Some(entry) = find_or_begin(sk as u64, now_ns()) else { return };
-    if flags & TCPHDR_RST == 0 {
-        entry.wl1_before_fin = wl1(sk);
+    let skb = ctx.arg::<*const u8>(1) as u64;
+    if flags & TCPHDR_RST != 0 {
+        reset_header(skb, flags, &mut entry.reset);
+    } else if segment_bytes(skb) == 0 {
+        (entry.wl1_before_fin, entry.una_before_fin) = window_and_acknowledgement(sk);
         entry.flags |= FIN_SEEN;
-    } else {
-        reset_header(ctx.arg::<*const u8>(1) as u64, flags, &mut entry.reset);
     }
 }
 

@@ -39,12 +39,12 @@ fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
     let skb = ctx.arg::<*const u8>(1);
     let reason = if frozen(&SETTINGS.has_reset_reason) == 0 { -1 } else { ctx.arg::<u32>(2) as i32 };
     if sk.is_null() {
-        stray(&ctx, skb as u64, reason, 0);
+        stray(&ctx, sk, skb as u64, reason, 0);
         return 0;
     }
     let state = sock::state(sk);
     if is_mini(state) || state == LISTEN {
-        stray(&ctx, skb as u64, reason, state);
+        stray(&ctx, sk, skb as u64, reason, state);
         return 0;
     }
     if !is_tcp(sk) {
@@ -52,7 +52,7 @@ fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
     }
     if !skb.is_null() && state != CLOSE {
         // The segment was unacceptable; the socket lives on.
-        stray(&ctx, skb as u64, reason, state);
+        stray(&ctx, sk, skb as u64, reason, state);
         return 0;
     }
     ended(&ctx, sk, skb as u64, reason, state);
@@ -114,7 +114,7 @@ fn after(ctx: &BtfTracePointContext, sk: Sk, id: SockId, skb: u64, reason: i32) 
 
 /// A RST that answers a segment and ends no full socket.
 #[inline(always)]
-fn stray(ctx: &BtfTracePointContext, skb: u64, reason: i32, state: u8) {
+fn stray(ctx: &BtfTracePointContext, sk: Sk, skb: u64, reason: i32, state: u8) {
     let Some(mut event) = emit::reserve::<StrayEvent>(ctx, hook::TCP_SEND_RESET) else {
         maps::count(counter::LOST_RECORDS);
         return;
@@ -123,6 +123,10 @@ fn stray(ctx: &BtfTracePointContext, skb: u64, reason: i32, state: u8) {
     let out = unsafe { &mut *event.as_mut_ptr() };
     out.header = emit::header(kind::STRAY, now_ns());
     sock::tuple_of_segment(skb, &mut out.tuple);
+    if out.tuple.netns == 0 {
+        // The device is forgotten once a socket has taken the segment.
+        out.tuple.netns = sock::netns(sk as u64);
+    }
     out.reason = reason;
     out.state = state;
     out.tcp_flags = sock::tcp_header(skb).map_or(0, |tcp| tcp.flags);

@@ -95,6 +95,7 @@ fn fin(sk: Sk, by: u8) {
         snapshot(sk, &mut entry.remote_fin);
         if entry.flags & FIN_SEEN != 0 {
             entry.remote_fin.snd_wl1 = entry.wl1_before_fin;
+            entry.remote_fin.prior_una = entry.una_before_fin;
             entry.remote_fin.flags |= snapshot_flag::BEFORE_FIN;
         }
     }

@@ -113,6 +113,7 @@ impl RawSizes {
         Some(AtFin {
             speaker: speaker(fin),
             outstanding: ahead(fin.write_seq, fin.snd_una),
+            acked_by_fin: ahead(fin.snd_una, fin.prior_una),
             written_after: ahead(self.at.write_seq, fin.write_seq).saturating_sub(unsent_fin + unacked_fin + acked_fin),
             received_after: received.saturating_sub(remote_fin(&self.at).saturating_sub(remote_fin(fin))),
             idle: idle(fin, fin.has(snapshot_flag::SENT), fin.has(snapshot_flag::RECEIVED), tick_ns),
@@ -185,10 +186,12 @@ pub fn snapshot(bytes: &mut &[u8]) -> Snapshot {
         rcv_nxt: bytes.get_u32_ne(),
         copied_seq: bytes.get_u32_ne(),
         snd_wl1: bytes.get_u32_ne(),
+        prior_una: bytes.get_u32_ne(),
         now: bytes.get_u32_ne(),
         lsndtime: bytes.get_u32_ne(),
         lrcvtime: bytes.get_u32_ne(),
         flags: bytes.get_u32_ne(),
+        pad: bytes.get_u32_ne(),
     }
 }
 

@@ -30,7 +30,9 @@ const PARTNER_FOLLOWS_NS: u64 = 10_000_000;
 pub struct Joiner {
     timeout_ns: u64,
     capacity: usize,
-    stories: HashMap<u64, Story>,
+    stories: HashMap<SockId, Story>,
+    /// The latest life of each socket: a RST that follows the destruction comes without more.
+    latest: HashMap<u64, SockId>,
     /// Ends that may find their other end.
     partners: Partners,
     /// Untold stories in the order of their beginning; entries of finished ones are skipped.
@@ -49,6 +51,7 @@ impl Joiner {
             timeout_ns,
             capacity: capacity.max(1),
             stories: HashMap::new(),
+            latest: HashMap::new(),
             partners: Partners::default(),
             waiting: VecDeque::new(),
             settling: BinaryHeap::new(),
@@ -84,7 +87,7 @@ impl Joiner {
             && at <= now_ns
         {
             self.settling.pop();
-            self.settled(id, out);
+            self.complete(id, at, out);
         }
         while let Some(&(at, id)) = self.waiting.front()
             && at <= now_ns
@@ -104,13 +107,14 @@ impl Joiner {
             }
         }
         self.stories.clear();
+        self.latest.clear();
         self.partners = Partners::default();
         self.settling.clear();
         self.remembered.clear();
     }
 
     fn story(&mut self, id: SockId) -> Option<&mut Story> {
-        self.stories.get_mut(&id.sk).filter(|story| story.id() == id)
+        self.stories.get_mut(&id)
     }
 
     fn end(&mut self, end: Box<End>, out: &mut Vec<Record>) {
@@ -121,11 +125,12 @@ impl Joiner {
             out.push(Record::Teardown(Box::new(Story::new(end).tell(Told::Untracked, None))));
             return;
         }
-        if let Some(stale) = self.stories.get(&id.sk) {
-            // Its release was lost: the address has a new life.
-            let (stale, told) = (stale.id(), if stale.released() { Told::Complete } else { Told::Untracked });
+        // The address has a new life. What is untold and unreleased has lost its release.
+        if let Some(stale) = self.latest.insert(id.sk, id)
+            && self.story(stale).is_some_and(|story| !story.released())
+        {
             if self.story(stale).is_some_and(|story| !story.told()) {
-                self.tell(stale, told, out);
+                self.tell(stale, Told::Untracked, out);
             }
             self.forget(stale);
         }
@@ -135,13 +140,13 @@ impl Joiner {
         if self.waiting.len() > 2 * self.stories.len() + 1024 {
             // A long timeout must not keep the entries of what is finished.
             let stories = &self.stories;
-            self.waiting.retain(|(_, id)| stories.get(&id.sk).is_some_and(|story| story.id() == *id));
+            self.waiting.retain(|(_, id)| stories.contains_key(id));
         }
         self.waiting.push_back((ts_ns.saturating_add(self.timeout_ns), id));
-        let partner = self.partners.find(&end, |sk| self.stories.get(&sk).map(Story::end));
+        let partner = self.partners.find(&end, |id| self.stories.get(&id).map(Story::end));
         let mut story = Story::new(end);
         story.partner = partner;
-        match partner.and_then(|partner| self.stories.get_mut(&partner.sk)) {
+        match partner.and_then(|partner| self.stories.get_mut(&partner)) {
             Some(other) => {
                 other.partner = Some(id);
                 self.partners.remove(other.end());
@@ -152,17 +157,17 @@ impl Joiner {
             // No release follows.
             story.release(ts_ns, None, None, false, false, None);
         }
-        self.stories.insert(id.sk, story);
+        self.stories.insert(id, story);
         if gone {
-            self.complete(id, out);
+            self.complete(id, ts_ns, out);
         }
     }
 
     fn after(&mut self, after: After, out: &mut Vec<Record>) {
-        let Some(story) = self.stories.get_mut(&after.id.sk) else { return };
         // A RST that follows the destruction comes without the birth time, which is gone.
-        let same = story.id() == after.id || after.id.born_ns == 0 && story.released();
-        if !same {
+        let id = if after.id.born_ns == 0 { self.latest.get(&after.id.sk).copied() } else { Some(after.id) };
+        let Some(story) = id.and_then(|id| self.stories.get_mut(&id)) else { return };
+        if after.id.born_ns == 0 && !story.released() {
             return;
         }
         let id = story.id();
@@ -175,7 +180,7 @@ impl Joiner {
             AfterKind::ResetSent { reason, answer, segment_bytes } => {
                 story.reset_sent(after.ts_ns, after.task, reason, answer, segment_bytes);
                 if story.released() {
-                    self.complete(id, out);
+                    self.complete(id, after.ts_ns, out);
                 }
             }
             AfterKind::Closed { errno } => story.closed(errno),
@@ -187,19 +192,19 @@ impl Joiner {
                 if story.reset_may_follow() {
                     self.settling.push(Reverse((after.ts_ns.saturating_add(RESET_FOLLOWS_NS), id)));
                 } else {
-                    self.complete(id, out);
+                    self.complete(id, after.ts_ns, out);
                 }
             }
         }
     }
 
     /// All is known of this end: it is told, unless its other end may still appear.
-    fn complete(&mut self, id: SockId, out: &mut Vec<Record>) {
+    fn complete(&mut self, id: SockId, now_ns: u64, out: &mut Vec<Record>) {
         let timeout_ns = self.timeout_ns;
         let Some(story) = self.story(id) else { return };
         match story.partner_may_follow_until_ns(PARTNER_FOLLOWS_NS, timeout_ns) {
-            Some(until) => self.settling.push(Reverse((until, id))),
-            None => self.settled(id, out),
+            Some(until) if until > now_ns => self.settling.push(Reverse((until, id))),
+            _ => self.settled(id, out),
         }
     }
 
@@ -236,8 +241,8 @@ impl Joiner {
     }
 
     fn tell_half(&mut self, id: SockId, why: Told) -> Option<Teardown> {
-        let story = self.stories.get(&id.sk)?;
-        let other = story.partner.and_then(|partner| self.stories.get(&partner.sk).filter(|other| other.id() == partner));
+        let story = self.stories.get(&id)?;
+        let other = story.partner.and_then(|partner| self.stories.get(&partner));
         let peer = other.map(|other| other.as_peer(story.end()));
         let story = self.story(id)?;
         let why = if story.released() { Told::Complete } else { why };
@@ -257,10 +262,10 @@ impl Joiner {
     }
 
     fn forget(&mut self, id: SockId) {
-        if self.story(id).is_some()
-            && let Some(story) = self.stories.remove(&id.sk)
-        {
-            self.partners.remove(story.end());
+        let Some(story) = self.stories.remove(&id) else { return };
+        self.partners.remove(story.end());
+        if self.latest.get(&id.sk) == Some(&id) {
+            self.latest.remove(&id.sk);
         }
     }
 
@@ -269,7 +274,7 @@ impl Joiner {
         // Entries of released sockets are dropped now and then, not searched for.
         if self.remembered.len() > 2 * self.stories.len() + 1024 {
             let stories = &self.stories;
-            self.remembered.retain(|id| stories.get(&id.sk).is_some_and(|story| story.id() == *id));
+            self.remembered.retain(|id| stories.contains_key(id));
         }
     }
 

@@ -14,25 +14,28 @@ const NEIGHBOURS: usize = 64;
 /// The server's end is opened by the client's SYN, or by the SYN's last retransmission.
 const HANDSHAKE_NS: u64 = 130_000_000_000;
 
+/// Before every socket.
+const FIRST: SockId = SockId { sk: 0, born_ns: 0 };
+
 /// Ends without a partner.
 #[derive(Debug, Default)]
 pub struct Partners {
     by_flow: HashMap<(Endpoint, Endpoint), Vec<SockId>>,
     /// By `written` and socket: what expects a number is found at or above it.
-    by_written: BTreeMap<(u32, u64), SequenceSpace>,
+    by_written: BTreeMap<(u32, SockId), SequenceSpace>,
 }
 
 impl Partners {
     pub fn add(&mut self, end: &End) {
         if let Some(sequence) = end.sequence {
             self.by_flow.entry((end.local, end.remote)).or_default().push(end.id);
-            self.by_written.insert((sequence.written, end.id.sk), sequence);
+            self.by_written.insert((sequence.written, end.id), sequence);
         }
     }
 
     pub fn remove(&mut self, end: &End) {
         let Some(sequence) = end.sequence else { return };
-        self.by_written.remove(&(sequence.written, end.id.sk));
+        self.by_written.remove(&(sequence.written, end.id));
         if let Some(ends) = self.by_flow.get_mut(&(end.local, end.remote)) {
             ends.retain(|id| *id != end.id);
             if ends.is_empty() {
@@ -42,20 +45,20 @@ impl Partners {
     }
 
     /// The only end that fits; `None` where there is none or more than one.
-    pub fn find<'a>(&self, end: &End, known: impl Fn(u64) -> Option<&'a End>) -> Option<SockId> {
+    pub fn find<'a>(&self, end: &End, known: impl Fn(SockId) -> Option<&'a End>) -> Option<SockId> {
         let sequence = end.sequence?;
         let fits = |other: &&End| other.id != end.id && are_halves(sequence, other.sequence);
         let reversed = self.by_flow.get(&(end.remote, end.local)).into_iter().flatten();
-        let by_flow: Vec<_> = reversed.filter_map(|id| known(id.sk)).filter(fits).map(|other| other.id).collect();
+        let by_flow: Vec<_> = reversed.filter_map(|id| known(*id)).filter(fits).map(|other| other.id).collect();
         if !by_flow.is_empty() {
             return only(&by_flow);
         }
         // The numbers wrap around.
-        let above = self.by_written.range((sequence.expected, 0)..).chain(self.by_written.range(..(sequence.expected, 0)));
+        let above = self.by_written.range((sequence.expected, FIRST)..).chain(self.by_written.range(..(sequence.expected, FIRST)));
         let translated: Vec<_> = above
             .take(NEIGHBOURS)
             .filter(|(_, other)| are_halves(sequence, Some(**other)))
-            .filter_map(|((_, sk), _)| known(*sk))
+            .filter_map(|((_, id), _)| known(*id))
             .filter(|other| fits(other) && may_be_translated(end, other))
             .map(|other| other.id)
             .collect();

@@ -168,7 +168,10 @@ impl Story {
     /// what was done with it.
     pub fn as_peer(&self, of: &End) -> Peer {
         let owner = self.owner();
-        let actor = self.end.closer.or_else(|| self.observer.map(|observer| observer.task));
+        let foreign = |task: &Closer| owner.is_some_and(|owner| owner.tgid != task.tgid);
+        let killed = self.end.closer.is_some_and(|task| foreign(&task)) && self.closed_with.or(self.end.err) == Some(Errno::ECONNABORTED);
+        // Only the socket's own process, or who closed a listener, acts for this end.
+        let actor = self.end.closer.or_else(|| self.observer.map(|observer| observer.task)).filter(|task| !foreign(task));
         let arrived = match (self.end.sequence, of.sequence) {
             (Some(here), Some(there)) => u64::from(here.expected.wrapping_sub(there.acknowledged)).min(of.bytes.unacked),
             _ => 0,
@@ -178,7 +181,8 @@ impl Story {
             tgid: owner.map(|owner| owner.tgid),
             comm: owner.map_or_else(Comm::default, |owner| owner.comm),
             syscall: actor.and_then(|task| task.syscall),
-            exiting: self.end.closer.is_some_and(|task| task.exiting),
+            acted: self.end.closer.is_some_and(|task| !foreign(&task)),
+            killed,
             unread: self.unread(),
             arrived,
         }

@@ -157,8 +157,10 @@ pub struct Peer {
     pub comm: Comm,
     /// What that end did: the call that closed it, or the one that saw the error.
     pub syscall: Option<&'static str>,
-    /// It was ended by the exit of its process.
-    pub exiting: bool,
+    /// A task of its own ended it, whether its call is known or not.
+    pub acted: bool,
+    /// It was ended from outside.
+    pub killed: bool,
     /// Bytes of ours that arrived there and were never read; `None` while it may still read them.
     pub unread: Option<u64>,
     /// Of our payload without acknowledgement, what arrived there.

@@ -1,7 +1,10 @@
 //! The causes. Each function is one group of the table in docs/verdicts.md, first match first.
 
-use super::facts::{Facts, Flight, waited};
-use crate::model::{Cause, EndKind, Errno, FirstFin, Role, Speaker, TcpState};
+use super::{
+    facts::{Facts, Flight, waited},
+    harm::CLOSE_NOTIFY,
+};
+use crate::model::{AtFin, Cause, EndKind, Errno, FirstFin, Role, Speaker, TcpState};
 
 pub fn of(f: &Facts<'_>) -> Cause {
     match f.t.end {
@@ -101,8 +104,9 @@ fn reset_sent(f: &Facts<'_>) -> Cause {
         Some(_) if f.t.reason.is_none() && f.bytes.unread > 0 => Cause::CloseWithUnreadData,
         Some(_) if e.linger_zero => Cause::LingerZero,
         None | Some(_) if e.linger2 && f.state() == TcpState::FinWait2 => Cause::Linger2Abort,
-        // tcp_disconnect() without SO_LINGER: what asks for it is not always called connect.
-        Some(_) if matches!(f.reason(), "TCP_STATE" | "TCP_DISCONNECT_WITH_DATA") => Cause::Disconnect,
+        // tcp_disconnect() without SO_LINGER: what asks for it is not always called connect, and old
+        // kernels tell neither call nor reason.
+        Some(_) if matches!(f.reason(), "" | "TCP_STATE" | "TCP_DISCONNECT_WITH_DATA") => Cause::Disconnect,
         _ => Cause::Unknown,
     }
 }
@@ -132,7 +136,9 @@ fn reset_after_remote_fin(f: &Facts<'_>) -> Cause {
         return Cause::WriteAfterPeerClose;
     }
     match f.t.role {
-        Some(Role::Client) if f.t.fin.first == Some(FirstFin::Remote) && fin.speaker == Some(Speaker::Local) => unanswered_at_fin(f),
+        Some(Role::Client) if f.t.fin.first == Some(FirstFin::Remote) && fin.speaker == Some(Speaker::Local) && !may_be_goodbye(f, fin) => {
+            unanswered_at_fin(f)
+        }
         Some(Role::Server) if fin.outstanding > 0 => Cause::PeerAbortMidResponse,
         _ => Cause::ResetWhileClosing,
     }
@@ -143,6 +149,13 @@ fn reset_after_remote_fin(f: &Facts<'_>) -> Cause {
 fn unanswered_at_fin(f: &Facts<'_>) -> Cause {
     let crossed = f.evidence.remote_fin.is_some_and(|fin| fin.outstanding > 0);
     if crossed && f.bytes.received > 0 { Cause::KeepaliveRace } else { Cause::ClosedBeforeAnswer }
+}
+
+/// The last bytes of ours before the peer's FIN may have been a close_notify, which it answered by
+/// closing, and were no request then.
+fn may_be_goodbye(f: &Facts<'_>, fin: &AtFin) -> bool {
+    let last_words = fin.acked_by_fin + fin.outstanding;
+    f.bytes.received > 0 && f.bytes.sent > last_words && CLOSE_NOTIFY.contains(&last_words)
 }
 
 /// ESTABLISHED, and we had connected.
@@ -175,7 +188,8 @@ fn reset_at_client(f: &Facts<'_>) -> Cause {
 /// ESTABLISHED, and the peer had connected.
 fn reset_at_server(f: &Facts<'_>) -> Cause {
     let arrived = f.evidence.reset.and_then(|header| header.acked).is_some_and(|acked| acked >= f.bytes.sent);
-    if f.bytes.unsent > 0 || f.bytes.unacked > 0 && !arrived {
+    let unread_there = f.t.peer.and_then(|peer| peer.unread).is_some_and(|n| n > 0);
+    if f.bytes.unsent > 0 || f.bytes.unacked > 0 && !arrived || f.speaker() == Some(Speaker::Local) && unread_there {
         return Cause::PeerAbortMidResponse;
     }
     match f.speaker() {
@@ -191,14 +205,15 @@ fn fin(f: &Facts<'_>) -> Cause {
     if let (Some(role), Some(fin)) = (f.t.role, f.first_fin()) {
         let exiting = f.t.closer.is_some_and(|closer| closer.exiting);
         match (role, f.closed_first(), fin.speaker) {
-            (Role::Client, false, Some(Speaker::Local)) => return unanswered_at_fin(f),
+            (Role::Client, false, Some(Speaker::Local)) if !may_be_goodbye(f, fin) => return unanswered_at_fin(f),
             (Role::Client, true, Some(Speaker::Local)) if fin.received_after == 0 && waited(fin.idle.sent_ms) => {
                 return Cause::GaveUpWaiting;
             }
             (Role::Server, false, Some(Speaker::Remote)) if fin.written_after == 0 && waited(fin.idle.received_ms) => {
                 return Cause::ClientGaveUp;
             }
-            (Role::Server, true, Some(Speaker::Remote)) if exiting || waited(fin.idle.received_ms) => return Cause::ClosedBeforeAnswer,
+            // Its own close may answer a goodbye; a loaded server takes its time for that.
+            (Role::Server, true, Some(Speaker::Remote)) if exiting || f.was_idle(fin) => return Cause::ClosedBeforeAnswer,
             _ => {}
         }
     }

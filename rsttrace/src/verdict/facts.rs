@@ -12,8 +12,6 @@ const WAITED_MS: u64 = 12;
 const STALE_MS: u64 = 30_000;
 /// Below this a round trip is too short to tell before from after.
 const MEASURABLE_RTT_US: u32 = 1_000;
-/// The longest that a receiver may delay an acknowledgement (`TCP_DELACK_MAX`).
-const DELAYED_ACK_US: u64 = 200_000;
 
 /// When a RST arrived, compared with the round trip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,11 +132,6 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// Nothing was heard for longer than an acknowledgement may take.
-    pub fn overdue(&self) -> bool {
-        self.evidence.since_last_tx_us.is_some_and(|us| us > u64::from(self.t.rtt_us.unwrap_or(0)) + DELAYED_ACK_US)
-    }
-
     /// The idle time that a timer may have measured.
     pub fn idle_before(&self, cause: Cause) -> Option<u64> {
         let sent_and_received = |idle: crate::model::Idle| match cause {
@@ -147,6 +140,9 @@ impl<'a> Facts<'a> {
             _ => idle.sent_ms.into_iter().chain(idle.received_ms).min(),
         };
         match self.t.end {
+            // The kernel's own timers measure other times.
+            EndKind::Timeout | EndKind::Error => None,
+            _ if cause == Cause::KeepaliveTimeout => None,
             // The first FIN is the timer's work.
             EndKind::Fin => self.first_fin().map(|fin| fin.idle).and_then(sent_and_received),
             _ => self.t.idle.and_then(sent_and_received),

@@ -3,12 +3,12 @@
 
 use std::ops::RangeInclusive;
 
-use super::facts::Facts;
+use super::facts::{Facts, waited};
 use crate::model::{Bytes, Cause, Damage, EndKind, Harm, Speaker, TcpState};
 
 /// TLS's close_notify as the stack sees it: an encrypted alert, from TLS 1.2 with ChaCha20 to 1.2
 /// with AES-GCM. What waits unread may have been read in part.
-const CLOSE_NOTIFY: RangeInclusive<u64> = 23..=31;
+pub const CLOSE_NOTIFY: RangeInclusive<u64> = 23..=31;
 
 pub fn of(f: &Facts<'_>, cause: Cause) -> (Harm, Damage) {
     if f.t.bytes.is_none() {
@@ -31,35 +31,27 @@ pub fn of(f: &Facts<'_>, cause: Cause) -> (Harm, Damage) {
 
 fn damage(f: &Facts<'_>, cause: Cause) -> Damage {
     // What says goodbye to nobody is no loss.
-    let goodbye = if is_late_goodbye(f, cause) == Some(true) { f.evidence.remote_fin.map_or(0, |fin| fin.written_after) } else { 0 };
+    let goodbye = match cause {
+        _ if is_close_notify(f) == Some(true) || is_goodbye_unread_there(f) == Some(true) => f.bytes.unacked,
+        Cause::WriteAfterPeerClose if is_late_goodbye(f, cause) == Some(true) => f.evidence.remote_fin.map_or(0, |fin| fin.written_after),
+        _ => 0,
+    };
     let b = Bytes { unacked: f.bytes.unacked.saturating_sub(goodbye), ..f.bytes };
     let (undelivered, unconfirmed) = match (&f.t.peer, f.evidence.reset.and_then(|header| header.acked)) {
         // The other half is here: what did not arrive is known.
         (Some(peer), _) => (b.unacked.saturating_sub(peer.arrived), 0),
         // The RST says up to where its sender had received.
         (None, Some(acked)) => (b.sent.saturating_sub(acked.max(b.acked)), 0),
-        (None, None) if is_silence_proof(f) => (b.unacked, 0),
+        // A retransmission proves that an acknowledgement is missing, not that the data is.
         (None, None) => (0, b.unacked),
     };
-    Damage {
-        undelivered: undelivered + b.unsent,
-        unconfirmed,
-        unread_there: f.t.peer.and_then(|peer| peer.unread).unwrap_or(0),
-        unread_here: unread_here(f, cause),
-    }
-}
-
-/// What was retransmitted, or has waited longer than any acknowledgement may, is lost - unless the
-/// header of a RST, which was not seen, says otherwise.
-fn is_silence_proof(f: &Facts<'_>) -> bool {
-    let header_missed = f.t.end == EndKind::ResetReceived && f.evidence.reset.is_none();
-    (f.evidence.retransmits > 0 || f.overdue()) && !header_missed
+    Damage { undelivered: undelivered + b.unsent, unconfirmed, unread_there: unread_there(f), unread_here: unread_here(f, cause) }
 }
 
 /// The peer's bytes that arrived and that nobody here has read or will read.
 fn unread_here(f: &Facts<'_>, cause: Cause) -> u64 {
     match cause {
-        _ if is_close_notify(f) => 0,
+        _ if is_close_notify(f) != Some(false) => 0,
         // What comes after close() is dropped on arrival.
         Cause::DataAfterClose if is_late_goodbye(f, cause) != Some(false) => f.bytes.unread,
         Cause::DataAfterClose => f.evidence.segment_bytes.unwrap_or(0) + f.bytes.unread,
@@ -67,29 +59,64 @@ fn unread_here(f: &Facts<'_>, cause: Cause) -> u64 {
     }
 }
 
-/// In CLOSE_WAIT, with all of ours acknowledged, a few bytes that nobody reads are TLS's goodbye.
-pub fn is_close_notify(f: &Facts<'_>) -> bool {
-    f.state() == TcpState::CloseWait && f.outstanding() == 0 && (1..=*CLOSE_NOTIFY.end()).contains(&f.bytes.unread)
+/// All of ours is acknowledged, but for a goodbye.
+fn nothing_pending(f: &Facts<'_>) -> bool {
+    f.outstanding() == 0 || f.bytes.unsent == 0 && CLOSE_NOTIFY.contains(&f.bytes.unacked)
 }
 
-/// Whoever had spoken last before the other end closed says goodbye to it, and meets nobody.
-/// `None`: it may be, but how things stood at the FIN is not known.
+/// Ours that the other end, on this host, never read.
+fn unread_there(f: &Facts<'_>) -> u64 {
+    let unread = f.t.peer.and_then(|peer| peer.unread).unwrap_or(0);
+    if is_goodbye_unread_there(f) == Some(false) { unread } else { 0 }
+}
+
+/// The same as [`is_close_notify`] from the other side: our own goodbye, before our FIN.
+fn is_goodbye_unread_there(f: &Facts<'_>) -> Option<bool> {
+    let unread = f.t.peer.and_then(|peer| peer.unread).unwrap_or(0);
+    let exchanged = f.bytes.received > 0 && f.bytes.sent > unread;
+    let fits = f.t.fin.local == Some(true) && nothing_pending(f) && exchanged && (1..=*CLOSE_NOTIFY.end()).contains(&unread);
+    if fits { f.evidence.local_fin.map(|fin| !waited(fin.idle.sent_ms)) } else { Some(false) }
+}
+
+/// In CLOSE_WAIT after an exchange, with all of ours acknowledged, a few bytes that came right
+/// before the FIN and that nobody reads are TLS's goodbye. `None`: they fit, but how things stood at
+/// the FIN is not known.
+pub fn is_close_notify(f: &Facts<'_>) -> Option<bool> {
+    let exchanged = f.bytes.sent > 0 && f.bytes.received > f.bytes.unread;
+    let few = (1..=*CLOSE_NOTIFY.end()).contains(&f.bytes.unread);
+    let fits = f.state() == TcpState::CloseWait && nothing_pending(f) && exchanged && few;
+    if fits { f.evidence.remote_fin.map(|fin| !waited(fin.idle.received_ms)) } else { Some(false) }
+}
+
+/// A close_notify that comes after the other end's close: in answer to its goodbye, which stood
+/// right before its FIN, or from who had spoken last. `None`: it has the size, but how things
+/// stood at the FIN is not known.
 pub fn is_late_goodbye(f: &Facts<'_>, cause: Cause) -> Option<bool> {
-    let (fin, said, answered) = match cause {
-        Cause::WriteAfterPeerClose => (f.evidence.remote_fin, f.evidence.remote_fin.map(|fin| fin.written_after), Speaker::Local),
-        Cause::DataAfterClose => (f.evidence.local_fin, f.evidence.segment_bytes, Speaker::Remote),
+    let (fin, said, last_bytes_ms, answered) = match cause {
+        Cause::WriteAfterPeerClose => {
+            let fin = f.evidence.remote_fin;
+            (fin, fin.map(|fin| fin.written_after), fin.and_then(|fin| fin.idle.received_ms), Speaker::Local)
+        }
+        Cause::DataAfterClose => {
+            let fin = f.evidence.local_fin;
+            (fin, f.evidence.segment_bytes, fin.and_then(|fin| fin.idle.sent_ms), Speaker::Remote)
+        }
+        Cause::TimeWait | Cause::NoConnection => (None, f.t.segment.and_then(|segment| segment.bytes), None, Speaker::Remote),
         _ => return Some(false),
     };
     if !said.is_some_and(|n| CLOSE_NOTIFY.contains(&n)) {
         return Some(false);
     }
     let fin = fin?;
-    Some(fin.outstanding == 0 && fin.speaker? == answered)
+    let in_answer = last_bytes_ms.is_some() && !waited(last_bytes_ms);
+    Some(in_answer || fin.outstanding == 0 && fin.speaker? == answered)
 }
 
 /// Bytes wait that the application may still read, or dropped ones could not be counted.
 fn unread_may_be_lost(f: &Facts<'_>, cause: Cause) -> bool {
     f.evidence.unread_at_release.is_none() && f.bytes.unread > 0 && cause != Cause::CloseWithUnreadData
+        || is_close_notify(f).is_none()
+        || is_goodbye_unread_there(f).is_none()
         || cause == Cause::DataAfterClose && (f.evidence.segment_bytes.is_none() || is_late_goodbye(f, cause).is_none())
 }
 
@@ -120,7 +147,8 @@ fn unanswered(f: &Facts<'_>, cause: Cause) -> Option<bool> {
         Cause::ResetWhileClosing | Cause::ResetAfterLocalFin if f.speaker().is_none() => Some(false),
         _ if f.silent() => Some(false),
         // TLS's goodbye is no request.
-        Cause::CloseWithUnreadData if is_close_notify(f) => Some(false),
+        Cause::CloseWithUnreadData if is_close_notify(f) == Some(true) => Some(false),
+        _ if is_goodbye_unread_there(f) == Some(true) => Some(false),
         Cause::WriteAfterPeerClose | Cause::DataAfterClose if is_late_goodbye(f, cause) == Some(true) => Some(false),
         _ => f.request_unanswered().or((f.t.end == EndKind::Fin).then_some(false)),
     }
@@ -133,6 +161,7 @@ fn without_socket(f: &Facts<'_>, cause: Cause) -> (Harm, Damage) {
         (Cause::ClosedPort, _) | (Cause::NoConnection | Cause::TimeWait | Cause::AcceptQueueOverflow, Some(0)) => {
             (Harm::None, Damage::default())
         }
+        (Cause::NoConnection | Cause::TimeWait, Some(_)) if is_late_goodbye(f, cause).is_none() => (Harm::Possible, Damage::default()),
         (Cause::NoConnection | Cause::TimeWait | Cause::AcceptQueueOverflow, Some(n)) => {
             (Harm::Lost, Damage { unread_here: n, ..Damage::default() })
         }

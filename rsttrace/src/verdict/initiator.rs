@@ -36,24 +36,24 @@ fn first_to_close(f: &Facts<'_>) -> Initiator {
 
 /// Who sent the RST that arrived.
 fn sender(f: &Facts<'_>, cause: Cause) -> Initiator {
-    if let Some(peer) = &f.t.peer {
-        // A socket of this host sent it: by a call of its process, or by itself.
-        return if peer.syscall.is_some() || peer.exiting { Initiator::PeerApplication } else { Initiator::PeerKernel };
-    }
     if answered_too_early(f) {
         return Initiator::Middlebox;
     }
-    match cause {
-        Cause::Refused | Cause::WriteAfterPeerClose | Cause::ResetAfterLocalFin => Initiator::PeerKernel,
+    let header = f.evidence.reset.map(|header| header.acked);
+    match (cause, &f.t.peer) {
+        // It answers a segment.
+        (Cause::Refused | Cause::WriteAfterPeerClose, _) => Initiator::PeerKernel,
+        _ if header == Some(None) => Initiator::PeerKernel,
         // The peer's application had closed before.
-        Cause::KeepaliveRace | Cause::ClosedBeforeAnswer | Cause::ResetWhileClosing if f.t.fin.first == Some(FirstFin::Remote) => {
+        (Cause::KeepaliveRace | Cause::ClosedBeforeAnswer | Cause::ResetWhileClosing, _) if f.t.fin.first == Some(FirstFin::Remote) => {
             Initiator::PeerApplication
         }
-        _ => match f.evidence.reset.map(|header| header.acked) {
-            Some(Some(_)) => Initiator::PeerApplication,
-            Some(None) => Initiator::PeerKernel,
-            None => Initiator::Unknown,
-        },
+        // A socket of this host sent it: killed, by a call of its process, or by itself.
+        (_, Some(peer)) if peer.killed => Initiator::LocalAdmin,
+        (_, Some(peer)) if peer.acted => Initiator::PeerApplication,
+        (_, Some(_)) => Initiator::PeerKernel,
+        (_, None) if header.is_some() => Initiator::PeerApplication,
+        (_, None) => Initiator::Unknown,
     }
 }
 

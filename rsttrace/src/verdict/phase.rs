@@ -9,13 +9,17 @@ pub fn of(f: &Facts<'_>, cause: Cause) -> Phase {
             Cause::ClosedPort => Phase::Connecting,
             Cause::AcceptQueueOverflow => Phase::Accepting,
             Cause::TimeWait => Phase::Closing,
+            _ if matches!(f.t.state, Some(TcpState::SynSent | TcpState::SynRecv | TcpState::NewSynRecv)) => Phase::Connecting,
             _ => Phase::Unknown,
         };
     }
     if f.t.end == EndKind::Fin {
         // The first FIN is where the end began.
+        let orderly = matches!(cause, Cause::Orderly | Cause::OrderlyUnread);
         return match f.first_fin() {
-            Some(fin) => exchange(f, fin.speaker, fin.outstanding > 0, f.was_idle(fin), cause),
+            // The last word was a goodbye, or the protocol is one-way.
+            Some(fin) if orderly && requested(f, fin.speaker) && !f.silent() => Phase::Closing,
+            Some(fin) => exchange(f, fin.speaker, fin.outstanding > 0 && !orderly, f.was_idle(fin), cause),
             None => Phase::Closing,
         };
     }
@@ -25,19 +29,28 @@ pub fn of(f: &Facts<'_>, cause: Cause) -> Phase {
         TcpState::FinWait1 | TcpState::FinWait2 => Phase::AfterLocalFin,
         TcpState::CloseWait => Phase::AfterRemoteFin,
         TcpState::Closing | TcpState::LastAck | TcpState::TimeWait => Phase::Closing,
-        TcpState::Established => exchange(f, f.speaker(), f.outstanding() > 0, f.idle(), cause),
+        TcpState::Established => {
+            let unread_there = f.t.peer.and_then(|peer| peer.unread).is_some_and(|n| n > 0);
+            exchange(f, f.speaker(), f.outstanding() > 0 || unread_there, f.idle(), cause)
+        }
         _ => Phase::Unknown,
     }
+}
+
+/// The last word was the client's.
+fn requested(f: &Facts<'_>, speaker: Option<Speaker>) -> bool {
+    matches!((f.t.role, speaker), (Some(Role::Client), Some(Speaker::Local)) | (Some(Role::Server), Some(Speaker::Remote)))
 }
 
 fn exchange(f: &Facts<'_>, speaker: Option<Speaker>, outstanding: bool, idle: bool, cause: Cause) -> Phase {
     match (f.t.role, speaker) {
         _ if f.silent() => Phase::Idle,
-        (Some(Role::Client), Some(Speaker::Local)) | (Some(Role::Server), Some(Speaker::Remote)) => Phase::RequestInFlight,
+        _ if requested(f, speaker) => Phase::RequestInFlight,
         (Some(Role::Server), Some(Speaker::Local)) if outstanding && cause != Cause::PeerAbortAfterResponse => Phase::MidResponse,
-        (Some(_), Some(_)) if idle => Phase::Idle,
         // Whole or part, only the application's protocol knows.
         (Some(Role::Client), Some(Speaker::Remote)) if cause == Cause::ServerAbortMidResponse || f.bytes.unread > 0 => Phase::MidResponse,
+        (Some(_), Some(_)) if cause == Cause::PeerAbortMidResponse => Phase::MidResponse,
+        (Some(_), Some(_)) if idle => Phase::Idle,
         (Some(_), Some(_)) => Phase::AfterResponse,
         _ if idle => Phase::Idle,
         _ => Phase::Unknown,

@@ -112,6 +112,7 @@ fn fin(speaker: Speaker, ago_ms: u64) -> AtFin {
     AtFin {
         speaker: Some(speaker),
         outstanding: 0,
+        acked_by_fin: 0,
         written_after: 0,
         received_after: 0,
         idle: Idle { sent_ms: Some(ago_ms), received_ms: Some(ago_ms) },
@@ -195,18 +196,13 @@ fn unsent_bytes_are_lost_whatever_the_reset_says() {
 }
 
 #[test]
-fn silence_beyond_the_delayed_acknowledgement_is_proof() {
-    let waiting = |us| {
-        changed(server(), |t| {
-            *b(t) = Bytes { acked: 0, unacked: RESPONSE, ..b(t).to_owned() };
-            e(t).since_last_tx_us = Some(us);
-            e(t).reset = header(None);
-        })
-    };
-    assert_eq!(verdict(&changed(waiting(220_001), |t| e(t).reset = None)).harm, Harm::Possible, "the header may say otherwise");
-    assert_eq!(verdict(&waiting(220_000)).harm, Harm::Possible);
-    assert_eq!(verdict(&waiting(220_001)).harm, Harm::Lost);
-    assert_eq!(verdict(&changed(waiting(0), |t| e(t).retransmits = 1)).damage.lost(), RESPONSE);
+fn a_missing_acknowledgement_proves_nothing() {
+    let waiting = changed(server(), |t| {
+        *b(t) = Bytes { acked: 0, unacked: RESPONSE, ..b(t).to_owned() };
+        e(t).since_last_tx_us = Some(5_000_000);
+        e(t).retransmits = 3;
+    });
+    assert_eq!((verdict(&waiting).harm, verdict(&waiting).damage.unconfirmed), (Harm::Possible, RESPONSE));
 }
 
 #[test]
@@ -216,7 +212,8 @@ fn the_other_half_on_this_host_proves_more() {
         tgid: Some(20),
         comm: Comm::from("php-fpm"),
         syscall: Some("close"),
-        exiting: false,
+        acted: true,
+        killed: false,
         unread,
         arrived,
     };
@@ -229,7 +226,7 @@ fn the_other_half_on_this_host_proves_more() {
     assert_eq!((verdict(&cut).harm, verdict(&cut).damage.undelivered), (Harm::Lost, 532));
     let unread = changed(server(), |t| t.peer = Some(peer(0, Some(412))));
     assert_eq!((verdict(&unread).harm, verdict(&unread).damage.unread_there), (Harm::Lost, 412));
-    is(&unread, Cause::PeerAbortAfterResponse, Phase::AfterResponse, Initiator::PeerApplication, Harm::Lost);
+    is(&unread, Cause::PeerAbortMidResponse, Phase::MidResponse, Initiator::PeerApplication, Harm::Lost);
     assert!(verdict(&unread).words.starts_with("php-fpm aborted"), "{}", verdict(&unread).words);
 }
 
@@ -379,11 +376,17 @@ fn a_tls_goodbye_that_nobody_reads_is_harmless() {
             t.fin.first = Some(FirstFin::Remote);
             b(t).unread = unread;
             e(t).unread_at_release = Some(unread);
+            e(t).remote_fin = Some(fin(Speaker::Remote, 11));
         })
     };
+    let waited = changed(goodbye(31), |t| e(t).remote_fin = Some(fin(Speaker::Remote, 12)));
+    assert_eq!(verdict(&waited).harm, Harm::Lost, "a goodbye is followed by the FIN at once");
+    assert_eq!(verdict(&changed(goodbye(31), |t| e(t).remote_fin = None)).harm, Harm::Possible);
     assert_eq!(verdict(&goodbye(31)).harm, Harm::None);
     assert_eq!(verdict(&goodbye(32)).harm, Harm::Lost);
     assert_eq!(verdict(&changed(goodbye(24), |t| b(t).unacked = 1)).harm, Harm::Lost);
+    assert_eq!(verdict(&changed(goodbye(24), |t| b(t).received = 24)).harm, Harm::Lost, "a request of its own");
+    assert_eq!(verdict(&changed(goodbye(24), |t| *b(t) = Bytes { sent: 0, acked: 0, ..b(t).to_owned() })).harm, Harm::Lost);
     assert_eq!(verdict(&changed(goodbye(24), |t| t.state = Some(TcpState::Established))).harm, Harm::Lost);
 }
 
@@ -394,7 +397,7 @@ fn a_tls_goodbye_to_who_has_closed_is_harmless() {
             t.state = Some(TcpState::LastAck);
             t.fin.first = Some(FirstFin::Remote);
             *b(t) = Bytes { acked: RESPONSE - written_after, unacked: written_after, ..b(t).to_owned() };
-            e(t).remote_fin = Some(AtFin { written_after, ..fin(speaker, 4) });
+            e(t).remote_fin = Some(AtFin { written_after, ..fin(speaker, 400) });
         })
     };
     is(&wrote(24, Speaker::Local), Cause::WriteAfterPeerClose, Phase::Closing, Initiator::PeerKernel, Harm::None);
@@ -432,7 +435,7 @@ fn timers_are_told_apart() {
         }))
     };
     let v = timeout(&|_| {});
-    assert_eq!((v.cause, v.harm, v.initiator), (Cause::RetransmitTimeout, Harm::Lost, Initiator::LocalKernel));
+    assert_eq!((v.cause, v.harm, v.initiator), (Cause::RetransmitTimeout, Harm::Possible, Initiator::LocalKernel));
     assert_eq!(timeout(&|t| e(t).user_timeout_ms = Some(500)).cause, Cause::UserTimeout);
     assert_eq!(timeout(&|t| e(t).orphan = true).cause, Cause::UndeliveredAfterClose);
     assert_eq!(timeout(&|t| t.state = Some(TcpState::SynSent)).cause, Cause::ConnectTimeout);
@@ -533,7 +536,11 @@ fn ends_in_order_that_leave_a_request() {
     let crossed = AtFin { outstanding: 412, ..fin(Speaker::Local, 0) };
     assert_eq!(cause(&closed(c, Remote, crossed)), Cause::KeepaliveRace);
     assert_eq!(cause(&closed(s, Local, fin(Speaker::Remote, 0))), Cause::Orderly);
-    assert_eq!(cause(&closed(s, Local, fin(Speaker::Remote, 12))), Cause::ClosedBeforeAnswer);
+    assert_eq!(cause(&closed(s, Local, fin(Speaker::Remote, 1_000))), Cause::Orderly, "it may answer a goodbye");
+    assert_eq!(cause(&closed(s, Local, fin(Speaker::Remote, 1_001))), Cause::ClosedBeforeAnswer);
+    let last_words = |acked_by_fin| AtFin { acked_by_fin, ..fin(Speaker::Local, 0) };
+    assert_eq!(cause(&closed(c, Remote, last_words(24))), Cause::Orderly, "a goodbye, answered by closing");
+    assert_eq!(cause(&closed(c, Remote, last_words(32))), Cause::ClosedBeforeAnswer);
     let died = changed(closed(s, Local, fin(Speaker::Remote, 0)), |t| t.closer = Some(Task { exiting: true, ..task(10, "read") }));
     assert_eq!(verdict(&died).words, "actor died without answering the client's request");
     is(&closed(s, Local, fin(Speaker::Local, 0)), Cause::Orderly, Phase::AfterResponse, Initiator::LocalApplication, Harm::None);
@@ -578,7 +585,8 @@ fn any_teardown() -> impl Strategy<Value = Teardown> {
                 tgid: None,
                 comm: Comm::default(),
                 syscall: None,
-                exiting: false,
+                acted: false,
+                killed: false,
                 unread,
                 arrived: arrived.min(bytes.unacked),
             });
@@ -612,6 +620,7 @@ fn any_fin() -> impl Strategy<Value = Option<AtFin>> {
     prop::option::of(fin.prop_map(|(speaker, outstanding, written_after, received_after, idle)| AtFin {
         speaker,
         outstanding,
+        acked_by_fin: 0,
         written_after,
         received_after,
         idle,
@@ -674,10 +683,7 @@ proptest! {
         let v = verdict(&t);
         let b = t.bytes.unwrap();
         let e = t.evidence.unwrap();
-        let proof = e.retransmits > 0
-            || e.since_last_tx_us.is_some()
-            || e.reset.is_some_and(|header| header.acked.is_some())
-            || t.peer.is_some();
+        let proof = e.reset.is_some_and(|header| header.acked.is_some()) || t.peer.is_some();
         let unread = b.unread > 0 || e.unread_at_release.is_some_and(|n| n > 0) || e.segment_bytes.is_some_and(|n| n > 0);
         if v.harm == Harm::Lost {
             prop_assert!(v.damage.lost() > 0);

@@ -6,9 +6,8 @@ use thiserror::Error;
 
 use crate::model::Timer;
 
-/// How far from a timer's time an idle time may lie, in permille and at least in milliseconds:
-/// ticks, round trips, and timer wheels that are late.
-const TOLERANCE_PERMILLE: u64 = 10;
+/// How far from a timer's time an idle time may lie, for ticks, round trips, and timer wheels that
+/// are late: 1 %, for short ones up to 5 % but not more than this.
 const TOLERANCE_MS: u64 = 500;
 
 /// Ships with the program; `--timers` adds to it.
@@ -57,7 +56,7 @@ impl Timers {
     pub fn matching(&self, idle_ms: Option<u64>) -> Option<Timer> {
         let idle_ms = idle_ms?;
         let distance = |timer: &Timer| idle_ms.abs_diff(timer.seconds * 1_000);
-        let tolerance = |timer: &Timer| (timer.seconds * TOLERANCE_PERMILLE).max(TOLERANCE_MS);
+        let tolerance = |timer: &Timer| (timer.seconds * 10).max((timer.seconds * 50).min(TOLERANCE_MS));
         self.0.iter().filter(|timer| distance(timer) <= tolerance(timer)).min_by_key(|timer| distance(timer)).cloned()
     }
 }
@@ -117,8 +116,10 @@ mod tests {
 
     #[test]
     fn an_idle_time_matches_the_nearest_timer_within_a_percent() {
-        let timers = table("60 a\n65 b\n900 c\n");
+        let timers = table("2 short\n60 a\n65 b\n900 c\n");
         let name = |ms| timers.matching(Some(ms)).map(|timer| timer.name.to_string());
+        assert_eq!(name(2_100).as_deref(), Some("short"));
+        assert_eq!(name(2_101), None);
         assert_eq!(name(60_000).as_deref(), Some("a"));
         assert_eq!(name(60_600).as_deref(), Some("a"));
         assert_eq!(name(59_399), None);

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     model::{Cause, Damage, EndKind, FirstFin, Speaker, TcpState, Timer},
-    units::{bytes, duration},
+    units::{bytes, duration, grouped},
 };
 
 pub fn of(f: &Facts<'_>, cause: Cause, damage: &Damage, timer: Option<&Timer>) -> String {
@@ -58,10 +58,14 @@ fn main_clause(f: &Facts<'_>, cause: Cause, timer: Option<&Timer>) -> String {
             None => "ended from outside (as ss -K does)".to_owned(),
         },
         Cause::ListenerClosed => "reset in the accept queue, because the listening socket was closed".to_owned(),
-        Cause::KeepaliveTimeout => format!("{peer} answered none of {} keep-alive probes", e.probes_out.max(1)),
+        Cause::KeepaliveTimeout => match e.probes_out {
+            0 | 1 => format!("{peer} did not answer our keep-alive probe"),
+            n => format!("{peer} answered none of {n} keep-alive probes"),
+        },
         Cause::RetransmitTimeout => {
             let soft = e.soft_errno.map(|errno| format!(" (ICMP: {errno})")).unwrap_or_default();
-            format!("{peer} acknowledged nothing, {} retransmissions long{soft}", e.retransmits)
+            let times = if e.retransmits == 1 { "once".to_owned() } else { format!("{} times", e.retransmits) };
+            format!("{peer} acknowledged nothing, though we retransmitted {times}{soft}")
         }
         Cause::ConnectTimeout => "our SYN had no answer".to_owned(),
         Cause::UserTimeout => {
@@ -76,7 +80,7 @@ fn main_clause(f: &Facts<'_>, cause: Cause, timer: Option<&Timer>) -> String {
             let after = f.t.age_ns.map(|ns| format!(" after {}", duration(ns))).unwrap_or_default();
             format!("{we} gave up connecting{after}: no answer to our SYN")
         }
-        Cause::CloseWithUnreadData if is_close_notify(f) => {
+        Cause::CloseWithUnreadData if is_close_notify(f) == Some(true) => {
             format!("{we} closed with {} from {peer} unread after its FIN, as TLS's goodbye is", bytes(b.unread))
         }
         Cause::CloseWithUnreadData => format!("{we} closed with {} from {peer} unread", bytes(b.unread)),
@@ -100,7 +104,8 @@ fn main_clause(f: &Facts<'_>, cause: Cause, timer: Option<&Timer>) -> String {
         }
         Cause::Refused => "refused: nothing listens there, or a firewall answers in its place".to_owned(),
         Cause::ResetBeforeAccept => "the client reset the connection before accept()".to_owned(),
-        Cause::ConnectProbe => "connected and reset without a byte, as health checks do".to_owned(),
+        Cause::ConnectProbe if f.server() => "connected and reset without a byte, as health checks do".to_owned(),
+        Cause::ConnectProbe => format!("reset by {peer} before a byte was sent"),
         Cause::WriteAfterPeerClose => {
             let written = e.remote_fin.map_or(0, |fin| fin.written_after);
             let unread = if e.fin_read { "" } else { ", not having read its FIN" };
@@ -141,7 +146,8 @@ fn main_clause(f: &Facts<'_>, cause: Cause, timer: Option<&Timer>) -> String {
         }
         Cause::PeerAbortIdle => format!("{peer} aborted the idle connection{}", idle(f, cause)),
         Cause::PeerAbortMidResponse => {
-            format!("{peer} aborted in the middle of our response, {} of {} acknowledged", b.acked, bytes(b.sent + b.unsent))
+            let acked = e.reset.and_then(|header| header.acked).unwrap_or(0).max(b.acked);
+            format!("{peer} aborted in the middle of our response, {} of {} acknowledged", grouped(acked), bytes(b.sent + b.unsent))
         }
         Cause::PeerAbortAfterResponse => {
             format!("{peer} aborted after all that we sent ({}) was acknowledged by its host", bytes(b.sent))
