@@ -163,6 +163,7 @@ impl Pipeline {
     pub fn count(&mut self, counters: &Counters) {
         self.summary.orderly_in_kernel = counters.orderly;
         self.summary.lost_records = counters.lost_records;
+        self.summary.skipped = counters.skipped.clone();
         self.summary.lost_by_hook = rsttrace_common::hook::NAMES.iter().copied().zip(counters.lost_by_hook).collect();
         self.summary.evicted = counters.untracked + self.joiner.evicted();
     }

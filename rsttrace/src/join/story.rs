@@ -177,6 +177,7 @@ impl Story {
             _ => 0,
         };
         Peer {
+            end: self.kind(),
             cookie: (self.end.cookie != 0).then_some(self.end.cookie),
             tgid: owner.map(|owner| owner.tgid),
             comm: owner.map_or_else(Comm::default, |owner| owner.comm),

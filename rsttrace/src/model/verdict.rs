@@ -1,6 +1,6 @@
 //! The words of a verdict.
 
-use super::{Comm, Teardown};
+use super::{Comm, EndKind, Teardown};
 
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
@@ -152,6 +152,7 @@ impl Damage {
 /// The other end of a connection, when it is a socket of this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
+    pub end: EndKind,
     pub cookie: Option<u64>,
     pub tgid: Option<u32>,
     pub comm: Comm,

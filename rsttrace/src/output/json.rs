@@ -239,6 +239,7 @@ struct Lost<'a> {
     total: u64,
     records: u64,
     by_hook: BTreeMap<&'a str, u64>,
+    skipped: BTreeMap<&'a str, u64>,
 }
 
 /// Writes the first line.
@@ -297,6 +298,7 @@ pub fn write_summary(out: &mut impl Write, summary: &Summary) -> io::Result<()> 
                 total: summary.lost_total(),
                 records: summary.lost_records,
                 by_hook: summary.lost_by_hook.iter().copied().collect(),
+                skipped: summary.skipped.iter().copied().collect(),
             },
             undecodable: summary.undecodable,
             evicted: summary.evicted,

@@ -33,6 +33,8 @@ pub struct Summary {
     pub lost_by_hook: Vec<(&'static str, u64)>,
     /// Of the lost events, those whose record is missing.
     pub lost_records: u64,
+    /// Runs of our programs that the kernel skipped, by hook.
+    pub skipped: Vec<(&'static str, u64)>,
     pub undecodable: u64,
     pub evicted: u64,
     pub filtered: u64,
@@ -170,6 +172,10 @@ impl Summary {
             writeln!(out, "{} {records} did not match the filters", grouped(self.filtered))?;
         }
         let lost = self.lost_total();
+        let skipped: Vec<String> = self.skipped.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{} {name}", grouped(*n))).collect();
+        if !skipped.is_empty() {
+            writeln!(out, "the kernel skipped runs within runs: as many events may be missing ({})", skipped.join(", "))?;
+        }
         if lost == 0 && self.undecodable == 0 && self.evicted == 0 {
             return writeln!(out, "tracer lost 0 events");
         }

@@ -6,9 +6,9 @@ mod offsets;
 pub mod preflight;
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::Read as _,
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsFd as _, AsRawFd, RawFd},
     path::Path,
 };
 
@@ -69,6 +69,9 @@ pub struct Counters {
     pub orderly: u64,
     pub untracked: u64,
     pub seeded: u64,
+    /// By hook: runs that the kernel skipped, because an interrupt met a run of the same program on
+    /// its CPU (`recursion_misses`, 5.12 and newer).
+    pub skipped: Vec<(&'static str, u64)>,
 }
 
 /// The attached programs. Dropping this detaches them; so does the end of the process.
@@ -76,7 +79,7 @@ pub struct Probe {
     ring: RingBuf<MapData>,
     counters: PerCpuArray<MapData, u64>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
-    _programs: Ebpf,
+    programs: Ebpf,
     /// Every hook, attached or not.
     pub hooks: Vec<HookStatus>,
     /// One line each: what is missing and what it costs.
@@ -92,6 +95,17 @@ struct Frozen<T>(T);
 
 // SAFETY: only used with `Offsets` and `Settings`: repr(C), `u32` members only, no padding.
 unsafe impl<T: Copy + 'static> Pod for Frozen<T> {}
+
+/// Destruction first and opens last: no entry is made that nobody removes.
+const TRACEPOINTS: [&str; 7] = [
+    "tcp_destroy_sock",
+    "sock_recv_length",
+    "sock_send_length",
+    hook::TCP_PROBE,
+    "tcp_receive_reset",
+    "tcp_send_reset",
+    "inet_sock_set_state",
+];
 
 /// What is lost without an optional hook; `None`: nothing works without it.
 fn cost_of_missing(name: &str) -> Option<&'static str> {
@@ -158,18 +172,7 @@ impl Probe {
         let btf = Btf::from_sys_fs()
             .map_err(|error| unusable(format!("cannot parse the kernel's BTF: {error}"), "please report this kernel's version"))?;
         let mut hooks = Vec::new();
-        // Destruction first and opens last: no entry is made that nobody removes.
-        for name in [
-            "tcp_destroy_sock",
-            "sock_recv_length",
-            "sock_send_length",
-            "cgroup/getsockopt",
-            hook::TCP_PROBE,
-            "tcp_receive_reset",
-            "tcp_send_reset",
-            "inet_sock_set_state",
-            "iter/task_file",
-        ] {
+        for name in TRACEPOINTS.iter().copied().chain(["cgroup/getsockopt", "iter/task_file"]) {
             let result = if options.without.iter().any(|without| without == name) {
                 Err("not wanted (--without)".to_owned())
             } else {
@@ -200,7 +203,7 @@ impl Probe {
         let logger = if options.kernel_log { EbpfLogger::init(&mut ebpf).ok() } else { None };
         let ring = take_map(&mut ebpf, "EVENTS")?;
         let counters = take_map(&mut ebpf, "COUNTERS")?;
-        Ok(Self { ring, counters, logger, _programs: ebpf, hooks, warnings, reasons })
+        Ok(Self { ring, counters, logger, programs: ebpf, hooks, warnings, reasons })
     }
 
     /// The next event's bytes, if any is there.
@@ -238,7 +241,15 @@ impl Probe {
             orderly: read(counter::ORDERLY),
             untracked: read(counter::UNTRACKED),
             seeded: read(counter::SEEDED),
+            skipped: TRACEPOINTS.iter().map(|name| (*name, self.skipped(name).unwrap_or(0))).collect(),
         }
+    }
+
+    /// `bpf_prog_show_fdinfo()` tells it.
+    fn skipped(&self, name: &str) -> Option<u64> {
+        let fd = self.programs.program(name)?.fd().ok()?.as_fd().as_raw_fd();
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+        info.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?.trim().parse().ok()
     }
 }
 

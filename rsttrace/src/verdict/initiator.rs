@@ -36,14 +36,13 @@ fn first_to_close(f: &Facts<'_>) -> Initiator {
 
 /// Who sent the RST that arrived.
 fn sender(f: &Facts<'_>, cause: Cause) -> Initiator {
-    if answered_too_early(f) {
-        return Initiator::Middlebox;
-    }
     let header = f.evidence.reset.map(|header| header.acked);
     match (cause, &f.t.peer) {
+        // Both ends received a RST, and neither sent one.
+        (_, Some(peer)) if peer.end == EndKind::ResetReceived => Initiator::Middlebox,
         // It answers a segment.
         (Cause::Refused | Cause::WriteAfterPeerClose, _) => Initiator::PeerKernel,
-        _ if header == Some(None) => Initiator::PeerKernel,
+        _ if header == Some(None) => answering(f),
         // The peer's application had closed before.
         (Cause::KeepaliveRace | Cause::ClosedBeforeAnswer | Cause::ResetWhileClosing, _) if f.t.fin.first == Some(FirstFin::Remote) => {
             Initiator::PeerApplication
@@ -57,9 +56,18 @@ fn sender(f: &Facts<'_>, cause: Cause) -> Initiator {
     }
 }
 
-/// A RST that answers a segment, on a connection where nothing but ours was under way, sooner than
-/// the peer can: something nearer has sent it.
-fn answered_too_early(f: &Facts<'_>) -> bool {
+/// A RST without ACK answers a segment of ours: but which, and could the peer have had it?
+fn answering(f: &Facts<'_>) -> Initiator {
+    let asked = f.bytes.unacked > 0 || f.evidence.probes_out > 0;
     let quiet_before = f.t.idle.and_then(|idle| idle.received_ms).is_some_and(|ms| ms > 1_000);
-    f.evidence.reset.is_some_and(|header| header.acked.is_none()) && f.bytes.unacked > 0 && quiet_before && f.flight() == Flight::Crossing
+    match f.flight() {
+        // It answers an acknowledgement, or nothing.
+        _ if !asked => Initiator::Unknown,
+        // Sooner than the peer can, on a connection where nothing else was under way: something
+        // nearer has sent it.
+        Flight::Crossing if f.bytes.unacked > 0 && quiet_before => Initiator::Middlebox,
+        // Or it answers what was sent before.
+        Flight::Crossing if f.bytes.unacked > 0 => Initiator::Unknown,
+        _ => Initiator::PeerKernel,
+    }
 }

@@ -21,7 +21,7 @@ pub fn judge(teardown: &Teardown, timers: &Timers) -> Verdict {
     let initiator = initiator::of(&facts, cause);
     let (harm, damage) = harm::of(&facts, cause);
     let timer = timers.matching(facts.idle_before(cause));
-    let words = words::of(&facts, cause, &damage, timer.as_ref());
+    let words = words::of(&facts, cause, initiator, &damage);
     Verdict { phase, cause, initiator, harm, damage, reused: facts.reused(), timer, words }
 }
 

@@ -208,6 +208,7 @@ fn a_missing_acknowledgement_proves_nothing() {
 #[test]
 fn the_other_half_on_this_host_proves_more() {
     let peer = |arrived, unread| Peer {
+        end: EndKind::ResetSent,
         cookie: Some(2),
         tgid: Some(20),
         comm: Comm::from("php-fpm"),
@@ -270,7 +271,13 @@ fn an_answer_sooner_than_the_peer_can_is_a_middlebox() {
     assert_eq!(verdict(&answered(17_999)).initiator, Initiator::Middlebox);
     assert_eq!(verdict(&answered(18_000)).initiator, Initiator::PeerKernel);
     let busy = changed(answered(1_000), |t| t.idle = Some(Idle { sent_ms: Some(8), received_ms: Some(1_000) }));
-    assert_eq!(verdict(&busy).initiator, Initiator::PeerKernel, "it may answer what was sent before");
+    assert_eq!(verdict(&busy).initiator, Initiator::Unknown, "it may answer what was sent before");
+    assert_eq!(
+        verdict(&answered(1_000)).words,
+        "something on the way answered us with a RST, sooner than the server can; 412 B not confirmed"
+    );
+    let acknowledged = changed(answered(1_000), |t| *b(t) = Bytes { acked: 2 * REQUEST, unacked: 0, ..b(t).to_owned() });
+    assert_eq!(verdict(&acknowledged).initiator, Initiator::Unknown, "it answers nothing of ours");
     let near = changed(answered(100), |t| e(t).min_rtt_us = Some(999));
     assert_eq!(verdict(&near).initiator, Initiator::PeerKernel, "too near to tell");
 }
@@ -581,6 +588,7 @@ fn any_teardown() -> impl Strategy<Value = Teardown> {
             t.closer = syscall.map(|syscall| task(10, syscall));
             t.reason = reason.map(Into::into);
             t.peer = peer.map(|(arrived, unread)| Peer {
+                end: EndKind::ResetSent,
                 cookie: None,
                 tgid: None,
                 comm: Comm::default(),

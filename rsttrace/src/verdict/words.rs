@@ -8,12 +8,15 @@ use super::{
     harm::{is_close_notify, is_late_goodbye},
 };
 use crate::{
-    model::{Cause, Damage, EndKind, FirstFin, Speaker, TcpState, Timer},
+    model::{Cause, Damage, EndKind, FirstFin, Initiator, Speaker, TcpState},
     units::{bytes, duration, grouped},
 };
 
-pub fn of(f: &Facts<'_>, cause: Cause, damage: &Damage, timer: Option<&Timer>) -> String {
-    let mut words = main_clause(f, cause, timer);
+pub fn of(f: &Facts<'_>, cause: Cause, initiator: Initiator, damage: &Damage) -> String {
+    let mut words = match initiator {
+        Initiator::Middlebox => in_between(f),
+        _ => main_clause(f, cause),
+    };
     for part in open_ends(f, cause, damage) {
         let _ = write!(words, "; {part}");
     }
@@ -44,7 +47,15 @@ fn idle(f: &Facts<'_>, cause: Cause) -> String {
     f.idle_before(cause).filter(|&ms| ms >= 1_000).map(|ms| format!(", idle {}", milliseconds(ms))).unwrap_or_default()
 }
 
-fn main_clause(f: &Facts<'_>, cause: Cause, timer: Option<&Timer>) -> String {
+/// Nobody at the other end did it.
+fn in_between(f: &Facts<'_>) -> String {
+    match &f.t.peer {
+        Some(peer) if peer.end == EndKind::ResetReceived => "something on the way reset the connection at both ends".to_owned(),
+        _ => format!("something on the way answered us with a RST, sooner than {} can", peer(f)),
+    }
+}
+
+fn main_clause(f: &Facts<'_>, cause: Cause) -> String {
     let (we, peer) = (we(f), peer(f));
     let b = &f.bytes;
     let e = f.evidence;
@@ -71,7 +82,7 @@ fn main_clause(f: &Facts<'_>, cause: Cause, timer: Option<&Timer>) -> String {
         Cause::UserTimeout => {
             format!("{peer} acknowledged nothing within TCP_USER_TIMEOUT ({})", milliseconds(e.user_timeout_ms.unwrap_or(0).into()))
         }
-        Cause::ZeroWindowTimeout => format!("{peer} kept its window closed until the kernel gave up"),
+        Cause::ZeroWindowTimeout => format!("{peer}'s window was closed, and its host stopped answering our probes"),
         Cause::UndeliveredAfterClose => format!("{we} had closed, and {peer} acknowledged no more"),
         Cause::OutOfMemory => "the kernel ran out of memory for TCP, or of room for orphans".to_owned(),
         Cause::RefusedByIcmp => "refused by ICMP and not by a RST, as a firewall's reject does".to_owned(),
@@ -153,9 +164,9 @@ fn main_clause(f: &Facts<'_>, cause: Cause, timer: Option<&Timer>) -> String {
             format!("{peer} aborted after all that we sent ({}) was acknowledged by its host", bytes(b.sent))
         }
         Cause::PeerAbortBeforeResponse => format!("{peer} aborted before our answer to its request"),
-        Cause::Orderly => match (f.t.fin.first, timer) {
-            (Some(FirstFin::Local), _) => format!("closed in order, by {we} first"),
-            (Some(FirstFin::Remote), _) => format!("closed in order, by {peer} first"),
+        Cause::Orderly => match f.t.fin.first {
+            Some(FirstFin::Local) => format!("closed in order, by {we} first"),
+            Some(FirstFin::Remote) => format!("closed in order, by {peer} first"),
             _ => "closed in order".to_owned(),
         },
         Cause::OrderlyUnread => "closed in order, but not everything was read".to_owned(),
