@@ -142,21 +142,23 @@ impl Summary {
         if shown > in_order {
             writeln!(out, "{}", self.answer())?;
         }
-        let unanswered = self.of(EndKind::Fin).saturating_sub(in_order);
         let words = [
-            (unanswered, "closed with a request unanswered"),
+            (self.of(EndKind::Fin).saturating_sub(in_order), "closed with a request unanswered"),
             (self.of(EndKind::ResetReceived), "RST received"),
             (self.of(EndKind::ResetSent), "RST sent"),
             (self.of(EndKind::Timeout), "timed out"),
             (self.of(EndKind::Error), "failed with an error"),
         ];
         let mut parts = vec![format!("{} orderly", grouped(orderly))];
-        parts.extend(words.iter().skip(usize::from(unanswered == 0)).map(|(n, word)| format!("{} {word}", grouped(*n))));
+        parts.extend(words.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{} {word}", grouped(*n))));
         let ended = if self.filters { shown } else { shown + of_host };
         let harm: Vec<String> =
             Harm::ALL.iter().rev().map(|harm| format!("{} {harm}", grouped(self.harms.get(harm).copied().unwrap_or(0)))).collect();
-        let harm = if shown > 0 { format!("; harm: {}", harm.join(", ")) } else { String::new() };
-        writeln!(out, "{} sockets ended: {}{harm}", grouped(ended), parts.join(", "))?;
+        let plural = if ended == 1 { "" } else { "s" };
+        writeln!(out, "{} socket{plural} ended: {}", grouped(ended), parts.join(", "))?;
+        if shown > 0 {
+            writeln!(out, "harm: {}", harm.join(", "))?;
+        }
         if let Some(most) = self.most_causes() {
             writeln!(out, "{most}")?;
         }
