@@ -248,9 +248,13 @@ impl Drop for Actor {
     }
 }
 
-/// Cargo builds it beside the directory of the test binaries.
+/// Cargo builds it beside other programs, and beside the directory of the test binaries.
 fn program() -> PathBuf {
-    let test = std::env::current_exe().expect("own path");
-    let directory = test.parent().and_then(Path::parent).expect("target/PROFILE/deps");
+    let own = std::env::current_exe().expect("own path");
+    let beside = own.with_file_name("actor");
+    if beside.exists() {
+        return beside;
+    }
+    let directory = own.parent().and_then(Path::parent).expect("target/PROFILE/deps");
     directory.join("actor")
 }

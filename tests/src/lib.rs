@@ -10,6 +10,7 @@
 mod actor;
 mod expect;
 mod flow;
+mod link;
 mod netns;
 pub mod nginx;
 mod pair;
@@ -22,6 +23,7 @@ mod tracer;
 pub use actor::{Actor, Fd};
 pub use expect::{expect, in_range, number, text};
 pub use flow::{Flow, is_stray, is_teardown, of_kind};
+pub use link::{Direction, Fate, Link, Segment, veth};
 pub use netns::{NetNs, current_netns};
 pub use pair::{Pair, Side, observed};
 pub use requirements::{cannot_trace, missing_tool, tell_skipped};

@@ -70,6 +70,20 @@ impl NetNs {
         run("ip", &all)
     }
 
+    /// Adds an nftables rule to what arrives in this namespace, such as `tcp dport 80 drop`.
+    pub fn on_input(&self, rule: &str) {
+        self.command("nft", &["add", "table", "inet", "t"]);
+        self.command("nft", &["add", "chain", "inet", "t", "in", "{ type filter hook input priority 0; }"]);
+        let words: Vec<_> = ["add", "rule", "inet", "t", "in"].into_iter().chain(rule.split_whitespace()).collect();
+        self.command("nft", &words);
+    }
+
+    /// Sets a sysctl of this namespace, named by its path under `/proc/sys/net`.
+    pub fn sysctl(&self, path: &str, value: &str) {
+        // `ip netns exec` mounts /sys anew, and /proc/sys/net is that of whoever opens it.
+        self.run_in(|| fs::write(format!("/proc/sys/net/{path}"), value)).expect(path);
+    }
+
     fn path(&self) -> String {
         format!("/run/netns/{}", self.name)
     }

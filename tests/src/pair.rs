@@ -102,6 +102,25 @@ impl Side {
         self.actor.get(self.on_socket(command))
     }
 
+    /// `COMMAND FD; COMMAND FD ...`, one right behind the other: the last one's answer.
+    #[track_caller]
+    pub fn all(&mut self, commands: &str) -> String {
+        self.actor.ok(self.script(commands))
+    }
+
+    /// The same without waiting: it may block, and [`Actor::reply`] must follow.
+    #[track_caller]
+    pub fn begin(&mut self, commands: &str) {
+        self.actor.begin(self.script(commands));
+    }
+
+    fn script(&self, commands: &str) -> String {
+        let each = commands.split(';').map(str::trim);
+        let on_socket: Vec<_> =
+            each.map(|command| if command.starts_with("sleep ") { command.to_owned() } else { self.on_socket(command) }).collect();
+        format!("all {}", on_socket.join(" ; "))
+    }
+
     /// Puts the descriptor after the command's first word.
     pub fn on_socket(&self, command: &str) -> String {
         match command.split_once(' ') {

@@ -78,6 +78,9 @@ impl<'a> Args<'a> {
 }
 
 fn run(line: &str) -> Result<String, Problem> {
+    if let Some(commands) = line.strip_prefix("all ") {
+        return all(commands);
+    }
     let mut words = line.split_whitespace();
     let command = words.next().unwrap_or_default();
     let mut args = Args(words);
@@ -138,6 +141,9 @@ fn run(line: &str) -> Result<String, Problem> {
         // SAFETY: ends the process.
         "exit" => unsafe { libc::_exit(0) },
 
+        // A delay that is the scenario.
+        "sleep" => sleep(a.parse()?),
+
         // Other processes.
         "socketpair" => call::socketpair()?,
         "send-fd" => call::send_fd(a.fd()?, a.fd()?)?.to_string(),
@@ -146,6 +152,16 @@ fn run(line: &str) -> Result<String, Problem> {
         _ => return Err(Problem::Usage("no such command")),
     };
     Ok(value)
+}
+
+fn sleep(ms: u64) -> String {
+    std::thread::sleep(std::time::Duration::from_millis(ms));
+    ms.to_string()
+}
+
+/// Commands between `;`, one right behind the other: the last one's answer, or the first errno.
+fn all(commands: &str) -> Result<String, Problem> {
+    commands.split(';').try_fold(String::new(), |_, command| run(command.trim()))
 }
 
 /// The child takes its commands from a Unix socket at `path`; the parent answers with its pid.

@@ -162,6 +162,9 @@ pub fn set(fd: RawFd, name: &str, value: i32) -> Done {
         "linger2" => (libc::IPPROTO_TCP, libc::TCP_LINGER2),
         "user-timeout" => (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
         "syncnt" => (libc::IPPROTO_TCP, libc::TCP_SYNCNT),
+        "quickack" => (libc::IPPROTO_TCP, libc::TCP_QUICKACK),
+        "defer-accept" => (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT),
+        "repair" => (libc::IPPROTO_TCP, libc::TCP_REPAIR),
         "only6" => (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY),
         _ => return Err(Errno(libc::EINVAL)),
     };
