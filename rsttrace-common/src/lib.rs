@@ -213,7 +213,13 @@ pub mod snapshot_flag {
     pub const REMOTE_FIN: u32 = 8;
     /// The peer's FIN bore no payload, and `snd_wl1` and `prior_una` are those of before it.
     pub const BEFORE_FIN: u32 = 16;
+    /// The application's latest write had [`CLOSE_NOTIFY`](super::CLOSE_NOTIFY)'s size.
+    pub const GOODBYE: u32 = 32;
 }
+
+/// Sizes of TLS's close_notify as the stack sees it: an encrypted alert, from ChaCha20 (TLS 1.2) to
+/// AES-GCM (TLS 1.2); 24 in TLS 1.3.
+pub const CLOSE_NOTIFY: core::ops::RangeInclusive<u32> = 23..=31;
 
 /// Where both directions of a connection stood at one moment.
 #[repr(C)]

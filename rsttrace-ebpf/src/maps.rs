@@ -46,6 +46,9 @@ pub const SEEDED: u32 = 64;
 /// The segment with the peer's FIN bore no payload, and was looked at before it was processed.
 pub const FIN_SEEN: u32 = 512;
 
+/// A write of a goodbye's size was made.
+pub const GOODBYE: u32 = 1024;
+
 /// What the end of a socket needs to know about its past.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -67,6 +70,8 @@ pub struct Entry {
     /// `snd_wl1` and `snd_una` as the peer's FIN found them ([`FIN_SEEN`]).
     pub wl1_before_fin: u32,
     pub una_before_fin: u32,
+    /// `write_seq` behind the latest write of a goodbye's size ([`GOODBYE`]).
+    pub goodbye_seq: u32,
     pub flags: u32,
     pub fin_data_bytes: i32,
     /// `sk_err` as the end left it.
@@ -77,7 +82,7 @@ pub struct Entry {
     pub first_fin: u8,
     /// State before CLOSE, once there.
     pub last_state: u8,
-    pub pad: [u8; 5],
+    pub pad: [u8; 1],
 }
 
 const NO_TASK: Task = Task { tgid: 0, tid: 0, parent_tgid: 0, flags: 0, syscall: -1, fd: -1, comm: [0; 16] };
@@ -98,6 +103,7 @@ static BLANK: Entry = Entry {
     reset: ResetHeader::NONE,
     wl1_before_fin: 0,
     una_before_fin: 0,
+    goodbye_seq: 0,
     flags: 0,
     fin_data_bytes: -1,
     errno: 0,
@@ -105,7 +111,7 @@ static BLANK: Entry = Entry {
     role: 0,
     first_fin: 0,
     last_state: 0,
-    pad: [0; 5],
+    pad: [0; 1],
 };
 
 /// The entry of a socket, if it has one.

@@ -492,6 +492,14 @@ fn network_header(skb: u64) -> u64 {
     head.wrapping_add(u64::from(at))
 }
 
+/// Behind everything that the application has written.
+#[inline(always)]
+pub fn write_seq(sk: Sk) -> u32 {
+    let tp = tcp_sock(sk);
+    // SAFETY: typed `struct tcp_sock`.
+    if tp.is_null() { 0 } else { unsafe { typed(tp, &OFFSETS.tcp_sock__write_seq) } }
+}
+
 /// `snd_wl1` and `snd_una`, which the segment that is about to be processed may change.
 #[inline(always)]
 pub fn window_and_acknowledgement(sk: Sk) -> (u32, u32) {

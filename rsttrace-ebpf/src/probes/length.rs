@@ -2,11 +2,11 @@
 //! Every receive and send of the host passes here, so the usual outcomes leave after a few loads.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use rsttrace_common::hook;
+use rsttrace_common::{CLOSE_NOTIFY, hook};
 
 use super::report_observed;
 use crate::{
-    maps::{self, SEEDED},
+    maps::{self, GOODBYE, SEEDED},
     sock::{self, *},
     task,
 };
@@ -36,8 +36,13 @@ fn returned(ctx: &BtfTracePointContext, hook: u8) -> i32 {
     }
     let sk: Sk = ctx.arg(0);
     if ret > 0 {
-        if is_tcp(sk) && is_first_use(sk, ret, hook == hook::SOCK_RECV_LENGTH) {
-            first_use(sk as u64);
+        if is_tcp(sk) {
+            if is_first_use(sk, ret, hook == hook::SOCK_RECV_LENGTH) {
+                first_use(sk as u64);
+            }
+            if hook == hook::SOCK_SEND_LENGTH && CLOSE_NOTIFY.contains(&(ret as u32)) {
+                wrote_goodbye(sk);
+            }
         }
         return 0;
     }
@@ -50,6 +55,16 @@ fn returned(ctx: &BtfTracePointContext, hook: u8) -> i32 {
         report_observed(ctx, hook, tcp, sk as u64, -ret);
     }
     0
+}
+
+/// What was written last may be TLS's goodbye: at the FIN it matters whether it was a request.
+/// Only writes of such a size pay for the look-up.
+#[inline(always)]
+fn wrote_goodbye(sk: Sk) {
+    if let Some(entry) = maps::find(sk as u64) {
+        entry.goodbye_seq = write_seq(sk);
+        entry.flags |= GOODBYE;
+    }
 }
 
 /// The first task that uses an accepted connection owns it.

@@ -6,7 +6,7 @@ use rsttrace_common::{Snapshot, SockId, Speaker, counter, end_flag, event_flag, 
 
 use super::{ECONNABORTED, End, UNKNOWN_BYTES, of_reset, release_flags, report_after, report_end};
 use crate::{
-    maps::{self, DESTROYED, Entry, FIN_SEEN, LOST, OBSERVED, ORDERLY, REPORTED, count, find_or_begin},
+    maps::{self, DESTROYED, Entry, FIN_SEEN, GOODBYE, LOST, OBSERVED, ORDERLY, REPORTED, count, find_or_begin},
     settings::{SETTINGS, frozen},
     sock::*,
     task,
@@ -90,14 +90,23 @@ fn fin(sk: Sk, by: u8) {
     if by == first_fin::LOCAL {
         note_closer(sk, entry);
         snapshot(sk, &mut entry.local_fin);
+        mark_goodbye(entry.goodbye_seq, entry.flags, &mut entry.local_fin);
     } else {
         entry.fin_data_bytes = fin_data_bytes(sk);
         snapshot(sk, &mut entry.remote_fin);
+        mark_goodbye(entry.goodbye_seq, entry.flags, &mut entry.remote_fin);
         if entry.flags & FIN_SEEN != 0 {
             entry.remote_fin.snd_wl1 = entry.wl1_before_fin;
             entry.remote_fin.prior_una = entry.una_before_fin;
             entry.remote_fin.flags |= snapshot_flag::BEFORE_FIN;
         }
+    }
+}
+
+#[inline(always)]
+fn mark_goodbye(goodbye_seq: u32, flags: u32, at: &mut Snapshot) {
+    if flags & GOODBYE != 0 && goodbye_seq == at.write_seq {
+        at.flags |= snapshot_flag::GOODBYE;
     }
 }
 
@@ -110,6 +119,7 @@ fn fin_in_answer(sk: Sk) {
     entry.first_fin = first_fin::REMOTE;
     note_closer(sk, entry);
     snapshot(sk, &mut entry.local_fin);
+    mark_goodbye(entry.goodbye_seq, entry.flags, &mut entry.local_fin);
 }
 
 /// Only `tcp_close()` and `tcp_shutdown()` send our FIN, so the current task is the closer.

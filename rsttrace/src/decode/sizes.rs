@@ -113,7 +113,7 @@ impl RawSizes {
         Some(AtFin {
             speaker: speaker(fin),
             outstanding: ahead(fin.write_seq, fin.snd_una),
-            acked_by_fin: ahead(fin.snd_una, fin.prior_una),
+            goodbye: fin.has(snapshot_flag::GOODBYE),
             written_after: ahead(self.at.write_seq, fin.write_seq).saturating_sub(unsent_fin + unacked_fin + acked_fin),
             received_after: received.saturating_sub(remote_fin(&self.at).saturating_sub(remote_fin(fin))),
             idle: idle(fin, fin.has(snapshot_flag::SENT), fin.has(snapshot_flag::RECEIVED), tick_ns),

@@ -130,6 +130,8 @@ impl Story {
         }
         self.end.sequence?;
         let round_trips_ns = 2_000 * u64::from(self.end.rtt_us.unwrap_or(0));
+        // An orphan in FIN_WAIT2 is done before the other end's process has closed.
+        let beyond_ns = if self.kind() == EndKind::Fin && !self.end.done { 20 * beyond_ns } else { beyond_ns };
         Some(self.end.ts_ns.saturating_add((beyond_ns + round_trips_ns).min(at_most_ns)))
     }
 
@@ -170,8 +172,7 @@ impl Story {
         let owner = self.owner();
         let foreign = |task: &Closer| owner.is_some_and(|owner| owner.tgid != task.tgid);
         let killed = self.end.closer.is_some_and(|task| foreign(&task)) && self.closed_with.or(self.end.err) == Some(Errno::ECONNABORTED);
-        // Only the socket's own process, or who closed a listener, acts for this end.
-        let actor = self.end.closer.or_else(|| self.observer.map(|observer| observer.task)).filter(|task| !foreign(task));
+        let actor = self.end.closer.filter(|_| !killed).or_else(|| self.observer.map(|observer| observer.task));
         let arrived = match (self.end.sequence, of.sequence) {
             (Some(here), Some(there)) => u64::from(here.expected.wrapping_sub(there.acknowledged)).min(of.bytes.unacked),
             _ => 0,
@@ -181,8 +182,8 @@ impl Story {
             cookie: (self.end.cookie != 0).then_some(self.end.cookie),
             tgid: owner.map(|owner| owner.tgid),
             comm: owner.map_or_else(Comm::default, |owner| owner.comm),
-            syscall: actor.and_then(|task| task.syscall),
-            acted: self.end.closer.is_some_and(|task| !foreign(&task)),
+            syscall: actor.filter(|_| !killed).and_then(|task| task.syscall),
+            acted: self.end.closer.is_some() && !killed,
             killed,
             unread: self.unread(),
             arrived,

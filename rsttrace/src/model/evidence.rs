@@ -35,8 +35,8 @@ pub struct AtFin {
     pub speaker: Option<Speaker>,
     /// Our bytes without acknowledgement, sent or not.
     pub outstanding: u64,
-    /// Our bytes that the very segment with the peer's FIN acknowledged.
-    pub acked_by_fin: u64,
+    /// Our application's latest write had the size of TLS's close_notify.
+    pub goodbye: bool,
     /// Payload that our application wrote later.
     pub written_after: u64,
     /// Payload that arrived later.

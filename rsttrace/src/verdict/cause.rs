@@ -1,9 +1,6 @@
 //! The causes. Each function is one group of the table in docs/verdicts.md, first match first.
 
-use super::{
-    facts::{Facts, Flight, waited},
-    harm::CLOSE_NOTIFY,
-};
+use super::facts::{Facts, Flight, waited};
 use crate::model::{AtFin, Cause, EndKind, Errno, FirstFin, Role, Speaker, TcpState};
 
 pub fn of(f: &Facts<'_>) -> Cause {
@@ -90,7 +87,7 @@ fn reset_sent(f: &Facts<'_>) -> Cause {
     let by_call = f.t.closer.as_ref();
     let finished = matches!(f.state(), TcpState::FinWait1 | TcpState::FinWait2 | TcpState::Closing | TcpState::LastAck);
     match f.reason() {
-        "TCP_ABORT_ON_CLOSE" => return Cause::CloseWithUnreadData,
+        "TCP_ABORT_ON_CLOSE" if !e.answer => return Cause::CloseWithUnreadData,
         "TCP_ABORT_ON_LINGER" => return Cause::Linger2Abort,
         _ => {}
     }
@@ -151,11 +148,10 @@ fn unanswered_at_fin(f: &Facts<'_>) -> Cause {
     if crossed && f.bytes.received > 0 { Cause::KeepaliveRace } else { Cause::ClosedBeforeAnswer }
 }
 
-/// The last bytes of ours before the peer's FIN may have been a close_notify, which it answered by
-/// closing, and were no request then.
+/// After an exchange, the last that our application wrote before this FIN may have been TLS's
+/// close_notify, and was no request then.
 fn may_be_goodbye(f: &Facts<'_>, fin: &AtFin) -> bool {
-    let last_words = fin.acked_by_fin + fin.outstanding;
-    f.bytes.received > 0 && f.bytes.sent > last_words && CLOSE_NOTIFY.contains(&last_words)
+    fin.goodbye && fin.outstanding == 0 && f.bytes.received > 0
 }
 
 /// ESTABLISHED, and we had connected.
@@ -206,6 +202,7 @@ fn fin(f: &Facts<'_>) -> Cause {
         let exiting = f.t.closer.is_some_and(|closer| closer.exiting);
         match (role, f.closed_first(), fin.speaker) {
             (Role::Client, false, Some(Speaker::Local)) if !may_be_goodbye(f, fin) => return unanswered_at_fin(f),
+            (Role::Client, true, Some(Speaker::Local)) if may_be_goodbye(f, fin) => {}
             (Role::Client, true, Some(Speaker::Local)) if fin.received_after == 0 && waited(fin.idle.sent_ms) => {
                 return Cause::GaveUpWaiting;
             }

@@ -6,9 +6,8 @@ use std::ops::RangeInclusive;
 use super::facts::{Facts, waited};
 use crate::model::{Bytes, Cause, Damage, EndKind, Harm, Speaker, TcpState};
 
-/// TLS's close_notify as the stack sees it: an encrypted alert, from TLS 1.2 with ChaCha20 to 1.2
-/// with AES-GCM. What waits unread may have been read in part.
-pub const CLOSE_NOTIFY: RangeInclusive<u64> = 23..=31;
+/// [`rsttrace_common::CLOSE_NOTIFY`]; what waits unread may have been read in part.
+const CLOSE_NOTIFY: RangeInclusive<u64> = *rsttrace_common::CLOSE_NOTIFY.start() as u64..=*rsttrace_common::CLOSE_NOTIFY.end() as u64;
 
 pub fn of(f: &Facts<'_>, cause: Cause) -> (Harm, Damage) {
     if f.t.bytes.is_none() {
@@ -33,7 +32,8 @@ fn damage(f: &Facts<'_>, cause: Cause) -> Damage {
     // What says goodbye to nobody is no loss.
     let goodbye = match cause {
         _ if is_close_notify(f) == Some(true) || is_goodbye_unread_there(f) == Some(true) => f.bytes.unacked,
-        Cause::WriteAfterPeerClose if is_late_goodbye(f, cause) == Some(true) => f.evidence.remote_fin.map_or(0, |fin| fin.written_after),
+        _ if is_crossing_goodbye(f, cause) => f.bytes.unacked,
+        Cause::WriteAfterPeerClose if is_late_goodbye(f, cause) != Some(false) => f.evidence.remote_fin.map_or(0, |fin| fin.written_after),
         _ => 0,
     };
     let b = Bytes { unacked: f.bytes.unacked.saturating_sub(goodbye), ..f.bytes };
@@ -82,10 +82,17 @@ fn is_goodbye_unread_there(f: &Facts<'_>) -> Option<bool> {
 /// before the FIN and that nobody reads are TLS's goodbye. `None`: they fit, but how things stood at
 /// the FIN is not known.
 pub fn is_close_notify(f: &Facts<'_>) -> Option<bool> {
-    let exchanged = f.bytes.sent > 0 && f.bytes.received > f.bytes.unread;
-    let few = (1..=*CLOSE_NOTIFY.end()).contains(&f.bytes.unread);
-    let fits = f.state() == TcpState::CloseWait && nothing_pending(f) && exchanged && few;
-    if fits { f.evidence.remote_fin.map(|fin| !waited(fin.idle.received_ms)) } else { Some(false) }
+    // After both FINs what waits can still be read.
+    let unread = f.evidence.unread_at_release.filter(|_| f.t.end == EndKind::Fin).unwrap_or(f.bytes.unread);
+    let exchanged = f.bytes.sent > 0 && f.bytes.received > unread;
+    let few = (1..=*CLOSE_NOTIFY.end()).contains(&unread);
+    match f.state() {
+        _ if !nothing_pending(f) || !exchanged || !few => Some(false),
+        TcpState::CloseWait => f.evidence.remote_fin.map(|fin| !waited(fin.idle.received_ms)),
+        // In answer to our FIN: how long the bytes stood before the peer's is not seen.
+        TcpState::FinWait1 | TcpState::FinWait2 if f.t.end == EndKind::Fin => None,
+        _ => Some(false),
+    }
 }
 
 /// A close_notify that comes after the other end's close: in answer to its goodbye, which stood
@@ -109,7 +116,18 @@ pub fn is_late_goodbye(f: &Facts<'_>, cause: Cause) -> Option<bool> {
     }
     let fin = fin?;
     let in_answer = last_bytes_ms.is_some() && !waited(last_bytes_ms);
-    Some(in_answer || fin.outstanding == 0 && fin.speaker? == answered)
+    // Else it may be a small request just as well.
+    (in_answer || fin.outstanding == 0 && fin.speaker? == answered).then_some(true)
+}
+
+/// Our own goodbye, right before our FIN and after an exchange, that crossed the other end's close.
+fn is_crossing_goodbye(f: &Facts<'_>, cause: Cause) -> bool {
+    let exchanged = f.bytes.received > 0 && f.bytes.acked > 0;
+    matches!(cause, Cause::ResetWhileClosing | Cause::ResetAfterLocalFin)
+        && f.bytes.unsent == 0
+        && CLOSE_NOTIFY.contains(&f.bytes.unacked)
+        && exchanged
+        && f.evidence.local_fin.is_some_and(|fin| fin.goodbye && !waited(fin.idle.sent_ms))
 }
 
 /// Bytes wait that the application may still read, or dropped ones could not be counted.
@@ -117,7 +135,8 @@ fn unread_may_be_lost(f: &Facts<'_>, cause: Cause) -> bool {
     f.evidence.unread_at_release.is_none() && f.bytes.unread > 0 && cause != Cause::CloseWithUnreadData
         || is_close_notify(f).is_none()
         || is_goodbye_unread_there(f).is_none()
-        || cause == Cause::DataAfterClose && (f.evidence.segment_bytes.is_none() || is_late_goodbye(f, cause).is_none())
+        || cause == Cause::DataAfterClose && f.evidence.segment_bytes.is_none()
+        || is_late_goodbye(f, cause).is_none()
 }
 
 /// Whether a request was left without its answer, or with a part of it; `None`: not known.
@@ -148,7 +167,7 @@ fn unanswered(f: &Facts<'_>, cause: Cause) -> Option<bool> {
         _ if f.silent() => Some(false),
         // TLS's goodbye is no request.
         Cause::CloseWithUnreadData if is_close_notify(f) == Some(true) => Some(false),
-        _ if is_goodbye_unread_there(f) == Some(true) => Some(false),
+        _ if is_goodbye_unread_there(f) == Some(true) || is_crossing_goodbye(f, cause) => Some(false),
         Cause::WriteAfterPeerClose | Cause::DataAfterClose if is_late_goodbye(f, cause) == Some(true) => Some(false),
         _ => f.request_unanswered().or((f.t.end == EndKind::Fin).then_some(false)),
     }

@@ -24,10 +24,74 @@ pub struct Label {
     pub cause: &'static str,
     pub harm: &'static str,
     pub phase: &'static str,
+    /// Empty: whoever closed first.
+    pub initiator: &'static str,
+    /// The harm as far as it is known without the other half, whose end in order stays in the kernel.
+    harm_alone: Option<&'static str>,
 }
 
-pub const fn label(cause: &'static str, harm: &'static str, phase: &'static str) -> Label {
-    Label { cause, harm, phase }
+/// Of most causes it is plain who ends the connection.
+pub fn label(cause: &'static str, harm: &'static str, phase: &'static str) -> Label {
+    let initiator = match end_kind(cause) {
+        "fin" => "",
+        "timeout" => "local-kernel",
+        "error" if cause == "refused-by-icmp" => "unknown",
+        _ => match cause {
+            "keepalive-timeout" | "data-after-close" | "closed-port" | "time-wait" => "local-kernel",
+            "refused" | "write-after-peer-close" => "peer-kernel",
+            _ if end_kind(cause) == "reset-received" => "peer-application",
+            _ => "local-application",
+        },
+    };
+    Label { cause, harm, phase, initiator, harm_alone: None }
+}
+
+impl Label {
+    pub fn by(self, initiator: &'static str) -> Self {
+        Self { initiator, ..self }
+    }
+
+    /// With the other half more is known.
+    pub fn harm_alone(self, harm: &'static str) -> Self {
+        Self { harm_alone: Some(harm), ..self }
+    }
+
+    /// Without the other half.
+    pub fn alone(self) -> Self {
+        Self { harm: self.harm_alone.unwrap_or(self.harm), ..self }
+    }
+}
+
+/// The kind of end that belongs to a cause.
+pub fn end_kind(cause: &str) -> &'static str {
+    match cause {
+        "orderly" | "orderly-unread" | "gave-up-waiting" | "client-gave-up" | "closed-before-answer" => "fin",
+        "connect-timeout" | "user-timeout" => "timeout",
+        "gave-up-connecting" | "refused-by-icmp" => "error",
+        "linger-zero"
+        | "close-with-unread-data"
+        | "disconnect"
+        | "data-after-close"
+        | "linger2-abort"
+        | "admin-kill"
+        | "listener-closed"
+        | "closed-port"
+        | "time-wait"
+        | "keepalive-timeout" => "reset-sent",
+        "refused"
+        | "connect-probe"
+        | "reset-before-accept"
+        | "write-after-peer-close"
+        | "reset-while-closing"
+        | "reset-after-local-fin"
+        | "server-abort-before-response"
+        | "server-abort-mid-response"
+        | "peer-abort-idle"
+        | "peer-abort-after-response"
+        | "peer-abort-before-response"
+        | "peer-abort-mid-response" => "reset-received",
+        _ => panic!("no end has the cause {cause}"),
+    }
 }
 
 /// One record that must come.
@@ -46,6 +110,11 @@ pub struct Expected {
 impl Expected {
     pub fn stray(flow: Flow, label: Label) -> Self {
         Self { flow, cookie: None, stray: true, label, bytes: None }
+    }
+
+    /// Not told without -a.
+    pub fn is_orderly(&self) -> bool {
+        matches!(self.label.cause, "orderly" | "orderly-unread")
     }
 }
 
@@ -136,7 +205,7 @@ impl<'a> Lab<'a> {
         let (listener, to) = self.listener();
         let client = self.connect_to(to);
         let server = Self::accept(&mut self.server, listener, &client);
-        Duo { lab: self, client, server }
+        Duo { lab: self, client, server, first_fin: None }
     }
 
     /// A connection with some exchanges completed.
@@ -183,6 +252,8 @@ pub struct Duo<'l, 'a> {
     pub lab: &'l mut Lab<'a>,
     pub client: End,
     pub server: End,
+    /// Who closed first, or shut down its direction.
+    first_fin: Option<Side>,
 }
 
 impl Duo<'_, '_> {
@@ -245,13 +316,20 @@ impl Duo<'_, '_> {
     }
 
     pub fn close(&mut self, side: Side) {
+        self.first_fin.get_or_insert(side);
         self.ok(side, "close");
+    }
+
+    /// Ends one direction.
+    pub fn shut(&mut self, side: Side) {
+        self.first_fin.get_or_insert(side);
+        self.ok(side, "shutdown write");
     }
 
     /// Closes in order, and is certainly gone but for its TIME_WAIT when this returns: a socket whose
     /// FIN is not acknowledged yet, which may take 40 ms, would meet the peer's RST.
     pub fn close_for_good(&mut self, side: Side) {
-        self.ok(side, "shutdown write");
+        self.shut(side);
         self.acknowledged(side);
         self.close(side);
     }
@@ -322,12 +400,22 @@ impl Duo<'_, '_> {
 
     /// What both halves are meant to be.
     pub fn are(&self, client: Label, server: Label) -> Vec<Expected> {
-        vec![self.client.is(client), self.server.is(server)]
+        let by_closer = |label: Label, side: Side| match label.initiator {
+            "" if self.first_fin == Some(side) => label.by("local-application"),
+            "" => label.by("peer-application"),
+            _ => label,
+        };
+        vec![self.client.is(by_closer(client, Side::Client)), self.server.is(by_closer(server, Side::Server))]
     }
 
     /// A RST that the server's host sends without a socket.
     pub fn stray_at_server(&self, label: Label) -> Expected {
         Expected::stray(self.server.flow, label)
+    }
+
+    /// The same of the client's host.
+    pub fn stray_at_client(&self, label: Label) -> Expected {
+        Expected::stray(self.client.flow, label)
     }
 }
 

@@ -92,7 +92,7 @@ fn tasks(options: &Options) -> Vec<Task> {
     let chosen = || KINDS.iter().filter(|kind| kind.name.contains(&options.kind));
     let mut kinds: Vec<&'static Kind> = Vec::new();
     for kind in chosen() {
-        if let Often::Times(n) = kind.often {
+        if let Often::Times(n) | Often::Timer(n) = kind.often {
             kinds.extend(std::iter::repeat_n(kind, n));
         }
     }
@@ -125,7 +125,8 @@ fn make(lab: &mut Lab<'_>, task: &Task) -> Case {
     (lab.ipv6, lab.paced) = (task.ipv6, task.paced);
     let ends: Vec<Expected> = (task.kind.make)(lab);
     std::mem::forget(announced);
-    Case { kind: task.kind.name, paced: task.paced, ends }
+    let by_timer = matches!(task.kind.often, Often::Timer(_));
+    Case { kind: task.kind.name, by_timer, paced: task.paced, ends }
 }
 
 /// Says which kind could not be made.

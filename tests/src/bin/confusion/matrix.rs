@@ -1,18 +1,28 @@
 //! Intended against reported.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Display,
+};
 
 use rsttrace_tests::{Flow, Run, is_stray};
 use serde_json::Value;
 
-use crate::lab::{Expected, Label};
+use crate::lab::{Expected, Label, end_kind};
 
 /// So many mismatches of each sort are shown in full.
 const SHOWN: usize = 2;
 
+/// A softirq that interrupts the process which manages this virtual machine runs no BPF program, and
+/// nothing counts that: ftrace saw 8 resets more than the program's `run_cnt`, and the task that
+/// each of these had interrupted was that one. Timers interrupt anybody; one end of theirs in some
+/// hundreds is unseen, by every tracer at once.
+const UNSEEN_AT_MOST: usize = 1;
+
 /// A connection that was made.
 pub struct Case {
     pub kind: &'static str,
+    pub by_timer: bool,
     pub paced: bool,
     pub ends: Vec<Expected>,
 }
@@ -20,8 +30,9 @@ pub struct Case {
 /// What of a label answers a question.
 type Answer = fn(&Label) -> &'static str;
 
-/// The three questions that every record answers.
-const QUESTIONS: [(&str, Answer); 3] = [("cause", |label| label.cause), ("harm", |label| label.harm), ("phase", |label| label.phase)];
+/// The questions that every record answers.
+const QUESTIONS: [(&str, Answer); 4] =
+    [("cause", |label| label.cause), ("harm", |label| label.harm), ("phase", |label| label.phase), ("initiator", |label| label.initiator)];
 
 /// How often what was intended was reported as what.
 #[derive(Default)]
@@ -45,9 +56,15 @@ impl Matrix {
 
 #[derive(Default)]
 pub struct Judgement {
-    matrices: [Matrix; 3],
+    matrices: [Matrix; QUESTIONS.len()],
     /// `unknown` for want of evidence.
     excused: usize,
+    /// Records that are missing, as the summary says.
+    skipped: usize,
+    /// Connections, see [`UNSEEN_AT_MOST`].
+    unseen: usize,
+    /// Acknowledgements that came too late.
+    crossed: usize,
     /// By kind and what is wrong, each with its details.
     mismatches: BTreeMap<String, Vec<String>>,
 }
@@ -56,104 +73,110 @@ impl Judgement {
     /// `all`: with orderly ends; `fewer`: of a tracer beside it, without.
     pub fn new(cases: &[Case], all: &Run, fewer: &Run) -> Self {
         let mut judgement = Self::default();
-        let mut records = Records::new(all);
-        for case in cases {
-            for end in &case.ends {
-                match records.take(end) {
-                    Some(record) => judgement.compare(case, end, record),
-                    None => judgement.mismatch(case.kind, "missing", &format!("no record of {end:?}")),
-                }
-            }
-        }
-        for record in records.left() {
-            judgement.mismatch("nothing that was made", "unexpected", &format!("an unexpected record: {record}"));
-        }
-        let ends: Vec<&Expected> = cases.iter().flat_map(|case| &case.ends).collect();
-        judgement.compare_summaries(&ends, all, fewer);
-        judgement.compare_records(all, fewer);
+        judgement.judge(cases, all, false);
+        judgement.judge(cases, fewer, true);
+        judgement.compare_orderly(cases, all, fewer);
         judgement
     }
 
-    fn compare(&mut self, case: &Case, end: &Expected, record: &Value) {
+    /// `without`: the kernel half holds back orderly ends, and nothing else.
+    fn judge(&mut self, cases: &[Case], run: &Run, without: bool) {
+        let mut records = Records::new(run);
+        let (mut missing, mut unseen) = (Vec::new(), Vec::new());
+        for case in cases {
+            let ends = case.ends.iter().filter(|end| !(without && end.is_orderly()));
+            let mut absent = Vec::new();
+            for end in ends {
+                match records.take(end) {
+                    Some(record) => self.compare(case, end, record, without),
+                    None => absent.push((case.kind, format!("no record of {end:?}"))),
+                }
+            }
+            match absent.len() {
+                0 => {}
+                _ if case.by_timer => unseen.push(absent),
+                _ => missing.extend(absent),
+            }
+        }
+        if unseen.len() <= UNSEEN_AT_MOST {
+            self.unseen += unseen.len();
+        } else {
+            missing.extend(unseen.into_iter().flatten());
+        }
+        // The kernel has said so.
+        if missing.len() as u64 <= skipped(run) {
+            self.skipped += missing.len();
+        } else {
+            missing.iter().for_each(|(kind, details)| self.mismatch(kind, named("missing", without), details));
+        }
+        for record in records.left() {
+            if crossed_an_abort(cases, record) {
+                self.crossed += 1;
+                continue;
+            }
+            self.mismatch("nothing that was made", named("unexpected", without), &format!("an unexpected record: {record}"));
+        }
+        self.compare_summary(run);
+    }
+
+    fn compare(&mut self, case: &Case, end: &Expected, record: &Value, without: bool) {
         let mut differences = Vec::new();
+        let label = if without { end.label.alone() } else { end.label };
         for ((question, intended), matrix) in QUESTIONS.iter().zip(&mut self.matrices) {
-            let intended = intended(&end.label);
+            let intended = intended(&label);
             let reported = record[question].as_str().unwrap_or("null");
-            matrix.add(intended, reported);
-            if reported == "unknown" && lacks_evidence(record) {
+            if !without {
+                matrix.add(intended, reported);
+            }
+            if reported == "unknown" && intended != "unknown" && lacks_evidence(record) {
                 self.excused += 1;
             } else if reported != intended {
                 differences.push(format!("{question}: intended {intended}, reported {reported}"));
             }
         }
-        differences.extend(end_kind(end.label.cause).filter(|kind| record["end"] != *kind).map(|kind| format!("end: intended {kind}")));
+        let kind = end_kind(label.cause);
+        differences.extend((record["end"] != kind).then(|| format!("end: intended {kind}")));
         differences.extend(end.bytes.and_then(|bytes| bytes_differ(bytes, record)));
         if !differences.is_empty() {
             let differences = differences.join("; ");
             let pace = if case.paced { "paced" } else { "at once" };
-            self.mismatch(case.kind, &differences, &format!("{pace}; intended {end:?}\n  {record}"));
+            self.mismatch(case.kind, named(&differences, without), &format!("{pace}; intended {end:?}\n  {record}"));
         }
     }
 
-    fn mismatch(&mut self, kind: &str, what: &str, details: &str) {
+    fn mismatch(&mut self, kind: &str, what: impl Display, details: &str) {
         self.mismatches.entry(format!("{kind}: {what}")).or_default().push(details.to_owned());
     }
 
-    /// The last line of each tracer counts what was made.
-    fn compare_summaries(&mut self, ends: &[&Expected], all: &Run, fewer: &Run) {
-        let orderly = |end: &&&Expected| matches!(end.label.cause, "orderly" | "orderly-unread");
-        let unordered: Vec<_> = ends.iter().filter(|end| !orderly(end)).copied().collect();
-        for (run, ends) in [(all, ends), (fewer, &unordered[..])] {
-            self.compare_counts("causes", run, &counts(ends, |end| end.label.cause));
-            self.compare_counts("harm", run, &counts(ends, |end| end.label.harm));
-            self.compare_counts("sockets", run, &counts(ends, |end| end_kind(end.label.cause).unwrap_or("none")));
-            for key in ["/lost/total", "/undecodable", "/evicted"] {
-                self.compare_number(run, key, 0);
+    /// The last line counts what was printed before it; and nothing is lost.
+    fn compare_summary(&mut self, run: &Run) {
+        for (question, key) in [("cause", "causes"), ("harm", "harm"), ("end", "sockets")] {
+            let mut printed = BTreeMap::new();
+            for record in run.teardowns() {
+                *printed.entry(record[question].as_str().unwrap_or("null").to_owned()).or_default() += 1;
+            }
+            let counted = run.summary[key].as_object().into_iter().flatten();
+            let counted: BTreeMap<String, u64> =
+                counted.filter_map(|(word, n)| Some((word.clone(), n.as_u64().filter(|n| *n > 0)?))).collect();
+            if counted != printed {
+                self.mismatch("summary", key, &format!("{key}: {printed:?} were printed, {counted:?} counted"));
             }
         }
-        self.compare_number(all, "/orderly", 0);
-        // Counted for the whole host, on which others may end connections in order too.
-        let made = ends.iter().filter(orderly).count() as u64;
-        let counted = fewer.summary["orderly"].as_u64().unwrap_or(0);
+        for key in ["/lost/total", "/undecodable", "/evicted"] {
+            let n = number(run, key);
+            if n != Some(0) {
+                self.mismatch("summary", key, &format!("{key} is {n:?}"));
+            }
+        }
+    }
+
+    /// Counted for the whole host, on which others may end connections in order too.
+    fn compare_orderly(&mut self, cases: &[Case], all: &Run, fewer: &Run) {
+        let made = cases.iter().flat_map(|case| &case.ends).filter(|end| end.is_orderly()).count() as u64;
+        let counted = number(fewer, "/orderly").unwrap_or(0);
         println!("{counted} orderly ends counted without -a, of which {made} were made here");
-        if counted < made {
+        if counted + skipped(fewer) < made || number(all, "/orderly") != Some(0) {
             self.mismatch("summary", "orderly", &format!("{made} orderly ends were made, {counted} counted"));
-        }
-    }
-
-    fn compare_number(&mut self, run: &Run, key: &str, intended: u64) {
-        let reported = run.summary.pointer(key).and_then(Value::as_u64);
-        if reported != Some(intended) {
-            self.mismatch("summary", key, &format!("{key} is {reported:?}, not {intended}"));
-        }
-    }
-
-    fn compare_counts(&mut self, key: &str, run: &Run, intended: &BTreeMap<String, u64>) {
-        let reported = run.summary[key].as_object().into_iter().flatten();
-        let reported: BTreeMap<String, u64> =
-            reported.filter_map(|(word, n)| Some((word.clone(), n.as_u64().filter(|n| *n > 0)?))).collect();
-        if reported != *intended {
-            self.mismatch("summary", key, &format!("{key}: {intended:?} were made, reported {reported:?}"));
-        }
-    }
-
-    /// Without -a the kernel half holds back orderly ends, and nothing else.
-    fn compare_records(&mut self, all: &Run, fewer: &Run) {
-        let key = |record: &Value| (record["cookie"].as_u64(), Flow::in_record(record), record["cause"].to_string(), is_stray(record));
-        let orderly = |record: &&Value| matches!(record["cause"].as_str(), Some("orderly" | "orderly-unread"));
-        let mut there: HashMap<_, usize> = HashMap::new();
-        for record in fewer.teardowns() {
-            *there.entry(key(record)).or_default() += 1;
-        }
-        for record in all.teardowns().filter(|record| !orderly(record)) {
-            match there.get_mut(&key(record)) {
-                Some(n) if *n > 0 => *n -= 1,
-                _ => self.mismatch("without -a", "missing", &format!("not told: {record}")),
-            }
-        }
-        let more: usize = there.values().sum();
-        if more > 0 {
-            self.mismatch("without -a", "unexpected", &format!("{more} records that the other tracer does not have"));
         }
     }
 
@@ -162,6 +185,9 @@ impl Judgement {
             matrix.print(question);
         }
         println!("\n{} answers unknown for want of evidence", self.excused);
+        println!("{} records missing for runs that the kernel says it skipped", self.skipped);
+        println!("{} ends by a timer unseen", self.unseen);
+        println!("{} acknowledgements crossed an abort", self.crossed);
         if self.mismatches.is_empty() {
             println!("nothing is off the diagonal");
             return;
@@ -206,41 +232,21 @@ impl<'a> Records<'a> {
     }
 }
 
+/// Where nothing waits, an acknowledgement under way may find its socket aborted, and be answered by one
+/// more RST, which does no harm.
+fn crossed_an_abort(cases: &[Case], record: &Value) -> bool {
+    let is = |word: &str, answer: &str| record[word] == answer;
+    let harmless = is("cause", "no-connection") && is("harm", "none") && is("initiator", "local-kernel") && is_stray(record);
+    let at_once = || {
+        let flow = Flow::in_record(record);
+        cases.iter().any(|case| !case.paced && case.ends.iter().any(|end| Some(end.flow) == flow))
+    };
+    harmless && at_once()
+}
+
 /// `unknown` is an answer only where what the rules ask for is not there.
 fn lacks_evidence(record: &Value) -> bool {
     record["role"].is_null() || record.pointer("/evidence/last_speaker").is_none_or(Value::is_null)
-}
-
-/// The kind of end that belongs to a cause.
-fn end_kind(cause: &str) -> Option<&'static str> {
-    Some(match cause {
-        "orderly" | "orderly-unread" | "gave-up-waiting" | "client-gave-up" | "closed-before-answer" => "fin",
-        "connect-timeout" | "user-timeout" => "timeout",
-        "gave-up-connecting" | "refused-by-icmp" => "error",
-        "linger-zero"
-        | "close-with-unread-data"
-        | "disconnect"
-        | "data-after-close"
-        | "linger2-abort"
-        | "admin-kill"
-        | "listener-closed"
-        | "closed-port"
-        | "time-wait"
-        | "keepalive-timeout" => "reset-sent",
-        "refused"
-        | "connect-probe"
-        | "reset-before-accept"
-        | "write-after-peer-close"
-        | "reset-while-closing"
-        | "reset-after-local-fin"
-        | "server-abort-before-response"
-        | "server-abort-mid-response"
-        | "peer-abort-idle"
-        | "peer-abort-after-response"
-        | "peer-abort-before-response"
-        | "peer-abort-mid-response" => "reset-received",
-        _ => return None,
-    })
 }
 
 /// Every byte that the application wrote is sent or unsent; it has read what was received, but for
@@ -252,10 +258,16 @@ fn bytes_differ((written, read): (u64, u64), record: &Value) -> Option<String> {
     (sent != written || !(early..=received).contains(&read)).then(|| format!("bytes: {written} written, {read} read"))
 }
 
-fn counts(ends: &[&Expected], word: impl Fn(&Expected) -> &'static str) -> BTreeMap<String, u64> {
-    let mut counts = BTreeMap::new();
-    for end in ends {
-        *counts.entry(word(end).to_owned()).or_default() += 1;
-    }
-    counts
+fn number(run: &Run, key: &str) -> Option<u64> {
+    run.summary.pointer(key).and_then(Value::as_u64)
+}
+
+/// Runs of the tracer's programs that the kernel skipped: each may be an event that is missing.
+fn skipped(run: &Run) -> u64 {
+    run.summary["lost"]["skipped"].as_object().into_iter().flatten().filter_map(|(_, n)| n.as_u64()).sum()
+}
+
+/// Which of the two tracers it is about.
+fn named(what: &str, without: bool) -> String {
+    if without { format!("{what} (without -a)") } else { what.to_owned() }
 }

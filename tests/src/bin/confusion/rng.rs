@@ -32,6 +32,16 @@ impl Rng {
         self.between(1 << magnitude, (2 << magnitude) - 1).clamp(low, high)
     }
 
+    /// The same, but none that TLS's goodbye may have.
+    pub fn no_goodbye(&mut self, low: u64, high: u64) -> u64 {
+        loop {
+            let size = self.size(low, high);
+            if !(23..=31).contains(&size) {
+                return size;
+            }
+        }
+    }
+
     pub fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
         all[self.between(0, all.len() as u64 - 1) as usize]
     }
