@@ -1,10 +1,12 @@
 //! The project's own commands: `cargo xtask <COMMAND>`. One file per command.
 
 mod build;
+mod confusion;
 mod demo;
 mod host;
 mod setup;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -25,8 +27,12 @@ enum Command {
     Build,
     /// Set up, build, then trace a loopback workload that makes every kind of end
     Demo(demo::Options),
+    /// Set up, build, then make ends of every kind and compare what is reported with what was made
+    Confusion(confusion::Options),
     /// Set up, build, then run all tests
     Test(test::Options),
+    /// Set up, build, then trace the same workload on other kernels, under emulation
+    Vm(vm::Options),
 }
 
 fn main() -> ExitCode {
@@ -34,7 +40,9 @@ fn main() -> ExitCode {
         Command::Setup(options) => setup::run(&options),
         Command::Build => build::run(),
         Command::Demo(options) => demo::run(&options),
+        Command::Confusion(options) => confusion::run(&options),
         Command::Test(options) => test::run(&options),
+        Command::Vm(options) => vm::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,9 @@
 //! The causes. Each function is one group of the table in docs/verdicts.md, first match first.
 
-use super::facts::{Facts, Flight, waited};
+use super::{
+    facts::{Facts, Flight, waited},
+    harm::CLOSE_NOTIFY,
+};
 use crate::model::{AtFin, Cause, EndKind, Errno, FirstFin, Role, Speaker, TcpState};
 
 pub fn of(f: &Facts<'_>) -> Cause {
@@ -149,9 +152,10 @@ fn unanswered_at_fin(f: &Facts<'_>) -> Cause {
 }
 
 /// After an exchange, the last that our application wrote before this FIN may have been TLS's
-/// close_notify, and was no request then.
+/// close_notify, and was no request then. If the two crossed, the peer had just said its own.
 fn may_be_goodbye(f: &Facts<'_>, fin: &AtFin) -> bool {
-    fin.goodbye && fin.outstanding == 0 && f.bytes.received > 0
+    let crossed = CLOSE_NOTIFY.contains(&fin.outstanding) && !waited(fin.idle.received_ms);
+    fin.goodbye && f.bytes.received > 0 && (fin.outstanding == 0 || crossed)
 }
 
 /// ESTABLISHED, and we had connected.

@@ -7,7 +7,7 @@ use super::facts::{Facts, waited};
 use crate::model::{Bytes, Cause, Damage, EndKind, Harm, Speaker, TcpState};
 
 /// [`rsttrace_common::CLOSE_NOTIFY`]; what waits unread may have been read in part.
-const CLOSE_NOTIFY: RangeInclusive<u64> = *rsttrace_common::CLOSE_NOTIFY.start() as u64..=*rsttrace_common::CLOSE_NOTIFY.end() as u64;
+pub const CLOSE_NOTIFY: RangeInclusive<u64> = *rsttrace_common::CLOSE_NOTIFY.start() as u64..=*rsttrace_common::CLOSE_NOTIFY.end() as u64;
 
 pub fn of(f: &Facts<'_>, cause: Cause) -> (Harm, Damage) {
     if f.t.bytes.is_none() {
@@ -120,14 +120,14 @@ pub fn is_late_goodbye(f: &Facts<'_>, cause: Cause) -> Option<bool> {
     (in_answer || fin.outstanding == 0 && fin.speaker? == answered).then_some(true)
 }
 
-/// Our own goodbye, right before our FIN and after an exchange, that crossed the other end's close.
+/// Our own goodbye, right before a FIN and after an exchange, that crossed the other end's close.
 fn is_crossing_goodbye(f: &Facts<'_>, cause: Cause) -> bool {
     let exchanged = f.bytes.received > 0 && f.bytes.acked > 0;
     matches!(cause, Cause::ResetWhileClosing | Cause::ResetAfterLocalFin)
         && f.bytes.unsent == 0
         && CLOSE_NOTIFY.contains(&f.bytes.unacked)
         && exchanged
-        && f.evidence.local_fin.is_some_and(|fin| fin.goodbye && !waited(fin.idle.sent_ms))
+        && f.evidence.local_fin.or(f.evidence.remote_fin).is_some_and(|fin| fin.goodbye && !waited(fin.idle.sent_ms))
 }
 
 /// Bytes wait that the application may still read, or dropped ones could not be counted.

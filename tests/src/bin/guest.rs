@@ -142,7 +142,7 @@ fn trace(console: &Console) -> io::Result<()> {
     let mut command = Command::new(TRACER);
     // Further flags come from the kernel's command line, which hands what follows `--` to init.
     command.args(["--json", "-a", "-d", "120s"]).args(env::args_os().skip(1)).stdout(File::create(RECORDS)?);
-    let tracer = Program::start("tracer", &mut command)?;
+    let tracer = Program::start("tracer", Duration::ZERO, &mut command)?;
     let outcome = work_traced(console, &tracer);
     thread::sleep(SETTLE);
     // SAFETY: a child of ours that has not been waited for.
@@ -162,7 +162,7 @@ fn work_traced(console: &Console, tracer: &Program) -> io::Result<()> {
     for program in programs()? {
         console.say("program", &program);
     }
-    Program::start("workload", Command::new(WORKLOAD).env("PATH", "/bin"))?.finish(console)
+    Program::start("workload", PAUSE, Command::new(WORKLOAD).env("PATH", "/bin"))?.finish(console)
 }
 
 /// A child, and its stderr by lines.
@@ -173,20 +173,21 @@ struct Program {
 }
 
 impl Program {
-    fn start(name: &'static str, command: &mut Command) -> io::Result<Self> {
+    /// The time of each line is that of its arrival, less `pause`.
+    fn start(name: &'static str, pause: Duration, command: &mut Command) -> io::Result<Self> {
         command.stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| named(&format!("cannot start the {name}"), &error))?;
         let Some(stderr) = child.stderr.take() else { return Err(io::Error::other("a child without stderr")) };
         let (sender, receiver) = mpsc::channel();
         thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let _ = sender.send(format!("{} {line}", before(PAUSE)));
+                let _ = sender.send(format!("{} {line}", before(pause)));
             }
         });
         Ok(Self { name, child, stderr: receiver })
     }
 
-    /// Passes its stderr on, each line with a time, up to the one that is wanted; `false`: it ended before.
+    /// Passes its stderr on, up to the line that is wanted; `false`: it ended before.
     fn hear(&self, console: &Console, wanted: impl Fn(&str) -> bool) -> io::Result<bool> {
         let deadline = Instant::now() + PATIENCE;
         loop {

@@ -278,7 +278,7 @@ fn goodbye_after_clients_close(lab: &mut Lab<'_>) -> Vec<Expected> {
 /// answers a goodbye by closing takes a moment too: it is no party to what the client misses.
 fn server_closes_at_once(lab: &mut Lab<'_>) -> Vec<Expected> {
     let mut duo = lab.connect_and_exchange(0..=4);
-    let bytes = duo.lab.rng.no_goodbye(1, WINDOW);
+    let bytes = duo.lab.rng.size(1, WINDOW);
     duo.send(Client, bytes);
     duo.read(Server, bytes);
     duo.close(Server);
@@ -290,7 +290,7 @@ fn server_closes_at_once(lab: &mut Lab<'_>) -> Vec<Expected> {
 
 fn server_closes_after_a_while(lab: &mut Lab<'_>) -> Vec<Expected> {
     let mut duo = lab.connect_and_exchange(0..=4);
-    let bytes = duo.lab.rng.no_goodbye(1, WINDOW);
+    let bytes = duo.lab.rng.size(1, WINDOW);
     duo.send(Client, bytes);
     duo.read(Server, bytes);
     thread::sleep(WAITED);
@@ -607,7 +607,7 @@ fn written_after_close(lab: &mut Lab<'_>, after: Duration, client: Label) -> Vec
         duo.read_fin(Client);
     }
     thread::sleep(after);
-    let bytes = duo.lab.rng.no_goodbye(1, ONE_SEGMENT);
+    let bytes = duo.lab.rng.size(1, ONE_SEGMENT);
     duo.send(Client, bytes);
     duo.ok(Client, "poll error");
     duo.close(Client);
@@ -624,7 +624,7 @@ fn data_after_close(lab: &mut Lab<'_>) -> Vec<Expected> {
     duo.close(Server);
     duo.ok(Client, "poll eof");
     duo.lab.breathe();
-    let bytes = duo.lab.rng.no_goodbye(1, ONE_SEGMENT);
+    let bytes = duo.lab.rng.size(1, ONE_SEGMENT);
     duo.send(Client, bytes);
     duo.ok(Client, "poll error");
     duo.close(Client);

@@ -14,9 +14,9 @@ pub const DROPPED: u16 = 4712;
 pub const CLOSED: u16 = 4713;
 /// More than the time after which a requester counts as having waited, 12 ms in ticks of 4 ms.
 pub const WAITED: Duration = Duration::from_millis(24);
-/// More than a record waits for its other half: 10 ms and two round trips, which delayed
+/// More than a record waits for its other half: 200 ms and two round trips, which delayed
 /// acknowledgements make as long as 40 ms.
-pub const LATE: Duration = Duration::from_millis(150);
+pub const LATE: Duration = Duration::from_millis(400);
 
 /// What a half of a connection is meant to be.
 #[derive(Clone, Copy, Debug)]

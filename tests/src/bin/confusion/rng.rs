@@ -26,16 +26,12 @@ impl Rng {
         low + self.next() % (high - low + 1)
     }
 
-    /// Small and large alike: first a magnitude, then a number below it.
+    /// Small and large alike: first a magnitude, then a number below it; none that TLS's goodbye
+    /// may have, which is told by its size.
     pub fn size(&mut self, low: u64, high: u64) -> u64 {
-        let magnitude = self.between(u64::from(low.ilog2()), u64::from(high.ilog2()));
-        self.between(1 << magnitude, (2 << magnitude) - 1).clamp(low, high)
-    }
-
-    /// The same, but none that TLS's goodbye may have.
-    pub fn no_goodbye(&mut self, low: u64, high: u64) -> u64 {
         loop {
-            let size = self.size(low, high);
+            let magnitude = self.between(u64::from(low.ilog2()), u64::from(high.ilog2()));
+            let size = self.between(1 << magnitude, (2 << magnitude) - 1).clamp(low, high);
             if !(23..=31).contains(&size) {
                 return size;
             }

@@ -1,0 +1,213 @@
+//! `cargo xtask vm`: the tracer and the demo's workload on other kernels.
+//!
+//! Each boots under emulation with three static programs and nothing else: `guest` (the tests' own
+//! init), the tracer and the workload. What they tell on the console is compared with what `expect` has for that kernel.
+
+mod console;
+mod expect;
+mod initramfs;
+mod judge;
+mod kernels;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use self::{console::Console, kernels::Kernel};
+use crate::{host, setup};
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// Lines of a console that show why nothing came of it.
+const TAIL: usize = 25;
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Debian's kernels, fetched with apt
+    #[arg(value_name = "KERNEL", value_parser = kernels::NAMES, required_unless_present_any = ["all", "kernel"])]
+    kernels: Vec<String>,
+    /// All of these
+    #[arg(long, conflicts_with = "kernels")]
+    all: bool,
+    /// A kernel image of your own, with BTF
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["kernels", "all"])]
+    kernel: Option<PathBuf>,
+    /// Where its inet_diag and tcp_diag are, if they are modules
+    #[arg(long, value_name = "DIR", requires = "kernel")]
+    modules: Option<PathBuf>,
+    /// Look for newer packages of kernels that were fetched before
+    #[arg(long)]
+    fresh: bool,
+    /// Further flags for rsttrace, after `--`: `cargo xtask vm 6.1 -- -vv`
+    #[arg(last = true, value_name = "FLAGS")]
+    flags: Vec<String>,
+}
+
+/// Boots one kernel after the other; fails where one did not do as expected.
+pub fn run(options: &Options) -> Result<()> {
+    setup::for_vm()?;
+    let programs = Programs::build()?;
+    let mut failed = Vec::new();
+    let mut attempt = |name: &str, kernel: Result<Kernel>| {
+        let outcome = kernel.and_then(|kernel| trace(&kernel, &programs, &options.flags));
+        if let Err(error) = &outcome {
+            println!("{name}: {error:#}");
+        }
+        if !outcome.unwrap_or(false) {
+            failed.push(name.to_owned());
+        }
+    };
+    if let Some(image) = &options.kernel {
+        attempt(&image.display().to_string(), Kernel::of_file(image, options.modules.as_deref()));
+    }
+    let wanted = |name: &&str| options.all || options.kernels.iter().any(|wanted| wanted == name);
+    for name in kernels::NAMES.into_iter().filter(wanted) {
+        attempt(name, Kernel::fetch(name, options.fresh));
+    }
+    if !failed.is_empty() {
+        bail!("not as expected on {}; what was said there is kept in {}", failed.join(" and "), directory()?.display());
+    }
+    Ok(())
+}
+
+/// Where consoles and records are kept.
+fn directory() -> Result<PathBuf> {
+    let dir = host::target_dir()?.join("vm");
+    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    Ok(dir)
+}
+
+/// Boots a kernel, keeps what was said, and reports; `false`: not as expected.
+fn trace(kernel: &Kernel, programs: &Programs, flags: &[String]) -> Result<bool> {
+    let stem = directory()?.join(&kernel.name);
+    let initramfs = stem.with_added_extension("initramfs");
+    write(&initramfs, programs.initramfs(kernel)?)?;
+    let started = Instant::now();
+    let console = console::boot(&kernel.image, &initramfs, flags)?;
+    let seconds = started.elapsed().as_secs();
+    write(&stem.with_added_extension("console"), &console.text)?;
+    write(&stem.with_added_extension("jsonl"), console.joined("record"))?;
+    write(&stem.with_added_extension("insns"), console.joined("program"))?;
+
+    let report = Report::new(&console);
+    println!("{}: {}, {seconds} s", kernel.name, report.kernel);
+    report.details.iter().for_each(|line| println!("    {line}"));
+    report.problems.iter().for_each(|line| println!("  ! {line}"));
+    Ok(report.problems.is_empty())
+}
+
+fn write(file: &Path, content: impl AsRef<[u8]>) -> Result<()> {
+    fs::write(file, content).with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// The guest's three programs, none of which needs a library there.
+struct Programs {
+    guest: PathBuf,
+    tracer: PathBuf,
+    workload: PathBuf,
+}
+
+impl Programs {
+    fn build() -> Result<Self> {
+        build(&["rsttrace"], "building a static rsttrace")?;
+        let tests = ["rsttrace-tests", "--bin", "guest", "--bin", "workload", "--no-default-features"];
+        build(&tests, "building a static workload")?;
+        let built = |name| Ok::<_, anyhow::Error>(host::target_dir()?.join(TARGET).join("release").join(name));
+        Ok(Self { guest: built("guest")?, tracer: built("rsttrace")?, workload: built("workload")? })
+    }
+
+    fn initramfs(&self, kernel: &Kernel) -> Result<Vec<u8>> {
+        let mut archive = initramfs::Archive::default();
+        // Init's first output: /dev is not mounted yet.
+        archive.directory("dev").device("dev/console", 5, 1);
+        archive.directory("bin").file("init", &self.guest)?.link("bin/ss", "/init");
+        archive.file("bin/rsttrace", &self.tracer)?.file("bin/workload", &self.workload)?;
+        archive.directory("modules");
+        for module in &kernel.modules {
+            let name = module.file_name().unwrap_or_default().to_string_lossy();
+            archive.file(&format!("modules/{name}"), module)?;
+        }
+        Ok(archive.finish())
+    }
+}
+
+fn build(package: &[&str], doing: &str) -> Result<()> {
+    let mut cargo = host::cargo();
+    cargo.args(["build", "--quiet", "--release", "--target", TARGET, "--package"]).args(package);
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    host::run(&mut cargo, doing)
+}
+
+/// What a console told.
+#[derive(Default)]
+struct Report {
+    kernel: String,
+    details: Vec<String>,
+    problems: Vec<String>,
+}
+
+impl Report {
+    fn new(console: &Console) -> Self {
+        let mut report = Self { kernel: console.lines("kernel").collect(), ..Self::default() };
+        if let Err(error) = report.read(console) {
+            report.problems.push(format!("{error:#}"));
+            report.problems.extend(console.tail(TAIL).into_iter().map(str::to_owned));
+        }
+        report
+    }
+
+    fn read(&mut self, console: &Console) -> Result<()> {
+        if self.kernel.is_empty() {
+            "did not get as far as init".clone_into(&mut self.kernel);
+        }
+        console.complete()?;
+        let parse = |line: &str| serde_json::from_str(line).with_context(|| format!("rsttrace printed no JSON: {line}"));
+        let records: Vec<Value> = console.lines("record").map(parse).collect::<Result<_>>()?;
+        let Some(start) = records.first() else { bail!("rsttrace printed nothing") };
+        self.details.push(hooks(start));
+        self.details.extend(["end", "cause"].map(|key| counts(&records, key)));
+        self.details.push(verified(console));
+        let judged = judge::judge(&self.kernel, console, &records)?;
+        self.details.push(judged.summary);
+        self.problems.extend(judged.problems);
+        Ok(())
+    }
+}
+
+/// `9 of 9 hooks`, and which are not attached.
+fn hooks(start: &Value) -> String {
+    let hooks: Vec<_> = start["hooks"].as_object().into_iter().flatten().collect();
+    let without: Vec<&str> = hooks.iter().filter(|(_, how)| how.is_null()).map(|(name, _)| name.as_str()).collect();
+    let names = if without.is_empty() { String::new() } else { format!(", without {}", without.join(" and ")) };
+    format!("{} of {} hooks{names}", hooks.len() - without.len(), hooks.len())
+}
+
+/// `32 records by end: 15 reset-received, ...`, most first.
+fn counts(records: &[Value], key: &str) -> String {
+    let mut counts = BTreeMap::<&str, usize>::new();
+    let teardowns = records.iter().filter(|record| record["record"] == "teardown");
+    teardowns.for_each(|record| *counts.entry(record[key].as_str().unwrap_or("null")).or_default() += 1);
+    let total: usize = counts.values().sum();
+    format!("{total} records by {key}: {}", most_first(counts.into_iter().collect()))
+}
+
+/// What the verifier walked through, by program; kernels before 5.16 do not tell.
+fn verified(console: &Console) -> String {
+    let programs = console.lines("program").filter_map(|line| {
+        let [name, verified, _] = line.split(' ').collect::<Vec<_>>()[..] else { return None };
+        Some((name, verified.parse().ok()?))
+    });
+    let programs: Vec<(&str, usize)> = programs.filter(|(_, verified)| *verified > 0).collect();
+    format!("verified instructions: {}", if programs.is_empty() { "not told".to_owned() } else { most_first(programs) })
+}
+
+fn most_first(mut counted: Vec<(&str, usize)>) -> String {
+    counted.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
+    let words: Vec<String> = counted.iter().map(|(word, count)| format!("{count} {word}")).collect();
+    words.join(", ")
+}

@@ -1,0 +1,145 @@
+//! The machine, and what is said on its console.
+
+use std::{
+    io::Read,
+    path::Path,
+    process::{Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+
+/// A minute is usual.
+const DEADLINE: Duration = Duration::from_secs(240);
+/// Whatever is wrong ends the machine instead of leaving it to the deadline.
+const KERNEL_ARGS: &str = "console=ttyS0 quiet panic=-1 oops=panic panic_on_warn=1 softlockup_panic=1";
+
+/// Everything that was said; a line of `@KIND text` is the guest's, all others are the kernel's.
+pub struct Console {
+    pub text: String,
+    timed_out: bool,
+}
+
+/// Runs the machine until it powers off, panics or takes too long.
+pub fn boot(kernel: &Path, initramfs: &Path, flags: &[String]) -> Result<Console> {
+    let mut qemu = Command::new("qemu-system-x86_64");
+    qemu.args(["-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "512", "-nic", "none", "-nographic", "-no-reboot"]);
+    qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
+    // Init gets what follows `--`.
+    qemu.arg("-append").arg(format!("{KERNEL_ARGS} -- {}", flags.join(" ")));
+    let mut child = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start qemu-system-x86_64")?;
+    let Some(mut stdout) = child.stdout.take() else { bail!("the machine has no console") };
+    let (sender, receiver) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        let mut text = Vec::new();
+        let result = stdout.read_to_end(&mut text);
+        // Nobody listens any more after the deadline.
+        let _ = sender.send(());
+        result.map(|_| printable(&text))
+    });
+    let timed_out = receiver.recv_timeout(DEADLINE).is_err();
+    if timed_out {
+        child.kill().context("cannot stop the machine")?;
+    }
+    let status = child.wait().context("cannot wait for the machine")?;
+    let Ok(text) = reader.join() else { bail!("reading the console failed") };
+    let text = text.context("cannot read the console")?;
+    if !timed_out && !status.success() {
+        bail!("qemu-system-x86_64 failed ({status}); its message is above");
+    }
+    Ok(Console { text, timed_out })
+}
+
+/// Without what moves cursors and clears screens, as the firmware does.
+fn printable(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).chars().filter(|c| matches!(c, '\n' | '\t') || !c.is_control()).collect()
+}
+
+impl Console {
+    /// What the guest said of one kind.
+    pub fn lines<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a str> {
+        self.frames().filter_map(move |frame| frame.strip_prefix(kind)?.strip_prefix(' '))
+    }
+
+    /// The same as the text of a file.
+    pub fn joined(&self, kind: &str) -> String {
+        self.lines(kind).flat_map(|line| [line, "\n"]).collect()
+    }
+
+    fn frames(&self) -> impl Iterator<Item = &str> {
+        self.text.lines().filter_map(|line| line.strip_prefix('@'))
+    }
+
+    /// Whether the guest came to its end, did what it was told, and nothing of it is missing here.
+    pub fn complete(&self) -> Result<()> {
+        if let Some(panic) = self.text.lines().find(|line| line.contains("Kernel panic")) {
+            bail!("{}", panic.trim());
+        }
+        if self.timed_out {
+            bail!("the machine hung: no end after {} s", DEADLINE.as_secs());
+        }
+        if let Some(why) = self.lines("failed").next() {
+            bail!("the guest failed: {why}");
+        }
+        let Some(said) = self.lines("end").next().and_then(|count| count.parse::<usize>().ok()) else {
+            bail!("the console broke off: it has no end marker");
+        };
+        let read = self.frames().count();
+        if said != read {
+            bail!("the console is damaged: the guest said {said} lines, {read} are there");
+        }
+        Ok(())
+    }
+
+    /// The last lines, for people: what was traced is none of the reasons for a failure.
+    pub fn tail(&self, lines: usize) -> Vec<&str> {
+        let data = ["@record ", "@snmp ", "@netstat "];
+        let wanted = self.text.lines().filter(|line| !data.iter().any(|kind| line.starts_with(kind)));
+        let wanted: Vec<&str> = wanted.collect();
+        wanted[wanted.len().saturating_sub(lines)..].to_vec()
+    }
+}
+
+#[cfg(test)]
+impl Console {
+    pub fn of(text: &str) -> Self {
+        Self { text: text.to_owned(), timed_out: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn assert_complete(text: &str, expected: Option<&str>) {
+        match (Console::of(text).complete(), expected) {
+            (Ok(()), None) => {}
+            (Err(error), Some(expected)) if error.to_string().contains(expected) => {}
+            (result, _) => panic!("{result:?} instead of {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn only_what_is_whole_is_believed() {
+        assert_complete("booting\n@kernel 6.1\n[ 1.0] noise\n@record {}\n@end 3\n", None);
+        assert_complete("@kernel 6.1\n@end 3\n", Some("2 are there"));
+        assert_complete("@kernel 6.1\n", Some("no end marker"));
+        assert_complete("@failed no cgroup2\n@end 2\n", Some("no cgroup2"));
+        assert_complete("@kernel 6.1\n[ 1.0] Kernel panic - not syncing: Oops\n", Some("Oops"));
+    }
+
+    #[test]
+    fn what_the_firmware_does_to_the_screen_is_left_out() {
+        assert_eq!(printable(b"\x1bc\x1b[2JBooting\r\n\tok\xff\n"), "c[2JBooting\n\tok\u{fffd}\n");
+    }
+
+    #[test]
+    fn lines_of_a_kind_are_not_those_of_a_longer_one() {
+        let console = Console::of("@record 1\n@records 2\n x @record 3\n@record 4\n");
+        assert_eq!(console.lines("record").collect::<Vec<_>>(), ["1", "4"]);
+        assert_eq!(console.tail(1), [" x @record 3"]);
+    }
+}
