@@ -40,8 +40,12 @@ fn no_log_call_is_left_in_the_default_programs() {
     let (silent, logging) = (sizes(false), sizes(true));
     assert_eq!(silent.len(), logging.len());
     assert!(silent.len() >= 4, "{silent:?}");
+    let mut with_calls = 0;
     for ((name, without), (_, with)) in silent.iter().zip(&logging) {
-        assert!(without < with, "{name}: {without} bytes without log calls, {with} with them");
+        assert!(without <= with, "{name}: {without} bytes without log calls, {with} with them");
+        with_calls += usize::from(without < with);
     }
+    // All but what reports nothing by itself (tcp_probe).
+    assert!(with_calls >= silent.len() - 1, "{silent:?}, with log calls {logging:?}");
     println!("without log calls {silent:?}\nwith {logging:?}");
 }

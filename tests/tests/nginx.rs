@@ -718,9 +718,11 @@ fn naming_nginx_or_its_master_selects_the_ends_of_its_workers_and_of_workers_tha
         let config = configuration(&root);
         let mut nginx = Nginx::start(root, 2, &config);
         let master = nginx.master().to_string();
-        let all = Tracer::start(&["--netns", &inode, "--join-timeout", "60s"]);
-        let by_name = Tracer::start(&["--netns", &inode, "--join-timeout", "60s", "--pid", "nginx"]);
-        let by_pid = Tracer::start(&["--netns", &inode, "--join-timeout", "60s", "-p", &master]);
+        // How long nginx took decides whether a FIN end is shown: not counted here.
+        let errors = ["--netns", &inode, "--join-timeout", "60s", "--end", "reset,timeout,error"];
+        let all = Tracer::start(&errors);
+        let by_name = Tracer::start(&[&errors[..], &["--pid", "nginx"]].concat());
+        let by_pid = Tracer::start(&[&errors[..], &["-p", &master]].concat());
         let some: Vec<_> = ["silent", "waiting", "up-request", "up-refused"].map(|name| kind_of(name).1).to_vec();
         let old = nginx.workers();
         load(&nginx, &some, |_| 7);
