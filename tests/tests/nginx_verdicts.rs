@@ -456,6 +456,13 @@ fn all_wait(clients: &[TcpStream]) -> bool {
 
 // ---- keep-alive ----
 
+/// The arrangement on the link, which holds a hundred segments of a hundred connections back, now and
+/// then misses its deadline on a loaded machine, why is not known: then it is made once more. What
+/// the records say is judged after it, and once.
+fn arranged(scene: impl Fn() -> Ends) -> Ends {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(&scene)).unwrap_or_else(|_| scene())
+}
+
 /// The upstream's FINs and nginx's requests pass each other on a slow link; nginx sees the FIN,
 /// closes, and asks again over a new connection. The RST that answers the request comes to a socket
 /// that nobody holds any more, and nginx's FIN to none at all.
@@ -537,7 +544,7 @@ fn a_request_that_races_with_a_far_upstreams_close_is_a_keepalive_race() {
     require_root!();
     require_tool!("nginx");
     let words = "PEER closed the connection while our request was on its way (keep-alive race): # B unanswered; # B not confirmed";
-    check_race(keepalive_race(true), json!({ "harm": "possible", "peer": null, "verdict": words }), json!({ "peer": null }));
+    check_race(arranged(|| keepalive_race(true)), json!({ "harm": "possible", "peer": null, "verdict": words }), json!({ "peer": null }));
 }
 
 #[test]
@@ -546,7 +553,7 @@ fn a_keepalive_race_between_two_namespaces_of_one_host_has_both_halves() {
     require_tool!("nginx");
     let words = "PEER closed the connection while our request was on its way (keep-alive race): # B unanswered; # B not delivered";
     let back = json!({ "harm": "lost", "peer": { "comm": me() }, "verdict": words });
-    check_race(keepalive_race(false), back, json!({ "peer": { "comm": "nginx" } }));
+    check_race(arranged(|| keepalive_race(false)), back, json!({ "peer": { "comm": "nginx" } }));
 }
 
 // ---- clients that abort ----
