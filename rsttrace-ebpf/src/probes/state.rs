@@ -2,7 +2,7 @@
 //! first FIN shows as a change of state.
 
 use aya_ebpf::{bindings::BPF_ANY, macros::btf_tracepoint, programs::BtfTracePointContext};
-use rsttrace_common::{Snapshot, SockId, Speaker, counter, end_flag, event_flag, first_fin, hook, kind, role, snapshot_flag, task_flag};
+use rsttrace_common::{CLOSE_NOTIFY, Snapshot, SockId, Speaker, counter, end_flag, event_flag, first_fin, hook, kind, role, snapshot_flag, task_flag};
 
 use super::{ECONNABORTED, End, UNKNOWN_BYTES, of_reset, release_flags, report_after, report_end};
 use crate::{
@@ -95,6 +95,10 @@ fn fin(sk: Sk, by: u8) {
         entry.fin_data_bytes = fin_data_bytes(sk);
         snapshot(sk, &mut entry.remote_fin);
         mark_goodbye(entry.goodbye_seq, entry.flags, &mut entry.remote_fin);
+        // A write that has kept this segment waiting has not returned, nor told its size yet.
+        if owned(sk) && CLOSE_NOTIFY.contains(&entry.remote_fin.write_seq.wrapping_sub(entry.remote_fin.snd_una)) {
+            entry.remote_fin.flags |= snapshot_flag::GOODBYE;
+        }
         if entry.flags & FIN_SEEN != 0 {
             entry.remote_fin.snd_wl1 = entry.wl1_before_fin;
             entry.remote_fin.prior_una = entry.una_before_fin;
