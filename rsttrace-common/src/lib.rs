@@ -34,10 +34,16 @@ pub mod hook {
     pub const SOCK_SEND_LENGTH: u8 = 4;
     pub const TCP_DESTROY_SOCK: u8 = 5;
     pub const GETSOCKOPT: u8 = 6;
-    pub const COUNT: usize = 7;
+    pub const SYS_EXIT: u8 = 7;
+    pub const COUNT: usize = 8;
     /// Emits nothing: it looks at the FIN and the RST before they are processed.
     pub const TCP_PROBE: &str = "tcp_probe";
-    /// Names as the kernel has them (the last is the cgroup hook's), indexed by the numbers above.
+    /// Emits nothing: it looks at the RST that ends a connection, in any state (5.11 and newer).
+    pub const TCP_RESET: &str = "tcp_reset";
+    /// RSTs without a full socket, which `tcp_send_reset` does not show before 6.10; emits in its name.
+    pub const TCP_V4_SEND_RESET: &str = "tcp_v4_send_reset";
+    pub const TCP_V6_SEND_RESET: &str = "tcp_v6_send_reset";
+    /// Names as the kernel has them, indexed by the numbers above.
     pub const NAMES: [&str; COUNT] = [
         "tcp_receive_reset",
         "tcp_send_reset",
@@ -46,20 +52,21 @@ pub mod hook {
         "sock_send_length",
         "tcp_destroy_sock",
         "cgroup/getsockopt",
+        "sys_exit",
     ];
 }
 
 /// Indices into the per-CPU counter array; the first [`hook::COUNT`] are events lost by hook.
 pub mod counter {
     /// Ends whose [`EndEvent`](crate::EndEvent) or [`StrayEvent`](crate::StrayEvent) was lost: records that will be missing.
-    pub const LOST_RECORDS: u32 = 7;
+    pub const LOST_RECORDS: u32 = 8;
     /// Orderly ends that stayed in the kernel.
-    pub const ORDERLY: u32 = 8;
+    pub const ORDERLY: u32 = 9;
     /// Sockets that found no room in the table when they were opened, or at the start.
-    pub const UNTRACKED: u32 = 9;
+    pub const UNTRACKED: u32 = 10;
     /// Sockets older than the tracer that were found at the start.
-    pub const SEEDED: u32 = 10;
-    pub const COUNT: u32 = 11;
+    pub const SEEDED: u32 = 11;
+    pub const COUNT: u32 = 12;
 }
 
 /// Roles: which end connected.
@@ -319,6 +326,8 @@ pub mod reset_flag {
     pub const SEEN: u8 = 1;
     /// It acknowledges: its sender still had the connection.
     pub const ACK: u8 = 2;
+    /// `tcp_reset()` has accepted it: it is the one that ends the connection, in whatever state.
+    pub const ACCEPTED: u8 = 4;
 }
 
 /// What the RST that arrived had in its own header; all zero where it was not seen.
@@ -478,7 +487,7 @@ offsets! {
     task_struct__pid, task_struct__tgid, task_struct__comm, task_struct__status,
     task_struct__exit_code,
     files_struct__fdt, fdtable__fd, fdtable__max_fds,
-    pt_regs__orig_ax, pt_regs__di, pt_regs__dx, pt_regs__bx,
+    task_struct__stack, pt_regs__orig_ax, pt_regs__di, pt_regs__dx, pt_regs__bx,
     /// Bit numbers in `skc_flags`.
     SOCK_DEAD, SOCK_DONE, SOCK_LINGER,
 }
@@ -489,8 +498,10 @@ offsets! {
 pub struct Settings {
     /// Orderly ends cross the ring too.
     pub want_fin: u32,
-    /// `bpf_task_pt_regs` exists: system call and descriptor can be read.
+    /// `bpf_task_pt_regs` exists (5.15 and newer): system call and descriptor can be read.
     pub has_task_pt_regs: u32,
+    /// Where it does not, the saved user registers' distance from the beginning of the task's stack; 0: not known.
+    pub pt_regs_on_stack: u32,
     /// `tcp_send_reset` has its third argument, the reason (6.10 and newer).
     pub has_reset_reason: u32,
     /// `bpf_get_socket_cookie` serves tracing programs (5.12 and newer).
@@ -514,7 +525,7 @@ assert_size!(
     EndEvent = 448,
     TaskEvent = 104,
     StrayEvent = 80,
-    Settings = 20,
+    Settings = 24,
 );
 const _: () = assert!(core::mem::offset_of!(EndEvent, tuple) == 72);
 const _: () = assert!(core::mem::offset_of!(EndEvent, sizes) == 120);

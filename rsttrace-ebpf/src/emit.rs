@@ -27,7 +27,8 @@ fn name(hook: u8) -> &'static str {
         hook::SOCK_RECV_LENGTH => "sock_recv_length",
         hook::SOCK_SEND_LENGTH => "sock_send_length",
         hook::TCP_DESTROY_SOCK => "tcp_destroy_sock",
-        _ => "cgroup/getsockopt",
+        hook::GETSOCKOPT => "cgroup/getsockopt",
+        _ => "sys_exit",
     }
 }
 

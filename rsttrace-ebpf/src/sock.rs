@@ -470,6 +470,13 @@ pub unsafe fn flags_of(skb: *const u8) -> u8 {
     unsafe { typed(skb, &OFFSETS.sk_buff__cb_tcp_flags) }
 }
 
+/// Flags of a segment that TCP has taken in, through a plain address.
+#[inline(always)]
+pub fn tcp_flags(skb: u64) -> u8 {
+    let cb = skb.wrapping_add(u64::from(frozen(&OFFSETS.sk_buff__cb)));
+    peek(cb, &OFFSETS.tcp_skb_cb__tcp_flags)
+}
+
 /// The acknowledgement number of a received segment.
 #[inline(always)]
 pub fn ack_seq(skb: u64) -> u32 {

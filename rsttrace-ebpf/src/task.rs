@@ -5,7 +5,7 @@ use rsttrace_common::{Task, task_flag};
 
 use crate::{
     settings::{OFFSETS, SETTINGS, frozen},
-    sock::{peek, peek_at, typed},
+    sock::{peek, peek_at},
 };
 
 /// `include/linux/sched.h`; stable since 5.12 (io workers) and long before (the others).
@@ -66,20 +66,13 @@ pub fn current(out: &mut Task, sk: u64) {
     }
     out.flags = flags;
 
-    let in_syscall = pf & (PF_EXITING | PF_KTHREAD | PF_IO_WORKER) == 0;
-    if !in_syscall || frozen(&SETTINGS.has_task_pt_regs) == 0 {
+    let regs = user_registers(task);
+    if pf & (PF_EXITING | PF_KTHREAD | PF_IO_WORKER) != 0 || regs == 0 {
         return;
     }
-    // SAFETY: the helpers exist on this kernel, or the branch is pruned.
-    let regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const u8;
-    // SAFETY: `regs` is a typed kernel pointer, offsets are of `struct pt_regs`.
-    let (number, first, third) = unsafe {
-        (
-            typed::<u64>(regs, &OFFSETS.pt_regs__orig_ax),
-            if compat { typed::<u64>(regs, &OFFSETS.pt_regs__bx) } else { typed::<u64>(regs, &OFFSETS.pt_regs__di) },
-            typed::<u64>(regs, &OFFSETS.pt_regs__dx),
-        )
-    };
+    let number: u64 = peek(regs, &OFFSETS.pt_regs__orig_ax);
+    let first = first_argument(regs, compat);
+    let third: u64 = peek(regs, &OFFSETS.pt_regs__dx);
     out.syscall = number as i32;
     if sk == 0 {
         return;
@@ -102,6 +95,44 @@ pub fn current(out: &mut Task, sk: u64) {
             out.flags |= task_flag::BLOCKING;
         }
     }
+}
+
+/// Where the current task's user registers are saved; 0 where that is not known.
+#[inline(always)]
+fn user_registers(task: u64) -> u64 {
+    if frozen(&SETTINGS.has_task_pt_regs) != 0 {
+        // SAFETY: the helpers exist on this kernel, or the branch is pruned.
+        return unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64;
+    }
+    match frozen(&SETTINGS.pt_regs_on_stack) {
+        0 => 0,
+        distance => peek::<u64>(task, &OFFSETS.task_struct__stack).wrapping_add(u64::from(distance)),
+    }
+}
+
+#[inline(always)]
+fn first_argument(regs: u64, compat: bool) -> u64 {
+    peek(regs, if compat { &OFFSETS.pt_regs__bx } else { &OFFSETS.pt_regs__di })
+}
+
+/// The TCP or MPTCP socket behind the descriptor that is the first argument of the current task's
+/// system call, as the application holds it; 0: none.
+#[inline(always)]
+pub fn socket_of_call() -> u64 {
+    // SAFETY: no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    let regs = user_registers(task);
+    if regs == 0 {
+        return 0;
+    }
+    let compat = peek::<u32>(task, &OFFSETS.task_struct__status) & TS_COMPAT != 0;
+    let file = file_of(task, first_argument(regs, compat) as u32);
+    let socket: u64 = peek(file, &OFFSETS.file__private_data);
+    // Any file may have something there; a socket leads back to its file.
+    if socket == 0 || peek::<u64>(socket, &OFFSETS.socket__file) != file {
+        return 0;
+    }
+    peek(socket, &OFFSETS.socket__sk)
 }
 
 /// No task.

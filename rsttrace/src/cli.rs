@@ -198,13 +198,20 @@ pub struct Trace {
     #[arg(long, value_name = "SIZE", default_value = "8M", value_parser = buffer_size, help_heading = "Run")]
     pub buffer: u32,
 
-    /// Do not attach HOOK; costs the fields that it feeds
+    /// Watch the exit of every system call too: shows which call got the error where no other hook can
+    ///
+    /// That is for kernels without sock_recv_length whose functions cannot be traced either, and for
+    /// splice() and kernel TLS. Every system call of the host pays for it (docs/kernel-support.md).
+    #[arg(long, help_heading = "Run")]
+    pub syscall_hooks: bool,
+
+    /// Do not attach HOOK, or not by this way (fentry, fexit, kprobe); costs the fields that it feeds
     #[arg(long, value_name = "HOOK", value_delimiter = ',', value_parser = hooks(), help_heading = "Run")]
     pub without: Vec<String>,
 }
 
 fn hooks() -> clap::builder::PossibleValuesParser {
-    rsttrace_common::hook::NAMES.iter().copied().chain([rsttrace_common::hook::TCP_PROBE, "iter/task_file"]).collect::<Vec<_>>().into()
+    crate::probe::attach::names().collect::<Vec<_>>().into()
 }
 
 fn duration(text: &str) -> Result<std::time::Duration, String> {

@@ -38,6 +38,7 @@ pub struct Config {
     pub max_sockets: u32,
     pub buffer_bytes: u32,
     pub without: Vec<String>,
+    pub syscall_hooks: bool,
     pub command: Vec<OsString>,
 }
 
@@ -92,6 +93,7 @@ impl TryFrom<Trace> for Config {
             max_sockets: cli.max_sockets,
             buffer_bytes: cli.buffer,
             without: cli.without,
+            syscall_hooks: cli.syscall_hooks,
             command: cli.command,
         })
     }

@@ -69,6 +69,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
         buffer_bytes: config.buffer_bytes,
         max_sockets: config.max_sockets,
         without: config.without.clone(),
+        syscall_hooks: config.syscall_hooks,
         kernel_log: config.verbose >= 2,
     })?;
     for warning in &probe.warnings {
@@ -410,14 +411,16 @@ fn tracing(config: &Config, processes: &mut Processes) -> String {
 }
 
 fn ready_line(config: &Config, probe: &Probe, processes: &mut Processes, status: &Status) -> String {
-    let attached = probe.hooks.iter().filter(|hook| hook.how.is_some()).count();
-    let missing: Vec<&str> = probe.hooks.iter().filter(|hook| hook.how.is_none()).map(|hook| hook.name).collect();
+    // What is only more evidence is not missed.
+    let hooks: Vec<_> = probe.hooks.iter().filter(|hook| hook.how.is_some() || !hook.extra).collect();
+    let attached = hooks.iter().filter(|hook| hook.how.is_some()).count();
+    let missing: Vec<&str> = hooks.iter().filter(|hook| hook.how.is_none()).map(|hook| hook.name).collect();
     let without = if missing.is_empty() { String::new() } else { format!(", without {}", missing.join(" and ")) };
     let line = format!(
         "rsttrace: ready: tracing {}; {} of {} hooks attached{without}; {} open connections found",
         tracing(config, processes),
         attached,
-        probe.hooks.len(),
+        hooks.len(),
         grouped(probe.counters().seeded),
     );
     if config.command.is_empty() {

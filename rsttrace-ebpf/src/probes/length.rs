@@ -1,7 +1,7 @@
 //! `sock_recv_length` and `sock_send_length`: what the application's receive or send returned.
 //! Every receive and send of the host passes here, so the usual outcomes leave after a few loads.
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointContext};
 use rsttrace_common::{CLOSE_NOTIFY, hook};
 
 use super::report_observed;
@@ -19,22 +19,22 @@ const ENOTCONN: i32 = -107;
 /// `void (struct sock *sk, int ret, int flags)`, since 6.5.
 #[btf_tracepoint(function = "sock_recv_length")]
 fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
-    returned(&ctx, hook::SOCK_RECV_LENGTH)
+    returned(&ctx, hook::SOCK_RECV_LENGTH, ctx.arg(0), ctx.arg::<u64>(1))
 }
 
 /// `void (struct sock *sk, int ret, int flags)`, since 6.5.
 #[btf_tracepoint(function = "sock_send_length")]
 fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
-    returned(&ctx, hook::SOCK_SEND_LENGTH)
+    returned(&ctx, hook::SOCK_SEND_LENGTH, ctx.arg(0), ctx.arg::<u64>(1))
 }
 
+/// `sk` must be typed; `ret` is an `int` in a register.
 #[inline(always)]
-fn returned(ctx: &BtfTracePointContext, hook: u8) -> i32 {
-    let ret = ctx.arg::<u64>(1) as u32 as i32;
+pub fn returned(ctx: &impl EbpfContext, hook: u8, sk: Sk, ret: u64) -> i32 {
+    let ret = ret as u32 as i32;
     if ret == 0 || ret == EAGAIN {
         return 0;
     }
-    let sk: Sk = ctx.arg(0);
     if ret > 0 {
         if is_tcp(sk) {
             if is_first_use(sk, ret, hook == hook::SOCK_RECV_LENGTH) {
@@ -46,8 +46,7 @@ fn returned(ctx: &BtfTracePointContext, hook: u8) -> i32 {
         }
         return 0;
     }
-    // Restarts (-512 ...) and interruptions are no answer; an ended socket is in CLOSE.
-    if ret <= -512 || ret == ENOTCONN || sock::state(sk) != CLOSE {
+    if !is_answer(ret) || sock::state(sk) != CLOSE {
         return 0;
     }
     let tcp = tcp_of(sk);
@@ -55,6 +54,13 @@ fn returned(ctx: &BtfTracePointContext, hook: u8) -> i32 {
         report_observed(ctx, hook, tcp, sk as u64, -ret);
     }
     0
+}
+
+/// Whether a negative return may be the error of an ended connection: restarts (-512 ...) and
+/// interruptions are no answer.
+#[inline(always)]
+pub fn is_answer(ret: i32) -> bool {
+    ret > -512 && ret < 0 && ret != ENOTCONN && ret != EAGAIN
 }
 
 /// What was written last may be TLS's goodbye: at the FIN it matters whether it was a request.

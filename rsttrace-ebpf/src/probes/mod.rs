@@ -1,5 +1,6 @@
 //! One file per family of hooks. Programs are thin: they take arguments and call what is beside them.
 
+mod calls;
 mod destroy;
 mod length;
 mod probe;
@@ -9,7 +10,9 @@ mod sockopt;
 mod state;
 
 use aya_ebpf::EbpfContext;
-use rsttrace_common::{EndEvent, ResetHeader, Snapshot, SockId, Task, TaskEvent, counter, end_flag, event_flag, hook, kind, role};
+use rsttrace_common::{
+    EndEvent, ResetHeader, Snapshot, SockId, Task, TaskEvent, counter, end_flag, event_flag, hook, kind, reset_flag, role,
+};
 
 use crate::{
     emit,
@@ -74,8 +77,9 @@ fn report_end(ctx: &impl EbpfContext, sk: Sk, entry: Option<&mut Entry>, end: &E
             out.role = entry.role;
             out.first_fin = entry.first_fin;
             out.fin_data_bytes = entry.fin_data_bytes;
-            // A RST in another state was not looked at.
-            out.reset = if end.hook == hook::TCP_RECEIVE_RESET && end.state == sock::ESTABLISHED { entry.reset } else { ResetHeader::NONE };
+            // tcp_probe looks at a RST in ESTABLISHED only; an earlier one may have been refused.
+            let accepted = end.state == sock::ESTABLISHED || entry.reset.flags & reset_flag::ACCEPTED != 0;
+            out.reset = if end.hook == hook::TCP_RECEIVE_RESET && accepted { entry.reset } else { ResetHeader::NONE };
             out.remote_fin = entry.remote_fin;
             out.local_fin = entry.local_fin;
             out.owner = entry.owner;

@@ -1,13 +1,18 @@
-//! `tcp_receive_reset` and `tcp_send_reset`.
+//! `tcp_receive_reset` and `tcp_send_reset`; and for kernels before 6.10, where the latter is silent
+//! without a full socket, the functions that send such RSTs.
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{
+    EbpfContext,
+    macros::{btf_tracepoint, fentry, kprobe},
+    programs::{BtfTracePointContext, FEntryContext, ProbeContext},
+};
 use rsttrace_common::{SockId, StrayEvent, counter, end_flag, event_flag, hook, kind};
 
 use super::{End, UNKNOWN_BYTES, acting, of_reset, report_after, report_end};
 use crate::{
     emit,
     maps::{self, DESTROYED, LOST, ORDERLY, REPORTED, RESET_LOST, find_or_begin},
-    settings::{SETTINGS, frozen},
+    settings::{OFFSETS, SETTINGS, frozen},
     sock::{self, *},
     task,
 };
@@ -39,12 +44,12 @@ fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
     let skb = ctx.arg::<*const u8>(1);
     let reason = if frozen(&SETTINGS.has_reset_reason) == 0 { -1 } else { ctx.arg::<u32>(2) as i32 };
     if sk.is_null() {
-        stray(&ctx, sk, skb as u64, reason, 0);
+        stray(&ctx, 0, skb as u64, reason, 0);
         return 0;
     }
     let state = sock::state(sk);
     if is_mini(state) || state == LISTEN {
-        stray(&ctx, sk, skb as u64, reason, state);
+        stray(&ctx, sk as u64, skb as u64, reason, state);
         return 0;
     }
     if !is_tcp(sk) {
@@ -52,7 +57,7 @@ fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
     }
     if !skb.is_null() && state != CLOSE {
         // The segment was unacceptable; the socket lives on.
-        stray(&ctx, sk, skb as u64, reason, state);
+        stray(&ctx, sk as u64, skb as u64, reason, state);
         return 0;
     }
     ended(&ctx, sk, skb as u64, reason, state);
@@ -112,9 +117,43 @@ fn after(ctx: &BtfTracePointContext, sk: Sk, id: SockId, skb: u64, reason: i32) 
     })
 }
 
+/// `static void tcp_v4_send_reset(const struct sock *sk, struct sk_buff *skb)`, before 6.10.
+#[fentry]
+fn tcp_v4_send_reset(ctx: FEntryContext) -> i32 {
+    without_full_socket(&ctx, ctx.arg(0), ctx.arg(1));
+    0
+}
+
+/// The same for IPv6.
+#[fentry]
+fn tcp_v6_send_reset(ctx: FEntryContext) -> i32 {
+    without_full_socket(&ctx, ctx.arg(0), ctx.arg(1));
+    0
+}
+
+/// Both by another way.
+#[kprobe]
+fn send_reset_kprobe(ctx: ProbeContext) -> u32 {
+    if let (Some(sk), Some(skb)) = (ctx.arg(0), ctx.arg(1)) {
+        without_full_socket(&ctx, sk, skb);
+    }
+    0
+}
+
+/// What `tcp_send_reset` does not show: no socket at all, or a mini-socket.
+#[inline(always)]
+fn without_full_socket(ctx: &impl EbpfContext, sk: u64, skb: u64) {
+    let state = if sk == 0 { 0 } else { peek(sk, &OFFSETS.sock__skc_state) };
+    // A RST is never answered by a RST: the function returns at once.
+    if sk != 0 && !is_mini(state) || tcp_header(skb).is_none_or(|tcp| tcp.flags & TCPHDR_RST != 0) {
+        return;
+    }
+    stray(ctx, sk, skb, -1, state);
+}
+
 /// A RST that answers a segment and ends no full socket.
 #[inline(always)]
-fn stray(ctx: &BtfTracePointContext, sk: Sk, skb: u64, reason: i32, state: u8) {
+fn stray(ctx: &impl EbpfContext, sk: u64, skb: u64, reason: i32, state: u8) {
     let Some(mut event) = emit::reserve::<StrayEvent>(ctx, hook::TCP_SEND_RESET) else {
         maps::count(counter::LOST_RECORDS);
         return;
@@ -125,7 +164,7 @@ fn stray(ctx: &BtfTracePointContext, sk: Sk, skb: u64, reason: i32, state: u8) {
     sock::tuple_of_segment(skb, &mut out.tuple);
     if out.tuple.netns == 0 {
         // The device is forgotten once a socket has taken the segment.
-        out.tuple.netns = sock::netns(sk as u64);
+        out.tuple.netns = sock::netns(sk);
     }
     out.reason = reason;
     out.state = state;

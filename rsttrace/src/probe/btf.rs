@@ -163,6 +163,18 @@ impl KernelBtf {
         self.find(&[KIND_FUNC], name).is_some()
     }
 
+    /// Size of a struct in bytes.
+    pub fn size(&self, of: &str) -> Option<u32> {
+        self.find(&[KIND_STRUCT], of).map(|at| self.word(at + 8))
+    }
+
+    /// Number of arguments of a function; `None` where the kernel does not have it.
+    pub fn function_args(&self, name: &str) -> Option<usize> {
+        let function = self.find(&[KIND_FUNC], name)?;
+        let proto = self.resolve(self.word(function + 8))?;
+        (self.kind(proto) == KIND_FUNC_PROTO).then(|| self.count(proto))
+    }
+
     /// Number of arguments of a tracepoint, without the context that BTF counts first; `None`
     /// where the kernel does not have the tracepoint.
     pub fn tracepoint_args(&self, name: &str) -> Option<usize> {
@@ -198,6 +210,8 @@ mod tests {
         assert_eq!(btf.tracepoint_args("inet_sock_set_state"), Some(3));
         assert!(btf.has_function("tcp_sendmsg") && !btf.has_function("tcp_no_such"));
         assert_eq!(btf.tracepoint_args("tcp_fin"), None, "no kernel has it");
+        assert_eq!((btf.function_args("tcp_sendmsg"), btf.function_args("tcp_no_such")), (Some(3), None));
+        assert_eq!(btf.size("iphdr"), Some(20));
     }
 
     proptest! {

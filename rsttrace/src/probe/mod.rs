@@ -1,13 +1,13 @@
 //! Everything that touches the kernel: preflight, offsets, loading, attaching, the ring buffer.
 //! The only module that knows aya.
 
+pub mod attach;
 pub mod btf;
 mod offsets;
 pub mod preflight;
 
 use std::{
-    fs::{self, File},
-    io::Read as _,
+    fs,
     os::fd::{AsFd as _, AsRawFd, RawFd},
     path::Path,
 };
@@ -15,13 +15,15 @@ use std::{
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod, VerifierLogLevel,
     maps::{MapData, PerCpuArray, RingBuf},
-    programs::{BtfTracePoint, CgroupAttachMode, CgroupSockopt, Iter, ProgramError},
 };
 use aya_log::EbpfLogger;
 use rsttrace_common::{Settings, counter, hook};
 use thiserror::Error;
 
-use self::btf::KernelBtf;
+use self::{
+    attach::{Attacher, chain},
+    btf::KernelBtf,
+};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("RSTTRACE_EBPF_OBJECT"));
 
@@ -45,8 +47,10 @@ pub struct Options {
     pub buffer_bytes: u32,
     /// Sockets whose past is remembered.
     pub max_sockets: u32,
-    /// Hooks not to attach, by their names.
+    /// Hooks not to attach, and ways not to attach by, by their names.
     pub without: Vec<String>,
+    /// Where nothing else shows what receives and sends return: the exit of every system call.
+    pub syscall_hooks: bool,
     /// Log calls of the kernel half are compiled in.
     pub kernel_log: bool,
 }
@@ -57,6 +61,8 @@ pub struct HookStatus {
     pub name: &'static str,
     /// `None`: not attached.
     pub how: Option<&'static str>,
+    /// Only more evidence: few miss it.
+    pub extra: bool,
     /// Why not, in words.
     pub why_not: Option<String>,
 }
@@ -80,6 +86,8 @@ pub struct Probe {
     counters: PerCpuArray<MapData, u64>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     programs: Ebpf,
+    /// Hooks and their programs.
+    attached: Vec<(&'static str, &'static str)>,
     /// Every hook, attached or not.
     pub hooks: Vec<HookStatus>,
     /// One line each: what is missing and what it costs.
@@ -88,6 +96,10 @@ pub struct Probe {
     pub reasons: Vec<(i32, String)>,
 }
 
+/// `arch/x86/include/asm/page_64_types.h`, without KASAN. With FRED (6.9 and newer) the registers are
+/// not saved at the very end; those kernels have the helper.
+const THREAD_SIZE: u32 = 16 << 10;
+
 /// A struct that user space hands to the kernel half as a frozen global.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
@@ -95,30 +107,6 @@ struct Frozen<T>(T);
 
 // SAFETY: only used with `Offsets` and `Settings`: repr(C), `u32` members only, no padding.
 unsafe impl<T: Copy + 'static> Pod for Frozen<T> {}
-
-/// Destruction first and opens last: no entry is made that nobody removes.
-const TRACEPOINTS: [&str; 7] = [
-    "tcp_destroy_sock",
-    "sock_recv_length",
-    "sock_send_length",
-    hook::TCP_PROBE,
-    "tcp_receive_reset",
-    "tcp_send_reset",
-    "inet_sock_set_state",
-];
-
-/// What is lost without an optional hook; `None`: nothing works without it.
-fn cost_of_missing(name: &str) -> Option<&'static str> {
-    match name {
-        "tcp_send_reset" => Some("RSTs that this host sends are told from their effects only, without the kernel's reason"),
-        "sock_recv_length" => Some("errors returned by receives are concluded when the socket is closed (observer \"inferred\")"),
-        "sock_send_length" => Some("errors returned by sends are concluded when the socket is closed (observer \"inferred\")"),
-        "cgroup/getsockopt" => Some("errors taken by getsockopt(SO_ERROR) are concluded when the socket is closed (observer \"inferred\")"),
-        hook::TCP_PROBE => Some("what a RST's own header says is not seen, and causes that rest on it are the weaker ones"),
-        "iter/task_file" => Some("owners of connections older than the tracer are looked up when they end"),
-        _ => None,
-    }
-}
 
 impl Probe {
     /// Loads and attaches everything, then seeds the owners of sockets that exist already.
@@ -140,7 +128,8 @@ impl Probe {
         let has = |name: &str| kernel.enumerators("bpf_func_id").iter().any(|(helper, _)| *helper == name);
         let settings = Settings {
             want_fin: options.want_fin.into(),
-            has_task_pt_regs: (has("BPF_FUNC_task_pt_regs") && !missing.iter().any(|name| name.starts_with("pt_regs__"))).into(),
+            has_task_pt_regs: has("BPF_FUNC_task_pt_regs").into(),
+            pt_regs_on_stack: kernel.size("pt_regs").and_then(|bytes| THREAD_SIZE.checked_sub(bytes)).unwrap_or(0),
             has_reset_reason: (kernel.tracepoint_args("tcp_send_reset") >= Some(3)).into(),
             has_socket_cookie: kernel.has_function("bpf_get_socket_ptr_cookie").into(),
             own_tgid: std::process::id(),
@@ -171,39 +160,31 @@ impl Probe {
 
         let btf = Btf::from_sys_fs()
             .map_err(|error| unusable(format!("cannot parse the kernel's BTF: {error}"), "please report this kernel's version"))?;
+        let mut attacher = Attacher { ebpf: &mut ebpf, btf: &btf, kernel: &kernel, options, programs: Vec::new() };
         let mut hooks = Vec::new();
-        for name in TRACEPOINTS.iter().copied().chain(["cgroup/getsockopt", "iter/task_file"]) {
-            let result = if options.without.iter().any(|without| without == name) {
-                Err("not wanted (--without)".to_owned())
-            } else {
-                match name {
-                    "cgroup/getsockopt" => attach_getsockopt(&mut ebpf),
-                    "iter/task_file" => seed(&mut ebpf, &btf),
-                    _ => attach_tracepoint(&mut ebpf, name, &btf),
-                }
-            };
-            if let Err(why) = &result {
-                match cost_of_missing(name) {
-                    Some(cost) => warnings.push(format!("no {name}: {why}; {cost}")),
-                    None => {
-                        return Err(unusable(
-                            format!("cannot attach {name}: {why}"),
-                            "this hook is required: it needs CAP_BPF and CAP_PERFMON (try sudo) and a kernel of 5.10 or newer with CONFIG_DEBUG_INFO_BTF",
-                        ));
-                    }
-                }
-            }
-            let (how, why_not) = match result {
+        for hook in attach::hooks(&kernel, options) {
+            let (how, why_not) = match attacher.attach(hook) {
                 Ok(how) => (Some(how), None),
                 Err(why) => (None, Some(why)),
             };
-            hooks.push(HookStatus { name, how, why_not });
+            match (hook.cost_of_missing, &why_not) {
+                (Some(cost), Some(why)) if !hook.extra => warnings.push(format!("no {}: {why}; {cost}", hook.name)),
+                (None, Some(why)) => {
+                    return Err(unusable(
+                        format!("cannot attach {}: {why}", hook.name),
+                        "this hook is required: it needs CAP_BPF and CAP_PERFMON (try sudo) and a kernel of 5.10 or newer with CONFIG_DEBUG_INFO_BTF",
+                    ));
+                }
+                _ => {}
+            }
+            hooks.push(HookStatus { name: hook.name, how, extra: hook.extra, why_not });
         }
+        let attached = attacher.programs;
 
         let logger = if options.kernel_log { EbpfLogger::init(&mut ebpf).ok() } else { None };
         let ring = take_map(&mut ebpf, "EVENTS")?;
         let counters = take_map(&mut ebpf, "COUNTERS")?;
-        Ok(Self { ring, counters, logger, programs: ebpf, hooks, warnings, reasons })
+        Ok(Self { ring, counters, logger, programs: ebpf, attached, hooks, warnings, reasons })
     }
 
     /// The next event's bytes, if any is there.
@@ -241,13 +222,13 @@ impl Probe {
             orderly: read(counter::ORDERLY),
             untracked: read(counter::UNTRACKED),
             seeded: read(counter::SEEDED),
-            skipped: TRACEPOINTS.iter().map(|name| (*name, self.skipped(name).unwrap_or(0))).collect(),
+            skipped: self.attached.iter().filter_map(|(hook, program)| Some((*hook, self.skipped(program)?))).collect(),
         }
     }
 
     /// `bpf_prog_show_fdinfo()` tells it.
-    fn skipped(&self, name: &str) -> Option<u64> {
-        let fd = self.programs.program(name)?.fd().ok()?.as_fd().as_raw_fd();
+    fn skipped(&self, program: &str) -> Option<u64> {
+        let fd = self.programs.program(program)?.fd().ok()?.as_fd().as_raw_fd();
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
         info.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?.trim().parse().ok()
     }
@@ -258,77 +239,6 @@ fn take_map<T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(ebpf: &mut 
         .ok_or_else(|| format!("map {name} is not in the object"))
         .and_then(|map| T::try_from(map).map_err(|error| error.to_string()))
         .map_err(|what| unusable(what, "the binary is damaged: build it again"))
-}
-
-fn attach_tracepoint(ebpf: &mut Ebpf, name: &str, btf: &Btf) -> Result<&'static str, String> {
-    let program: &mut BtfTracePoint = program(ebpf, name)?;
-    program.load(name, btf).map_err(explain)?;
-    program.attach().map_err(explain)?;
-    Ok("tp_btf")
-}
-
-fn attach_getsockopt(ebpf: &mut Ebpf) -> Result<&'static str, String> {
-    let root = preflight::cgroup2_root().ok_or("the root of cgroup2 is not mounted")?;
-    let cgroup = File::open(&root).map_err(|error| format!("cannot open {}: {error}", root.display()))?;
-    let program: &mut CgroupSockopt = program(ebpf, "getsockopt")?;
-    program.load().map_err(|error| {
-        let refused = matches!(&error, ProgramError::LoadError { io_error, .. } if io_error.raw_os_error() == Some(libc::EPERM));
-        let why = explain(error);
-        if refused { format!("{why}: it needs CAP_NET_ADMIN") } else { why }
-    })?;
-    // A BPF link (5.7+) always shares the hook with other programs, and takes no mode.
-    program.attach(cgroup, CgroupAttachMode::Single).map_err(explain)?;
-    Ok("cgroup")
-}
-
-/// Runs the iterator over all descriptors once; what it finds goes straight into the socket table.
-fn seed(ebpf: &mut Ebpf, btf: &Btf) -> Result<&'static str, String> {
-    let program: &mut Iter = program(ebpf, "seed_owners")?;
-    program.load("task_file", btf).map_err(explain)?;
-    let link = program.attach().map_err(explain)?;
-    let link = program.take_link(link).map_err(explain)?;
-    let mut file = link.into_file().map_err(|error| chain(&error))?;
-    file.read_to_end(&mut Vec::new()).map_err(|error| error.to_string())?;
-    Ok("iter")
-}
-
-fn program<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut T, String>
-where
-    &'a mut T: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
-{
-    ebpf.program_mut(name).ok_or_else(|| format!("program {name} is not in the object"))?.try_into().map_err(explain)
-}
-
-/// How the lines begin that the verifier's log ends with, after the reason.
-const VERIFIER_STATISTICS: [&str; 3] = ["verification time", "stack depth", "processed"];
-
-/// The reason in words; the verifier's log, where there is one, goes to the debug log in full.
-fn explain(error: ProgramError) -> String {
-    if let ProgramError::LoadError { io_error, verifier_log } = &error {
-        log::debug!("verifier: {verifier_log}");
-        let log = verifier_log.to_string();
-        let last = log
-            .lines()
-            .rev()
-            .find(|line| !line.is_empty() && !VERIFIER_STATISTICS.iter().any(|start| line.starts_with(start)))
-            .unwrap_or_default();
-        return if last.is_empty() { io_error.to_string() } else { format!("{io_error} ({last})") };
-    }
-    chain(&error)
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text.push_str(": ");
-            text.push_str(&inner_text);
-        }
-        source = inner.source();
-    }
-    text
 }
 
 fn page_size() -> u32 {
