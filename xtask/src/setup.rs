@@ -63,9 +63,6 @@ const TESTS: [Need; 8] = [
     Need { packages: &["openssl"], why: "certificates for TLS", met: || host::find("openssl").is_some() },
 ];
 
-const VM: [Need; 1] =
-    [Need { packages: &["qemu-system-x86"], why: "to boot other kernels", met: || host::find("qemu-system-x86_64").is_some() }];
-
 /// `cargo xtask setup`.
 pub fn run(options: &Options) -> Result<()> {
     let mut needs: Vec<&Need> = BUILD.iter().collect();
@@ -100,17 +97,6 @@ pub fn for_tests() -> Result<()> {
     let left = install(&unmet(&TESTS))?;
     for need in left {
         eprintln!("setup: cannot install {} ({}); tests that need it are skipped", need.packages.join(" "), need.why);
-    }
-    Ok(())
-}
-
-/// What `vm` needs.
-pub fn for_vm() -> Result<()> {
-    for_build()?;
-    let left = install(&unmet(&VM))?;
-    if !left.is_empty() {
-        let why_not = cannot_install(&left).unwrap_or_else(|| "apt has no such packages".to_owned());
-        bail!("{}", missing_text(&left, None, Some(&why_not)));
     }
     Ok(())
 }

@@ -4,10 +4,12 @@
 //! init), the tracer and the workload. What they tell on the console is compared with what `expect` has for that kernel.
 
 mod console;
+mod emulator;
 mod expect;
 mod initramfs;
 mod judge;
 mod kernels;
+mod packages;
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +21,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use self::{console::Console, kernels::Kernel};
+use self::{console::Console, emulator::Emulator, kernels::Kernel};
 use crate::{host, setup};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -50,11 +52,12 @@ pub struct Options {
 
 /// Boots one kernel after the other; fails where one did not do as expected.
 pub fn run(options: &Options) -> Result<()> {
-    setup::for_vm()?;
+    setup::for_build()?;
+    let emulator = Emulator::find()?;
     let programs = Programs::build()?;
     let mut failed = Vec::new();
     let mut attempt = |name: &str, kernel: Result<Kernel>| {
-        let outcome = kernel.and_then(|kernel| trace(&kernel, &programs, &options.flags));
+        let outcome = kernel.and_then(|kernel| trace(&emulator, &kernel, &programs, &options.flags));
         if let Err(error) = &outcome {
             println!("{name}: {error:#}");
         }
@@ -83,12 +86,12 @@ fn directory() -> Result<PathBuf> {
 }
 
 /// Boots a kernel, keeps what was said, and reports; `false`: not as expected.
-fn trace(kernel: &Kernel, programs: &Programs, flags: &[String]) -> Result<bool> {
+fn trace(emulator: &Emulator, kernel: &Kernel, programs: &Programs, flags: &[String]) -> Result<bool> {
     let stem = directory()?.join(&kernel.name);
     let initramfs = stem.with_added_extension("initramfs");
     write(&initramfs, programs.initramfs(kernel)?)?;
     let started = Instant::now();
-    let console = console::boot(&kernel.image, &initramfs, flags)?;
+    let console = console::boot(emulator, &kernel.image, &initramfs, flags)?;
     let seconds = started.elapsed().as_secs();
     write(&stem.with_added_extension("console"), &console.text)?;
     write(&stem.with_added_extension("jsonl"), console.joined("record"))?;

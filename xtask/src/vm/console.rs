@@ -3,13 +3,15 @@
 use std::{
     io::Read,
     path::Path,
-    process::{Command, Stdio},
+    process::Stdio,
     sync::mpsc,
     thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
+
+use super::emulator::Emulator;
 
 /// A minute is usual.
 const DEADLINE: Duration = Duration::from_secs(240);
@@ -28,8 +30,8 @@ pub struct Console {
 }
 
 /// Runs the machine until it powers off, panics or takes too long.
-pub fn boot(kernel: &Path, initramfs: &Path, flags: &[String]) -> Result<Console> {
-    let mut qemu = Command::new("qemu-system-x86_64");
+pub fn boot(emulator: &Emulator, kernel: &Path, initramfs: &Path, flags: &[String]) -> Result<Console> {
+    let mut qemu = emulator.command();
     qemu.args(["-accel", ACCELERATOR, "-cpu", CPU, "-smp", "2", "-m", "512", "-nic", "none", "-nographic", "-no-reboot"]);
     qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
     // Init gets what follows `--`.
