@@ -175,7 +175,7 @@ impl Report {
         self.details.push(hooks(start));
         self.details.extend(["end", "cause"].map(|key| counts(&records, key)));
         self.details.push(verified(console));
-        let judged = judge::judge(&self.kernel, console, &records)?;
+        let judged = judge::judge(console, &records)?;
         self.details.push(judged.summary);
         self.problems.extend(judged.problems);
         Ok(())

@@ -186,6 +186,8 @@ pub struct Verdict {
     pub damage: Damage,
     /// An exchange was completed on this connection before the one that it hit.
     pub reused: Option<bool>,
+    /// What the kernel's reason for our RST would be, where it gave none.
+    pub inferred_reason: Option<&'static str>,
     pub timer: Option<Timer>,
     /// One sentence.
     pub words: String,

@@ -163,7 +163,7 @@ struct Evidence<'a> {
     user_timeout: Option<u32>,
     min_rtt_us: Option<u32>,
     since_last_tx_us: Option<u64>,
-    probes_out: u8,
+    probes_out: Option<u8>,
     soft_errno: Option<String>,
     signal: Option<String>,
     timer: Option<Timer<'a>>,
@@ -362,7 +362,7 @@ fn teardown_line<'a>(judged: &'a Judged, clock: &WallClock) -> TeardownLine<'a> 
         }),
         rtt_us: t.rtt_us,
         retransmits: t.retransmits,
-        reason: t.reason.as_deref(),
+        reason: t.reason.as_deref().or(verdict.inferred_reason),
         owner: t.owner.as_ref().map(|owner| Owner { tgid: owner.tgid, comm: owner.comm.text() }),
         observer: t.observer.as_ref().map(Into::into),
         seen: t.seen.name(),
@@ -390,20 +390,23 @@ fn teardown_line<'a>(judged: &'a Judged, clock: &WallClock) -> TeardownLine<'a> 
         cause: verdict.cause.name(),
         initiator: verdict.initiator.name(),
         harm: verdict.harm.name(),
-        evidence: t.evidence.as_ref().map(|e| evidence(t, e, verdict)),
+        evidence: evidence(t, verdict),
         verdict: &verdict.words,
     }
 }
 
-fn evidence<'a>(t: &Teardown, e: &model::Evidence, verdict: &'a Verdict) -> Evidence<'a> {
-    Evidence {
+/// Without a full socket there is none, but that a reason is inferred must be said.
+fn evidence<'a>(t: &Teardown, verdict: &'a Verdict) -> Option<Evidence<'a>> {
+    let nothing = model::Evidence::default();
+    let e = t.evidence.as_ref().or_else(|| verdict.inferred_reason.map(|_| &nothing))?;
+    Some(Evidence {
         last_speaker: e.last_speaker.map(Speaker::name),
         reused: verdict.reused,
         linger: e.linger_s,
         user_timeout: e.user_timeout_ms,
         min_rtt_us: e.min_rtt_us,
         since_last_tx_us: e.since_last_tx_us,
-        probes_out: e.probes_out,
+        probes_out: t.evidence.as_ref().map(|e| e.probes_out),
         soft_errno: e.soft_errno.map(symbol),
         signal: t.closer.and_then(|closer| closer.signal).map(super::signal_name),
         timer: verdict.timer.as_ref().map(|timer| Timer { seconds: timer.seconds, name: &timer.name }),
@@ -413,7 +416,7 @@ fn evidence<'a>(t: &Teardown, e: &model::Evidence, verdict: &'a Verdict) -> Evid
             _ => None,
         },
         rst: e.reset.map(|header| ResetHeader { acked: header.acked, ttl: header.ttl, window: header.window }),
-    }
+    })
 }
 
 /// By symbol, or by number where it has none.

@@ -7,6 +7,7 @@ mod facts;
 mod harm;
 mod initiator;
 mod phase;
+mod reason;
 pub mod timers;
 mod words;
 
@@ -22,7 +23,8 @@ pub fn judge(teardown: &Teardown, timers: &Timers) -> Verdict {
     let (harm, damage) = harm::of(&facts, cause);
     let timer = timers.matching(facts.idle_before(cause));
     let words = words::of(&facts, cause, initiator, &damage);
-    Verdict { phase, cause, initiator, harm, damage, reused: facts.reused(), timer, words }
+    let inferred_reason = reason::inferred(&facts, cause);
+    Verdict { phase, cause, initiator, harm, damage, reused: facts.reused(), inferred_reason, timer, words }
 }
 
 #[cfg(test)]
