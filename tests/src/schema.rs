@@ -1,6 +1,6 @@
 //! Every record that a test sees obeys the contract of docs/json.md.
 
-use std::{path::Path, sync::OnceLock};
+use std::sync::OnceLock;
 
 use jsonschema::Validator;
 use serde_json::Value;
@@ -83,9 +83,8 @@ pub fn check_record(record: &Value) -> Result<(), String> {
         None => return Err("it has no \"record\"".into()),
     }
     // Saying what is wrong is much slower than saying that nothing is.
-    if let Some(validator) = validator()
-        && !validator.is_valid(record)
-    {
+    let validator = validator();
+    if !validator.is_valid(record) {
         let problems: Vec<_> = validator.iter_errors(record).map(|error| format!("{error} at {}", error.instance_path)).collect();
         return Err(problems.join("; "));
     }
@@ -101,14 +100,10 @@ fn require_keys(record: &Value, parent: &str, keys: &[&str]) -> Result<(), Strin
 }
 
 /// The shipped schema.
-fn validator() -> Option<&'static Validator> {
-    static VALIDATOR: OnceLock<Option<Validator>> = OnceLock::new();
-    VALIDATOR
-        .get_or_init(|| {
-            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/rsttrace.schema.json");
-            let text = std::fs::read_to_string(&path).ok()?;
-            let schema = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-            Some(jsonschema::validator_for(&schema).unwrap_or_else(|error| panic!("{} is no valid schema: {error}", path.display())))
-        })
-        .as_ref()
+fn validator() -> &'static Validator {
+    static VALIDATOR: OnceLock<Validator> = OnceLock::new();
+    VALIDATOR.get_or_init(|| {
+        let schema = serde_json::from_str(include_str!("../../docs/rsttrace.schema.json")).expect("docs/rsttrace.schema.json is JSON");
+        jsonschema::validator_for(&schema).unwrap_or_else(|error| panic!("docs/rsttrace.schema.json is no valid schema: {error}"))
+    })
 }

@@ -5,6 +5,7 @@ mod confusion;
 mod demo;
 mod host;
 mod setup;
+mod sums;
 mod test;
 mod vm;
 

@@ -10,6 +10,7 @@ mod initramfs;
 mod judge;
 mod kernels;
 mod packages;
+mod programs;
 
 use std::{
     collections::BTreeMap,
@@ -21,10 +22,14 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use self::{console::Console, emulator::Emulator, kernels::Kernel};
-use crate::{host, setup};
+use self::{
+    console::{Console, Part},
+    emulator::Emulator,
+    kernels::Kernel,
+    programs::Programs,
+};
+use crate::{host, setup, sums::Sums};
 
-const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Lines of a console that show why nothing came of it.
 const TAIL: usize = 25;
 
@@ -42,6 +47,9 @@ pub struct Options {
     /// Where its inet_diag and tcp_diag are, if they are modules
     #[arg(long, value_name = "DIR", requires = "kernel")]
     modules: Option<PathBuf>,
+    /// Only the workload: the test programs are neither built nor run
+    #[arg(long)]
+    quick: bool,
     /// Look for newer packages of kernels that were fetched before
     #[arg(long)]
     fresh: bool,
@@ -52,12 +60,14 @@ pub struct Options {
 
 /// Boots one kernel after the other; fails where one did not do as expected.
 pub fn run(options: &Options) -> Result<()> {
-    setup::for_build()?;
+    setup::for_tests()?;
     let emulator = Emulator::find()?;
-    let programs = Programs::build()?;
+    let programs = Programs::build(!options.quick)?;
+    let mut flags = options.flags.clone();
+    flags.extend(options.quick.then(|| "vm.quick".to_owned()));
     let mut failed = Vec::new();
     let mut attempt = |name: &str, kernel: Result<Kernel>| {
-        let outcome = kernel.and_then(|kernel| trace(&emulator, &kernel, &programs, &options.flags));
+        let outcome = kernel.and_then(|kernel| trace(&emulator, &kernel, &programs, &flags));
         if let Err(error) = &outcome {
             println!("{name}: {error:#}");
         }
@@ -96,6 +106,7 @@ fn trace(emulator: &Emulator, kernel: &Kernel, programs: &Programs, flags: &[Str
     write(&stem.with_added_extension("console"), &console.text)?;
     write(&stem.with_added_extension("jsonl"), console.joined("record"))?;
     write(&stem.with_added_extension("insns"), console.joined("program"))?;
+    write(&stem.with_added_extension("said"), console.joined("said"))?;
 
     let report = Report::new(&console);
     println!("{}: {}, {seconds} s", kernel.name, report.kernel);
@@ -106,44 +117,6 @@ fn trace(emulator: &Emulator, kernel: &Kernel, programs: &Programs, flags: &[Str
 
 fn write(file: &Path, content: impl AsRef<[u8]>) -> Result<()> {
     fs::write(file, content).with_context(|| format!("cannot write {}", file.display()))
-}
-
-/// The guest's three programs, none of which needs a library there.
-struct Programs {
-    guest: PathBuf,
-    tracer: PathBuf,
-    workload: PathBuf,
-}
-
-impl Programs {
-    fn build() -> Result<Self> {
-        build(&["rsttrace"], "building a static rsttrace")?;
-        let tests = ["rsttrace-tests", "--bin", "guest", "--bin", "workload", "--no-default-features"];
-        build(&tests, "building a static workload")?;
-        let built = |name| Ok::<_, anyhow::Error>(host::target_dir()?.join(TARGET).join("release").join(name));
-        Ok(Self { guest: built("guest")?, tracer: built("rsttrace")?, workload: built("workload")? })
-    }
-
-    fn initramfs(&self, kernel: &Kernel) -> Result<Vec<u8>> {
-        let mut archive = initramfs::Archive::default();
-        // Init's first output: /dev is not mounted yet.
-        archive.directory("dev").device("dev/console", 5, 1);
-        archive.directory("bin").file("init", &self.guest)?.link("bin/ss", "/init");
-        archive.file("bin/rsttrace", &self.tracer)?.file("bin/workload", &self.workload)?;
-        archive.directory("modules");
-        for module in &kernel.modules {
-            let name = module.file_name().unwrap_or_default().to_string_lossy();
-            archive.file(&format!("modules/{name}"), module)?;
-        }
-        Ok(archive.finish())
-    }
-}
-
-fn build(package: &[&str], doing: &str) -> Result<()> {
-    let mut cargo = host::cargo();
-    cargo.args(["build", "--quiet", "--release", "--target", TARGET, "--package"]).args(package);
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
-    host::run(&mut cargo, doing)
 }
 
 /// What a console told.
@@ -169,16 +142,56 @@ impl Report {
             "did not get as far as init".clone_into(&mut self.kernel);
         }
         console.complete()?;
-        let parse = |line: &str| serde_json::from_str(line).with_context(|| format!("rsttrace printed no JSON: {line}"));
-        let records: Vec<Value> = console.lines("record").map(parse).collect::<Result<_>>()?;
-        let Some(start) = records.first() else { bail!("rsttrace printed nothing") };
-        self.details.push(hooks(start));
-        self.details.extend(["end", "cause"].map(|key| counts(&records, key)));
-        self.details.push(verified(console));
-        let judged = judge::judge(console, &records)?;
-        self.details.push(judged.summary);
-        self.problems.extend(judged.problems);
+        let runs = console.parts("run");
+        if runs.is_empty() {
+            bail!("rsttrace was not run");
+        }
+        for (number, run) in runs.iter().enumerate() {
+            self.workload(run, number == 0)?;
+        }
+        self.scenarios(console);
         Ok(())
+    }
+
+    /// One run of the workload; more is told of the first.
+    fn workload(&mut self, run: &Part<'_>, first: bool) -> Result<()> {
+        let parse = |line: &str| serde_json::from_str(line).with_context(|| format!("rsttrace printed no JSON: {line}"));
+        let records: Vec<Value> = run.lines("record").map(parse).collect::<Result<_>>()?;
+        let Some(start) = records.first() else { bail!("rsttrace printed nothing") };
+        let judged = judge::judge(run, &records)?;
+        let flags = if run.name == "-" { String::new() } else { format!(" ({})", run.name) };
+        self.details.push(format!("{}; {}{flags}", judged.summary, hooks(start)));
+        if first {
+            self.details.extend(["end", "cause"].map(|key| counts(&records, key)));
+            self.details.push(verified(run));
+        }
+        self.problems.extend(judged.problems.into_iter().map(|problem| format!("{problem}{flags}")));
+        Ok(())
+    }
+
+    /// What the test programs said.
+    fn scenarios(&mut self, console: &Console) {
+        let mut all = Sums::default();
+        let second: Vec<_> = console.parts("again");
+        for first in console.parts("scenarios") {
+            let mut sums = first.sums();
+            if let Some(second) = second.iter().find(|second| second.name == first.name) {
+                sums.retried(&second.sums());
+            }
+            all.add(first.name, sums);
+        }
+        if !all.is_empty() {
+            all.add_skips(&console.joined("skip"));
+            self.details.push(format!(
+                "test programs: {} passed, {} failed, {} skipped",
+                all.passed(),
+                all.failed.len(),
+                all.skipped.len()
+            ));
+            self.details.extend(all.skipped.iter().map(|skip| format!("  skipped {skip}")));
+            self.details.extend(all.again.iter().map(|name| format!("  passed alone {name}")));
+            self.problems.extend(all.failed.iter().map(|name| format!("failed: {name}")));
+        }
     }
 }
 
@@ -200,8 +213,8 @@ fn counts(records: &[Value], key: &str) -> String {
 }
 
 /// What the verifier walked through, by program; kernels before 5.16 do not tell.
-fn verified(console: &Console) -> String {
-    let programs = console.lines("program").filter_map(|line| {
+fn verified(run: &Part<'_>) -> String {
+    let programs = run.lines("program").filter_map(|line| {
         let [name, verified, _] = line.split(' ').collect::<Vec<_>>()[..] else { return None };
         Some((name, verified.parse().ok()?))
     });

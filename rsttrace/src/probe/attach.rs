@@ -5,9 +5,7 @@ use std::{fs::File, io::Read as _};
 
 use aya::{
     Btf, Ebpf,
-    programs::{
-        BtfTracePoint, CgroupAttachMode, CgroupSockopt, FEntry, FExit, Iter, KProbe, Program, ProgramError, RawTracePoint,
-    },
+    programs::{BtfTracePoint, CgroupAttachMode, CgroupSockopt, FEntry, FExit, Iter, KProbe, Program, ProgramError, RawTracePoint},
 };
 use rsttrace_common::hook;
 
@@ -113,25 +111,15 @@ const HOOKS: [Hook; 13] = [
         ways: &[Way::Entry(&[function("tcp_reset", 2, "tcp_reset")]), Way::Probe("tcp_reset_kprobe", &["tcp_reset"])],
     },
     required("tcp_receive_reset"),
-    optional(
-        "tcp_send_reset",
-        TRACEPOINT,
-        "RSTs that this host sends are told from their effects only, without the kernel's reason",
-    ),
+    optional("tcp_send_reset", TRACEPOINT, "RSTs that this host sends are told from their effects only, without the kernel's reason"),
     optional(
         hook::TCP_V4_SEND_RESET,
-        &[
-            Way::Entry(&[function("tcp_v4_send_reset", 2, "tcp_v4_send_reset")]),
-            Way::Probe("send_reset_kprobe", &["tcp_v4_send_reset"]),
-        ],
+        &[Way::Entry(&[function("tcp_v4_send_reset", 2, "tcp_v4_send_reset")]), Way::Probe("send_reset_kprobe", &["tcp_v4_send_reset"])],
         "RSTs over IPv4 from closed ports and TIME_WAIT are not seen (nstat's OutRsts counts them)",
     ),
     optional(
         hook::TCP_V6_SEND_RESET,
-        &[
-            Way::Entry(&[function("tcp_v6_send_reset", 2, "tcp_v6_send_reset")]),
-            Way::Probe("send_reset_kprobe", &["tcp_v6_send_reset"]),
-        ],
+        &[Way::Entry(&[function("tcp_v6_send_reset", 2, "tcp_v6_send_reset")]), Way::Probe("send_reset_kprobe", &["tcp_v6_send_reset"])],
         "RSTs over IPv6 from closed ports and TIME_WAIT are not seen (nstat's OutRsts counts them)",
     ),
     required("inet_sock_set_state"),

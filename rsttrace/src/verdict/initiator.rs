@@ -42,11 +42,12 @@ fn sender(f: &Facts<'_>, cause: Cause) -> Initiator {
         (_, Some(peer)) if peer.end == EndKind::ResetReceived => Initiator::Middlebox,
         // It answers a segment.
         (Cause::Refused | Cause::WriteAfterPeerClose, _) => Initiator::PeerKernel,
-        _ if header == Some(None) => answering(f),
-        // The peer's application had closed before.
+        // The peer's application had closed before, whatever the RST answers; or aborts after our FIN.
         (Cause::KeepaliveRace | Cause::ClosedBeforeAnswer | Cause::ResetWhileClosing, _) if f.t.fin.first == Some(FirstFin::Remote) => {
             Initiator::PeerApplication
         }
+        (Cause::ResetAfterLocalFin, Some(peer)) if peer.acted && !peer.killed => Initiator::PeerApplication,
+        _ if header == Some(None) => answering(f),
         // A socket of this host sent it: killed, by a call of its process, or by itself.
         (_, Some(peer)) if peer.killed => Initiator::LocalAdmin,
         (_, Some(peer)) if peer.acted => Initiator::PeerApplication,

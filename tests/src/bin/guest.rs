@@ -1,10 +1,9 @@
-//! Init of the machine that `cargo xtask vm` boots: there is nothing else in it but the tracer and
-//! the demo's workload, all three linked statically. Called by the name `ss`, it is what the
-//! workload needs of that: `ss -tK FILTER`.
+//! Init of the machine that `cargo xtask vm` boots: there is nothing else in it but the tracer, the
+//! demo's workload, the test programs, and the few tools that those call.
 //!
-//! It traces the workload and tells everything on the console, a line each: `@KIND text`. The last
-//! one says how many there were, so that what a broken console swallowed is missed. Whatever else
-//! is on the console is the kernel's.
+//! It traces the workload, runs the test programs, and tells everything on the console, a line each:
+//! `@KIND text`. The last one says how many there were, so that what a broken console swallowed is
+//! missed. Whatever else is on the console is the kernel's.
 
 use std::{
     cell::Cell,
@@ -13,7 +12,6 @@ use std::{
     fs::{self, File},
     io::{self, BufRead, BufReader, ErrorKind, Write},
     mem::size_of_val,
-    net::SocketAddrV4,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
@@ -25,7 +23,10 @@ use std::{
 const TRACER: &str = "/bin/rsttrace";
 const WORKLOAD: &str = "/bin/workload";
 const RECORDS: &str = "/run/records";
+const COUNTERS: &str = "/proc/net/snmp";
 const MODULES: &str = "/modules";
+const SCENARIOS: &str = "/scenarios";
+const SKIPS: &str = "/run/skips";
 
 /// Under emulation, on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -35,9 +36,6 @@ const SETTLE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(140);
 
 fn main() -> ExitCode {
-    if env::args().next().is_some_and(|name| name == "ss") {
-        return exit_code(env::args().nth(2).as_deref().map_or(Err(ErrorKind::InvalidInput.into()), kill_connection));
-    }
     if std::process::id() != 1 {
         eprintln!("this is init of the machines that `cargo xtask vm` boots, and powers off when it is done");
         return ExitCode::FAILURE;
@@ -45,10 +43,19 @@ fn main() -> ExitCode {
     let console = Console { lines: Cell::new(0) };
     // The firmware leaves its last line unfinished.
     println!();
-    if let Err(error) = prepare().and_then(|()| trace(&console)) {
+    if let Err(error) = prepare().and_then(|()| trace(&console, wanted("quick"))).and_then(|()| run_scenarios(&console)) {
         console.say("failed", &error.to_string());
     }
-    console.say("end", &(console.lines.get() + 1).to_string());
+    // What must be noticed outside is done on purpose.
+    if wanted("panic") {
+        return ExitCode::FAILURE;
+    }
+    while wanted("hang") {
+        thread::park();
+    }
+    if !wanted("truncated") {
+        console.say("end", &(console.lines.get() + 1).to_string());
+    }
     // SAFETY: no preconditions.
     let off = check(unsafe {
         libc::tcdrain(libc::STDOUT_FILENO);
@@ -91,17 +98,38 @@ fn prepare() -> io::Result<()> {
     {
         mount(what, at).map_err(|error| named(&format!("cannot mount {what} at {at}"), &error))?;
     }
-    for module in sorted_files(MODULES)? {
-        load_module(&module).map_err(|error| named(&format!("cannot load {}", module.display()), &error))?;
-    }
+    load_modules(files(MODULES)?)?;
     loopback_up().map_err(|error| named("cannot bring lo up", &error))
 }
 
-/// The order of their names happens to be that of their dependencies.
-fn sorted_files(dir: &str) -> io::Result<Vec<PathBuf>> {
-    let mut files: Vec<PathBuf> = fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
-    files.sort();
-    Ok(files)
+fn files(dir: &str) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(dir) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whatever depends on another is refused until that is there.
+fn load_modules(mut modules: Vec<PathBuf>) -> io::Result<()> {
+    while !modules.is_empty() {
+        let before = modules.len();
+        let mut refused = None;
+        modules.retain(|module| match load_module(module) {
+            Ok(()) => false,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
+            Err(error) => {
+                refused = Some(named(&format!("cannot load {}", module.display()), &error));
+                true
+            }
+        });
+        if let Some(refused) = refused
+            && modules.len() == before
+        {
+            return Err(refused);
+        }
+    }
+    Ok(())
 }
 
 fn load_module(file: &Path) -> io::Result<()> {
@@ -132,16 +160,26 @@ fn loopback_up() -> io::Result<()> {
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) }).map(drop)
 }
 
-/// The steps, in their order.
-fn trace(console: &Console) -> io::Result<()> {
+/// Flags of the tracer under which it traces the workload, one time each: as it is, by probes where
+/// functions are traced, and by the exits of all system calls.
+const RUNS: [&[&str]; 3] =
+    [&[], &["--without", "fentry,fexit"], &["--without", "fentry,fexit,kprobe,sock_recv_length,sock_send_length", "--syscall-hooks"]];
+
+fn trace(console: &Console, quick: bool) -> io::Result<()> {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     console.say("kernel", kernel.trim_end());
     let version = Command::new(TRACER).arg("--version").output()?;
     console.say_all("version", &String::from_utf8_lossy(&version.stdout));
+    let runs = if quick { &RUNS[..1] } else { &RUNS };
+    runs.iter().try_for_each(|flags| run_workload(console, flags))
+}
 
+fn run_workload(console: &Console, flags: &[&str]) -> io::Result<()> {
+    console.say("run", if flags.is_empty() { "-".to_owned() } else { flags.join(" ") }.as_str());
+    console.say_all("before", &fs::read_to_string(COUNTERS)?);
     let mut command = Command::new(TRACER);
     // Further flags come from the kernel's command line, which hands what follows `--` to init.
-    command.args(["--json", "-a", "-d", "120s"]).args(env::args_os().skip(1)).stdout(File::create(RECORDS)?);
+    command.args(["--json", "-a", "-d", "120s"]).args(flags).args(further_flags()).stdout(File::create(RECORDS)?);
     let tracer = Program::start("tracer", Duration::ZERO, &mut command)?;
     let outcome = work_traced(console, &tracer);
     thread::sleep(SETTLE);
@@ -149,10 +187,18 @@ fn trace(console: &Console) -> io::Result<()> {
     unsafe { libc::kill(tracer.child.id() as libc::pid_t, libc::SIGTERM) };
     let stopped = tracer.finish(console);
     console.say_all("record", &fs::read_to_string(RECORDS)?);
-    for file in ["snmp", "netstat"] {
-        console.say_all(file, &fs::read_to_string(format!("/proc/net/{file}"))?);
-    }
+    console.say_all("after", &fs::read_to_string(COUNTERS)?);
+    console.say("ended", "run 0");
     outcome.and(stopped)
+}
+
+/// What `cargo xtask vm` wants of us is written `vm.WHAT`; all else is for the tracer.
+fn further_flags() -> impl Iterator<Item = String> {
+    env::args().skip(1).filter(|word| !word.starts_with("vm."))
+}
+
+fn wanted(what: &str) -> bool {
+    env::args().any(|word| word.strip_prefix("vm.") == Some(what))
 }
 
 fn work_traced(console: &Console, tracer: &Program) -> io::Result<()> {
@@ -163,6 +209,51 @@ fn work_traced(console: &Console, tracer: &Program) -> io::Result<()> {
         console.say("program", &program);
     }
     Program::start("workload", PAUSE, Command::new(WORKLOAD).env("PATH", "/bin"))?.finish(console)
+}
+
+/// Runs the test programs one after the other, and the confusion generator; what they print is for
+/// the host to judge.
+fn run_scenarios(console: &Console) -> io::Result<()> {
+    let mut programs = files(SCENARIOS)?;
+    programs.sort();
+    for program in programs {
+        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match name.as_str() {
+            "actor" => {}
+            "confusion" => drop(run_program(console, "scenarios", &program, &["--seed", "1009", "--ends", "1009", "--jobs", "2"])?),
+            _ => run_tests(console, &program)?,
+        }
+    }
+    console.say_all("skip", &fs::read_to_string(SKIPS).unwrap_or_default());
+    Ok(())
+}
+
+/// What fails is run once more, alone: an emulated machine is slow, and some scenarios are a matter of milliseconds.
+fn run_tests(console: &Console, program: &Path) -> io::Result<()> {
+    let said = run_program(console, "scenarios", program, &["--test-threads", "2"])?;
+    let failed: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED")).collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    run_program(console, "again", program, &[&["--exact", "--test-threads", "1"], &failed[..]].concat()).map(drop)
+}
+
+/// Gives what it printed on stdout.
+fn run_program(console: &Console, kind: &str, program: &Path, args: &[&str]) -> io::Result<String> {
+    let name = program.file_name().unwrap_or_default().to_string_lossy();
+    console.say(kind, &name);
+    let mut command = Command::new(program);
+    command.args(args).env("PATH", "/bin").env("RSTTRACE_BIN", TRACER).env("RSTTRACE_SKIPS", SKIPS).env("RUST_BACKTRACE", "0");
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let mut said = String::new();
+    for line in child.stdout.take().into_iter().flat_map(|stdout| BufReader::new(stdout).lines()).map_while(Result::ok) {
+        console.say("said", &line);
+        said.push_str(&line);
+        said.push('\n');
+    }
+    let status = child.wait()?;
+    console.say("ended", &format!("{name} {}", status.code().unwrap_or(-1)));
+    Ok(said)
 }
 
 /// A child, and its stderr by lines.
@@ -246,41 +337,6 @@ fn before(now: Duration) -> String {
     let (year, month, day) = (date.tm_year + 1900, date.tm_mon + 1, date.tm_mday);
     let (hour, minute, second, fraction) = (date.tm_hour, date.tm_min, date.tm_sec, time.subsec_nanos());
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{fraction:09}Z")
-}
-
-/// `ss -tK`: asks the kernel to destroy the socket that `( src ADDR:PORT and dst ADDR:PORT )` names.
-fn kill_connection(filter: &str) -> io::Result<()> {
-    const SOCK_DESTROY: u16 = 21;
-    const NO_COOKIE: [u8; 8] = [0xff; 8];
-    let mut addresses = filter.split_whitespace().filter_map(|word| word.parse::<SocketAddrV4>().ok());
-    let (Some(local), Some(remote)) = (addresses.next(), addresses.next()) else { return Err(ErrorKind::InvalidInput.into()) };
-
-    // struct nlmsghdr, then struct inet_diag_req_v2.
-    let mut message = [0u8; 16 + 56];
-    message[0..4].copy_from_slice(&72u32.to_ne_bytes());
-    message[4..6].copy_from_slice(&SOCK_DESTROY.to_ne_bytes());
-    message[6..8].copy_from_slice(&((libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16).to_ne_bytes());
-    message[16] = libc::AF_INET as u8;
-    message[17] = libc::IPPROTO_TCP as u8;
-    message[20..24].copy_from_slice(&u32::MAX.to_ne_bytes());
-    message[24..26].copy_from_slice(&local.port().to_be_bytes());
-    message[26..28].copy_from_slice(&remote.port().to_be_bytes());
-    message[28..32].copy_from_slice(&local.ip().octets());
-    message[44..48].copy_from_slice(&remote.ip().octets());
-    message[64..72].copy_from_slice(&NO_COOKIE);
-
-    // SAFETY: a new descriptor of ours.
-    let netlink = unsafe { OwnedFd::from_raw_fd(check(libc::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_INET_DIAG))?) };
-    // SAFETY: a message of that length.
-    check(unsafe { libc::send(netlink.as_raw_fd(), message.as_ptr().cast(), message.len(), 0) } as i32)?;
-    // The answer is struct nlmsgerr: 0 or a negative errno behind the header.
-    let mut answer = [0u8; 20];
-    // SAFETY: room for that many bytes.
-    check(unsafe { libc::recv(netlink.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0) } as i32)?;
-    match i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]) {
-        0 => Ok(()),
-        error => Err(io::Error::from_raw_os_error(-error)),
-    }
 }
 
 /// `union bpf_attr`, as much of it as is needed here: `{start_id | prog_id, next_id}` or `{bpf_fd, info_len, info}`.

@@ -1,25 +1,22 @@
 //! The machine, and what is said on its console.
 
-use std::{
-    io::Read,
-    path::Path,
-    process::Stdio,
-    sync::mpsc,
-    thread,
-    time::Duration,
-};
+use std::{io::Read, path::Path, process::Stdio, sync::mpsc, thread, time::Duration};
 
 use anyhow::{Context, Result, bail};
 
 use super::emulator::Emulator;
+use crate::sums::Sums;
 
-/// A minute is usual.
-const DEADLINE: Duration = Duration::from_secs(240);
+/// A few minutes are usual, with all scenarios.
+const DEADLINE: Duration = Duration::from_secs(600);
 /// Whatever is wrong ends the machine instead of leaving it to the deadline.
 const KERNEL_ARGS: &str = "console=ttyS0 quiet panic=-1 oops=panic panic_on_warn=1 softlockup_panic=1";
 
 /// Two CPUs take turns: in threads of their own one may run what the other has just patched, and meet its int3.
 const ACCELERATOR: &str = "tcg,thread=single";
+/// The guest's clock goes by what it executes, a nanosecond an instruction, and jumps to the next timer where
+/// it only waits: a matter of milliseconds does not depend on what else this machine does.
+const CLOCK: [&str; 4] = ["-icount", "shift=0,sleep=off", "-rtc", "clock=vm"];
 /// QEMU 7.2 now and then leaves garbage in the flags after a cmpxchg16b, which SLUB does without where it must.
 const CPU: &str = "max,-cx16";
 
@@ -32,8 +29,8 @@ pub struct Console {
 /// Runs the machine until it powers off, panics or takes too long.
 pub fn boot(emulator: &Emulator, kernel: &Path, initramfs: &Path, flags: &[String]) -> Result<Console> {
     let mut qemu = emulator.command();
-    qemu.args(["-accel", ACCELERATOR, "-cpu", CPU, "-smp", "2", "-m", "512", "-nic", "none", "-nographic", "-no-reboot"]);
-    qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
+    qemu.args(["-accel", ACCELERATOR, "-cpu", CPU, "-smp", "2", "-m", "1024", "-nic", "none", "-nographic", "-no-reboot"]);
+    qemu.args(CLOCK).arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
     // Init gets what follows `--`.
     qemu.arg("-append").arg(format!("{KERNEL_ARGS} -- {}", flags.join(" ")));
     let mut child = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start qemu-system-x86_64")?;
@@ -64,6 +61,27 @@ fn printable(text: &[u8]) -> String {
     String::from_utf8_lossy(text).chars().filter(|c| matches!(c, '\n' | '\t') || !c.is_control()).collect()
 }
 
+/// A section of what the guest said: from one announcement to its end.
+pub struct Part<'a> {
+    pub name: &'a str,
+    frames: Vec<&'a str>,
+}
+
+impl<'a> Part<'a> {
+    /// What was said of one kind.
+    pub fn lines<'s>(&'s self, kind: &'s str) -> impl Iterator<Item = &'a str> + 's {
+        self.frames.iter().filter_map(move |frame| frame.strip_prefix(kind)?.strip_prefix(' '))
+    }
+
+    /// What the program printed, counted.
+    pub fn sums(&self) -> Sums {
+        let mut sums = Sums::default();
+        self.lines("said").for_each(|line| sums.read_line(line));
+        sums.end(self.frames.iter().any(|frame| frame.starts_with("ended ") && frame.ends_with(" 0")));
+        sums
+    }
+}
+
 impl Console {
     /// What the guest said of one kind.
     pub fn lines<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a str> {
@@ -73,6 +91,22 @@ impl Console {
     /// The same as the text of a file.
     pub fn joined(&self, kind: &str) -> String {
         self.lines(kind).flat_map(|line| [line, "\n"]).collect()
+    }
+
+    /// The sections that this kind announces.
+    pub fn parts<'a>(&'a self, kind: &str) -> Vec<Part<'a>> {
+        let mut parts: Vec<Part<'a>> = Vec::new();
+        let mut open = false;
+        for frame in self.frames() {
+            if let Some(name) = frame.strip_prefix(kind).and_then(|rest| rest.strip_prefix(' ')) {
+                parts.push(Part { name, frames: Vec::new() });
+                open = true;
+            } else if let Some(part) = parts.last_mut().filter(|_| open) {
+                part.frames.push(frame);
+                open = !frame.starts_with("ended ");
+            }
+        }
+        parts
     }
 
     fn frames(&self) -> impl Iterator<Item = &str> {
@@ -102,7 +136,7 @@ impl Console {
 
     /// The last lines, for people: what was traced is none of the reasons for a failure.
     pub fn tail(&self, lines: usize) -> Vec<&str> {
-        let data = ["@record ", "@snmp ", "@netstat "];
+        let data = ["@record ", "@before ", "@after ", "@said "];
         let wanted = self.text.lines().filter(|line| !data.iter().any(|kind| line.starts_with(kind)));
         let wanted: Vec<&str> = wanted.collect();
         wanted[wanted.len().saturating_sub(lines)..].to_vec()

@@ -109,8 +109,8 @@ pub const SCENARIOS: &[(&str, &[&str])] = &[
     (
         "an administrator kills a connection",
         &[
-            "reset-sent     server ESTABLISHED admin-kill                local-admin TCP_STATE sendto recvfrom:ECONNABORTED",
-            "reset-received client ESTABLISHED server-abort-mid-response local-admin -         -      recvfrom:ECONNRESET",
+            "reset-sent     server ESTABLISHED admin-kill                local-admin TCP_STATE sendmsg recvfrom:ECONNABORTED",
+            "reset-received client ESTABLISHED server-abort-mid-response local-admin -         -       recvfrom:ECONNRESET",
         ],
     ),
     (

@@ -1,35 +1,38 @@
 //! The guest's root: a cpio archive, "newc" as Documentation/driver-api/early-userspace says.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::{Context, Result};
 
 const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
-const LINK: u32 = 0o120_777;
 const CHAR_DEVICE: u32 = 0o020_600;
 
 #[derive(Default)]
 pub struct Archive {
     bytes: Vec<u8>,
     entries: u32,
+    directories: BTreeSet<String>,
 }
 
 impl Archive {
+    /// With all that it is in.
     pub fn directory(&mut self, name: &str) -> &mut Self {
-        self.entry(name, DIRECTORY, &[], (0, 0))
+        if let Some((parent, _)) = name.rsplit_once('/') {
+            self.directory(parent);
+        }
+        if self.directories.insert(name.to_owned()) { self.entry(name, DIRECTORY, &[], (0, 0)) } else { self }
     }
 
     pub fn device(&mut self, name: &str, major: u32, minor: u32) -> &mut Self {
         self.entry(name, CHAR_DEVICE, &[], (major, minor))
     }
 
-    pub fn link(&mut self, name: &str, to: &str) -> &mut Self {
-        self.entry(name, LINK, to.as_bytes(), (0, 0))
-    }
-
     pub fn file(&mut self, name: &str, from: &Path) -> Result<&mut Self> {
         let content = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+        if let Some((parent, _)) = name.rsplit_once('/') {
+            self.directory(parent);
+        }
         Ok(self.entry(name, PROGRAM, &content, (0, 0)))
     }
 
@@ -61,12 +64,13 @@ mod tests {
     #[test]
     fn entries_begin_at_multiples_of_four() {
         let mut archive = Archive::default();
-        archive.directory("dev").device("dev/console", 5, 1).link("bin/ss", "/init");
+        archive.directory("a/bc").device("a/bc/console", 5, 1);
         let bytes = archive.finish();
         let starts: Vec<usize> = bytes.windows(6).enumerate().filter(|(_, window)| window == b"070701").map(|(at, _)| at).collect();
         assert_eq!(starts.len(), 4);
         assert!(starts.iter().all(|at| at % 4 == 0) && bytes.len() % 4 == 0);
-        // Header of 110 bytes, name and padding, then the content.
-        assert_eq!(&bytes[starts[2] + 110..][..13], b"bin/ss\0\0\0\0/in");
+        // Header of 110 bytes, then the name.
+        assert_eq!(&bytes[starts[0] + 110..][..2], b"a\0");
+        assert_eq!(&bytes[starts[1] + 110..][..5], b"a/bc\0");
     }
 }

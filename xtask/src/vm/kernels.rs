@@ -15,8 +15,40 @@ pub const NAMES: [&str; 4] = ["5.10", "6.1", "6.12", NEWEST];
 const NEWEST: &str = "newest";
 /// Which suite has it, where the machine's own apt does not.
 const SUITES: [(&str, &str); 4] = [("5.10", "bullseye"), ("6.1", "bookworm"), ("6.12", "trixie"), (NEWEST, "sid")];
-/// What the guest's `ss` needs, where it is not built in; 5.10 and 6.1 do not pack theirs.
-const MODULES: [&str; 2] = ["inet_diag.ko", "tcp_diag.ko"];
+/// What the guest's `ss`, `ip` and `nft` need, and the links of the scenarios, where it is not built in.
+/// Some releases pack theirs.
+const MODULES: [&str; 30] = [
+    "inet_diag",
+    "tcp_diag",
+    "tun",
+    "veth",
+    "nfnetlink",
+    "nf_tables",
+    "nf_defrag_ipv4",
+    "nf_defrag_ipv6",
+    "nf_conntrack",
+    "nf_nat",
+    "nft_chain_nat",
+    "nft_nat",
+    "nft_masq",
+    "nft_redir",
+    "nft_ct",
+    "nft_counter",
+    "nft_reject",
+    "nft_reject_inet",
+    "nft_reject_ipv4",
+    "nft_reject_ipv6",
+    "nf_reject_ipv4",
+    "nf_reject_ipv6",
+    "nft_objref",
+    "nft_hash",
+    "libcrc32c",
+    "crc32c_generic",
+    "crc32c-intel",
+    "crc32-cryptoapi",
+    "crc32c-cryptoapi",
+    "nft_limit",
+];
 const WAY_OUT: &str = "give a kernel image by --kernel FILE instead";
 
 /// An image to boot, and the modules that the guest loads.
@@ -49,7 +81,7 @@ fn is_image(name: &str) -> bool {
 }
 
 fn is_needed_module(name: &str) -> bool {
-    MODULES.iter().any(|module| name.starts_with(module))
+    name.split_once(".ko").is_some_and(|(module, _)| MODULES.contains(&module))
 }
 
 /// Leaves the image and the modules in `dir`, which is there only when that went well.

@@ -1,0 +1,107 @@
+//! What a guest runs: everything of ours is linked statically; the tools that the scenarios call
+//! (ip, nft, ss) are the machine's own, with the libraries that they need.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::{initramfs::Archive, kernels::Kernel};
+use crate::host;
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+const STATIC: &str = "-Ctarget-feature=+crt-static";
+/// Test programs of the package `rsttrace-tests` that need nothing that a guest lacks.
+const SCENARIOS: [&str; 7] = ["ends", "observers", "owners", "orderly", "timeouts", "verdicts", "verdicts_network"];
+/// Programs that they start, and the confusion generator.
+const HELPERS: [&str; 2] = ["actor", "confusion"];
+const TOOLS: [&str; 4] = ["ip", "nft", "ss", "true"];
+
+/// Files of this machine, and where a guest has them.
+pub struct Programs {
+    files: Vec<(String, PathBuf)>,
+}
+
+impl Programs {
+    /// Builds them; the scenarios only if they are wanted.
+    pub fn build(scenarios: bool) -> Result<Self> {
+        build(&["rsttrace"], "building a static rsttrace")?;
+        build(&["rsttrace-tests", "--bin", "guest", "--bin", "workload", "--no-default-features"], "building a static workload")?;
+        let release = host::target_dir()?.join(TARGET).join("release");
+        let mut files = vec![
+            ("init".to_owned(), release.join("guest")),
+            ("bin/rsttrace".to_owned(), release.join("rsttrace")),
+            ("bin/workload".to_owned(), release.join("workload")),
+        ];
+        for tool in TOOLS {
+            let Some(program) = host::find(tool) else { bail!("{tool} is not installed here, and scenarios need it") };
+            files.extend(libraries(&program)?.into_iter().map(|library| (inside(&library), library)));
+            files.push((format!("bin/{tool}"), program));
+        }
+        if scenarios {
+            files.extend(build_scenarios()?);
+        }
+        files.sort();
+        files.dedup();
+        Ok(Self { files })
+    }
+
+    pub fn initramfs(&self, kernel: &Kernel) -> Result<Vec<u8>> {
+        let mut archive = Archive::default();
+        // Init's first output: /dev is not mounted yet.
+        archive.directory("dev").device("dev/console", 5, 1).directory("modules");
+        for (name, file) in &self.files {
+            archive.file(name, file)?;
+        }
+        for module in &kernel.modules {
+            archive.file(&format!("modules/{}", module.file_name().unwrap_or_default().to_string_lossy()), module)?;
+        }
+        Ok(archive.finish())
+    }
+}
+
+fn inside(file: &Path) -> String {
+    file.display().to_string().trim_start_matches('/').to_owned()
+}
+
+fn cargo(args: &[&str]) -> Command {
+    let mut cargo = host::cargo();
+    cargo.args(args).args(["--quiet", "--target", TARGET, "--package", "rsttrace-tests"]).env("CARGO_ENCODED_RUSTFLAGS", STATIC);
+    cargo
+}
+
+fn build(package: &[&str], doing: &str) -> Result<()> {
+    let mut cargo = host::cargo();
+    cargo.args(["build", "--quiet", "--release", "--target", TARGET, "--package"]).args(package);
+    host::run(cargo.env("CARGO_ENCODED_RUSTFLAGS", STATIC), doing)
+}
+
+/// The test programs, each by the name that cargo knows it by, and what they start beside them.
+fn build_scenarios() -> Result<Vec<(String, PathBuf)>> {
+    let mut cargo = cargo(&["test", "--no-run", "--message-format=json"]);
+    cargo.args(SCENARIOS.iter().flat_map(|name| ["--test", name]));
+    // A guest has little memory.
+    cargo.env("CARGO_PROFILE_DEV_DEBUG", "0").env("CARGO_PROFILE_DEV_STRIP", "symbols");
+    let output = cargo.stderr(Stdio::inherit()).output().context("building static scenarios: cannot start cargo")?;
+    if !output.status.success() {
+        bail!("building static scenarios failed ({}); the messages above say why", output.status);
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    let built = text.lines().filter_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let name = message["target"]["name"].as_str()?;
+        let wanted = SCENARIOS.contains(&name) && message["profile"]["test"] == true || HELPERS.contains(&name);
+        wanted.then(|| Some((format!("scenarios/{name}"), message["executable"].as_str()?.into())))?
+    });
+    Ok(built.collect())
+}
+
+/// The shared libraries and the loader of a program, as ldd tells.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let output = Command::new("ldd").arg(program).output().context("cannot start ldd")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect())
+}
