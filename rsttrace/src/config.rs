@@ -39,6 +39,7 @@ pub struct Config {
     pub buffer_bytes: u32,
     pub without: Vec<String>,
     pub command: Vec<OsString>,
+    pub keep_privileges: bool,
 }
 
 impl TryFrom<Trace> for Config {
@@ -93,6 +94,7 @@ impl TryFrom<Trace> for Config {
             buffer_bytes: cli.buffer,
             without: cli.without,
             command: cli.command,
+            keep_privileges: cli.keep_privileges,
         })
     }
 }

@@ -10,6 +10,7 @@ use rsttrace::{
     output::escape::for_terminal,
     probe::ProbeError,
     run,
+    sandbox::Broker,
 };
 
 /// Failed while running.
@@ -36,6 +37,8 @@ fn main() -> ExitCode {
             return USAGE.into();
         }
     };
+    // Before there is a runtime: it forks.
+    let broker = (!config.keep_privileges).then(Broker::start);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -43,7 +46,7 @@ fn main() -> ExitCode {
             return FAILED.into();
         }
     };
-    match runtime.block_on(run::run(config)) {
+    match runtime.block_on(run::run(config, broker)) {
         Ok(code) => code,
         Err(error) => {
             complain(&format!("{error:#}"));

@@ -1,0 +1,75 @@
+//! Least privilege: once everything is attached, the tracer gives up what it no longer needs.
+//! Capabilities first, then files (Landlock), then system calls (seccomp); each where the kernel
+//! has it, none of them a condition for tracing. docs/privileges.md says what for.
+//!
+//! All three are per thread. The tracer has one, and can make no other afterwards.
+
+mod broker;
+mod capabilities;
+mod files;
+mod syscalls;
+
+use std::fmt;
+
+use rustix::thread::CapabilitySet;
+
+pub use self::broker::Broker;
+
+/// What stays readable: our own fdinfo (runs that the kernel skipped), and what /proc shows to
+/// everybody, such as the counters of network namespaces. Of other processes' files Landlock
+/// leaves only what needs no `ptrace_may_access()`.
+const READABLE: [&str; 1] = ["/proc"];
+
+/// What confines this process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sandbox {
+    /// What is left of them, or why they could not be given up.
+    pub capabilities: Result<CapabilitySet, String>,
+    /// The ABI that is enforced, or why none is.
+    pub landlock: Result<String, String>,
+    /// Or why not.
+    pub seccomp: Result<(), String>,
+}
+
+impl Sandbox {
+    /// Confines this process for good. `counters_can_be_read` must say whether the kernel still
+    /// lets us read maps: before Linux 5.19 that takes `CAP_BPF`, which is kept there.
+    pub fn enter(counters_can_be_read: impl Fn() -> bool) -> Self {
+        // In this order: the filter allows none of the calls that the other two make.
+        Self {
+            capabilities: capabilities::keep_least(counters_can_be_read).map_err(|error| error.to_string()),
+            landlock: files::only_read_below(&READABLE),
+            seccomp: syscalls::confine(syscalls::Role::Tracer),
+        }
+    }
+
+    /// Nothing is left to be given up.
+    pub fn is_complete(&self) -> bool {
+        self.capabilities == Ok(CapabilitySet::empty()) && self.landlock.is_ok() && self.seccomp.is_ok()
+    }
+}
+
+impl fmt::Display for Sandbox {
+    /// `no capabilities, Landlock (ABI 7), seccomp`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.capabilities {
+            Ok(kept) if kept.is_empty() => f.write_str("no capabilities")?,
+            Ok(kept) => {
+                let names: Vec<_> = kept.iter_names().map(|(name, _)| format!("CAP_{name}")).collect();
+                write!(f, "{} kept (this kernel asks for it to read counters)", names.join(" and "))?;
+            }
+            Err(why) => write!(f, "capabilities kept: {why}")?,
+        }
+        match &self.landlock {
+            Ok(abi) => write!(f, ", Landlock ({abi})")?,
+            Err(why) => write!(f, ", no Landlock: {why}")?,
+        }
+        match &self.seccomp {
+            Ok(()) => f.write_str(", seccomp"),
+            Err(why) => write!(f, ", no seccomp: {why}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
