@@ -262,6 +262,11 @@ impl<W: Write> Live<'_, W> {
             if self.pipeline.write(self.out, self.status.columns())? {
                 self.out.flush()?;
             }
+            if self.pipeline.processes.became_blind() {
+                self.status.warn(
+                    "the process that reads /proc for rsttrace has ended: names of new processes and owners of unused sockets stay unknown",
+                );
+            }
         }
         Ok(moved)
     }
@@ -308,11 +313,6 @@ impl<W: Write> Live<'_, W> {
         let counters = self.probe.counters();
         self.pipeline.count(&counters);
         self.status.losses(self.pipeline.summary.lost_total());
-        if self.pipeline.processes.became_blind() {
-            self.status.warn(
-                "the process that reads /proc for rsttrace has ended: names of new processes and owners of unused sockets stay unknown",
-            );
-        }
         if !self.status.wants_ticks() {
             return;
         }

@@ -11,7 +11,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _, OwnedFd},
     time::Duration,
 };
 
@@ -23,7 +23,7 @@ use rustix::{
 };
 
 use super::{
-    capabilities,
+    capabilities, fork,
     syscalls::{self, Role},
 };
 use crate::{
@@ -67,17 +67,14 @@ impl Broker {
     /// When there can be no socket or no process.
     pub fn start() -> io::Result<Self> {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        // SAFETY: there is one thread, so nothing that the child needs can be held by another.
-        match unsafe { libc::fork() } {
-            -1 => Err(io::Error::last_os_error()),
-            0 => {
-                drop(ours);
-                live(&theirs);
-                // SAFETY: ends this process; nothing of the tracer's is flushed or run twice.
-                unsafe { libc::_exit(0) }
-            }
-            _ => Self::asking(ours),
-        }
+        let end = ours.as_raw_fd();
+        fork(|| {
+            // SAFETY: the child's own copy, which nothing in it uses; with it open, the end of the
+            // tracer would not be noticed.
+            unsafe { libc::close(end) };
+            live(&theirs);
+        })?;
+        Self::asking(ours)
     }
 
     fn asking(socket: OwnedFd) -> io::Result<Self> {

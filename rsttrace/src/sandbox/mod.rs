@@ -9,9 +9,15 @@ mod capabilities;
 mod files;
 mod syscalls;
 
-use std::fmt;
+use std::{
+    fmt,
+    io::{self, Read as _, Write as _},
+};
 
-use rustix::thread::CapabilitySet;
+use rustix::{
+    process::{Pid, WaitOptions, waitpid},
+    thread::CapabilitySet,
+};
 
 pub use self::broker::Broker;
 
@@ -43,6 +49,26 @@ impl Sandbox {
         }
     }
 
+    /// What [`enter`](Self::enter) would come to, in words, and whether it would be complete: tried in
+    /// a child, so that this process stays as it is.
+    ///
+    /// # Errors
+    /// When there can be no child, or it does not answer.
+    pub fn trial(counters_can_be_read: impl Fn() -> bool) -> io::Result<(String, bool)> {
+        let (mut read, mut write) = io::pipe()?;
+        let child = fork(|| {
+            let sandbox = Self::enter(counters_can_be_read);
+            let _ = write!(write, "{}{sandbox}", if sandbox.is_complete() { '+' } else { '-' });
+        })?;
+        drop(write);
+        let mut words = String::new();
+        let result = read.read_to_string(&mut words);
+        waitpid(Some(child), WaitOptions::empty())?;
+        result?;
+        let complete = words.starts_with('+');
+        words.get(1..).map(|words| (words.to_owned(), complete)).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+
     /// Nothing is left to be given up.
     pub fn is_complete(&self) -> bool {
         self.capabilities == Ok(CapabilitySet::empty()) && self.landlock.is_ok() && self.seccomp.is_ok()
@@ -68,6 +94,21 @@ impl fmt::Display for Sandbox {
             Ok(()) => f.write_str(", seccomp"),
             Err(why) => write!(f, ", no seccomp: {why}"),
         }
+    }
+}
+
+/// A child that lives `life` and ends.
+fn fork(life: impl FnOnce()) -> io::Result<Pid> {
+    // SAFETY: the child is a copy of this thread alone. The tracer has no other when it forks; where
+    // others exist, `life` takes no lock of theirs but the allocator's, which libc hands over in order.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            life();
+            // SAFETY: ends the child; nothing of its parent's is flushed or run twice.
+            unsafe { libc::_exit(0) }
+        }
+        pid => Pid::from_raw(pid).ok_or_else(io::Error::last_os_error),
     }
 }
 

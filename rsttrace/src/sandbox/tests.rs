@@ -167,6 +167,16 @@ fn a_broker_lives_as_long_as_its_tracer_and_holds_two_capabilities_at_most() {
 }
 
 #[test]
+fn a_trial_says_how_it_would_be_and_changes_nothing() {
+    let before = rustix::thread::capabilities(None).unwrap();
+    let (words, complete) = Sandbox::trial(|| true).unwrap();
+    assert!(words.starts_with("no capabilities, "), "{words}");
+    assert_eq!(complete, !words.contains("no Landlock") && words.ends_with(", seccomp"), "{words}");
+    assert_eq!(rustix::thread::capabilities(None).unwrap(), before);
+    File::open("/etc/passwd").unwrap();
+}
+
+#[test]
 fn the_words_say_what_is_missing() {
     let mut sandbox = Sandbox { capabilities: Ok(CapabilitySet::empty()), landlock: Ok("ABI 7".to_owned()), seccomp: Ok(()) };
     assert_eq!(sandbox.to_string(), "no capabilities, Landlock (ABI 7), seccomp");
