@@ -45,9 +45,10 @@ impl ProcessSource for Proc {
     }
 
     fn after(&mut self, tgid: u32) -> Vec<u32> {
-        let Ok(processes) = all_processes() else { return Vec::new() };
-        // /proc lists processes by number.
-        processes.flatten().filter_map(|process| u32::try_from(process.pid()).ok()).filter(|&number| number > tgid).take(PAGE).collect()
+        let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+        // Processes come in the order of their numbers (next_tgid()).
+        let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        numbers.filter(|&number| number > tgid).take(PAGE).collect()
     }
 }
 

@@ -63,7 +63,9 @@ fn landlock_leaves_reading_below_what_is_named_and_nothing_else() {
             Ok(abi) => ensure(abi.starts_with("ABI "), &abi)?,
         }
         fs::read_to_string("/proc/self/fdinfo/0").map_err(|error| format!("own fdinfo: {error}"))?;
-        fs::read_to_string("/proc/1/stat").map_err(|error| format!("another's stat: {error}"))?;
+        for public in ["stat", "cmdline", "net/snmp", "net/netstat"] {
+            fs::read_to_string(format!("/proc/1/{public}")).map_err(|error| format!("another's {public}: {error}"))?;
+        }
         let mut text = String::new();
         (&open).read_to_string(&mut text).map_err(|error| format!("what was open: {error}"))?;
         refused(fs::read("/etc/passwd"), &[libc::EACCES], "reading /etc/passwd")?;
