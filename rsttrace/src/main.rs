@@ -10,7 +10,7 @@ use rsttrace::{
     output::escape::for_terminal,
     probe::ProbeError,
     run,
-    sandbox::Broker,
+    sandbox::{self, Broker},
 };
 
 /// Failed while running.
@@ -30,9 +30,13 @@ fn main() -> ExitCode {
         // Both halves of rsttrace; the loader's own chatter only where RUST_LOG asks for it.
         env_logger::Builder::new().filter_module("rsttrace", log::LevelFilter::Debug).parse_default_env().init();
     }
-    let config = match Config::try_from(trace) {
-        Ok(config) => config,
+    let config = match sandbox::as_the_user(|| Config::try_from(trace)) {
+        Ok(Ok(config)) => config,
         Err(error) => {
+            complain(&format!("cannot change capabilities: {error}"));
+            return FAILED.into();
+        }
+        Ok(Err(error)) => {
             complain(&error.to_string());
             return USAGE.into();
         }

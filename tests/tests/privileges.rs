@@ -261,13 +261,33 @@ fn file_capabilities_do_as_well() {
     require_root!();
     require_tool!("setpriv");
     require_tool!("setcap");
+    let copy = capable_copy();
+    let tracer = start(as_nobody(&[]), copy.path(), &[]);
+    assert_eq!(statuses(tracer.pid())[0].get("Uid").split('\t').next(), Some(NOBODY));
+    sees_everything(tracer);
+}
+
+/// With file capabilities.
+fn capable_copy() -> PublicCopy {
     let copy = PublicCopy::new();
     let list: Vec<_> = ALL.iter().map(|name| format!("cap_{name}")).collect();
     let status = Command::new("setcap").arg(format!("{}=ep", list.join(","))).arg(copy.path()).status();
     assert!(status.expect("setcap").success());
-    let tracer = start(as_nobody(&[]), copy.path(), &[]);
-    assert_eq!(statuses(tracer.pid())[0].get("Uid").split('\t').next(), Some(NOBODY));
-    sees_everything(tracer);
+    copy
+}
+
+#[test]
+fn file_capabilities_read_no_file_that_their_user_may_not_read() {
+    require_root!();
+    require_tool!("setpriv");
+    require_tool!("setcap");
+    let copy = capable_copy();
+    for flags in [&["-d", "1s"][..], &["-d", "1s", "--keep-privileges"]] {
+        let output = as_nobody(&[]).arg(copy.path()).args(["--timers", "/etc/shadow"]).args(flags).output().expect("rsttrace");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("--timers: /etc/shadow: Permission denied"), "{said}");
+    }
 }
 
 #[track_caller]

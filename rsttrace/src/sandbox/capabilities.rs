@@ -38,3 +38,16 @@ pub fn keep_least(works: impl Fn() -> bool) -> io::Result<CapabilitySet> {
     keep_only(CapabilitySet::empty())?;
     Ok(CapabilitySet::empty())
 }
+
+/// Runs `work` without the capabilities that open files to which the user has no right.
+///
+/// # Errors
+/// What the kernel refuses; `work` is not run then.
+pub fn without_rights_to_files<T>(work: impl FnOnce() -> T) -> io::Result<T> {
+    let held = capabilities(None)?;
+    let effective = held.effective - (CapabilitySet::DAC_READ_SEARCH | CapabilitySet::DAC_OVERRIDE);
+    set_capabilities(None, CapabilitySets { effective, ..held })?;
+    let result = work();
+    set_capabilities(None, held)?;
+    Ok(result)
+}

@@ -21,6 +21,15 @@ use rustix::{
 
 pub use self::broker::Broker;
 
+/// Runs what opens files that the user has named. Where rsttrace got its capabilities from its file,
+/// they are not the user's: nobody should read /etc/shadow by `--timers`. Root has every right.
+///
+/// # Errors
+/// What the kernel refuses; `work` is not run then.
+pub fn as_the_user<T>(work: impl FnOnce() -> T) -> io::Result<T> {
+    if rustix::process::getuid().is_root() { Ok(work()) } else { Ok(capabilities::without_rights_to_files(work)?) }
+}
+
 /// What stays readable: our own fdinfo (runs that the kernel skipped), and what /proc shows to
 /// everybody, such as the counters of network namespaces. Of other processes' files Landlock
 /// leaves only what needs no `ptrace_may_access()`.
