@@ -15,6 +15,7 @@ mod netns;
 pub mod nginx;
 mod pair;
 pub mod peers;
+mod refused;
 mod requirements;
 mod schema;
 mod strace;

@@ -16,12 +16,13 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{DEADLINE, Flow, check_record, is_stray};
+use crate::{DEADLINE, Flow, check_record, is_stray, refused::Refused};
 
 /// `rsttrace --json`, running.
 pub struct Tracer {
     log: Arc<Log>,
     pid: libc::pid_t,
+    refused: Refused,
 }
 
 /// What a tracer that has ended left behind.
@@ -97,6 +98,7 @@ impl Tracer {
     #[track_caller]
     pub fn start_command(mut command: Command) -> Self {
         let program = command.get_program().to_owned();
+        let refused = Refused::from_now_on();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // SAFETY: prctl is async-signal-safe.
         unsafe {
@@ -150,7 +152,7 @@ impl Tracer {
             Ok(Err(error)) => panic!("cannot run {}: {error}", program.display()),
             Err(_) => panic!("the tracer's thread died"),
         };
-        let tracer = Self { log, pid };
+        let tracer = Self { log, pid, refused };
         tracer.wait_stderr("rsttrace: ready");
         tracer
     }
@@ -283,11 +285,13 @@ impl Tracer {
         run
     }
 
-    /// Waits for the tracer's own end; its output may be cut.
+    /// Waits for the tracer's own end; its output may be cut. No tracer may have been refused a call.
     #[track_caller]
-    pub fn finish_unchecked(self) -> Run {
+    pub fn finish_unchecked(mut self) -> Run {
         let outcome = self.log.wait(DEADLINE * 2, |seen| (seen.stderr_closed && seen.status.is_some()).then_some(seen.status).flatten());
         let Ok(status) = outcome else { panic!("the tracer does not end:\n{}", self.stderr()) };
+        let refused = self.refused.lines();
+        assert!(refused.is_empty(), "a tracer was refused calls by its sandbox:\n{}", refused.concat());
         let seen = self.log.lock();
         assert!(seen.problems.is_empty(), "the contract is broken:\n{}", seen.problems.join("\n"));
         seen.records.iter().for_each(require_valid);
