@@ -208,6 +208,10 @@ pub struct Trace {
     /// Do not attach HOOK, or not by this way (fentry, fexit, kprobe); costs the fields that it feeds
     #[arg(long, value_name = "HOOK", value_delimiter = ',', value_parser = hooks(), help_heading = "Run")]
     pub without: Vec<String>,
+
+    /// Keep all privileges after attaching, and run without a sandbox (docs/privileges.md)
+    #[arg(long, hide = true, help_heading = "Run")]
+    pub keep_privileges: bool,
 }
 
 fn hooks() -> clap::builder::PossibleValuesParser {

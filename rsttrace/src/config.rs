@@ -40,6 +40,7 @@ pub struct Config {
     pub without: Vec<String>,
     pub syscall_hooks: bool,
     pub command: Vec<OsString>,
+    pub keep_privileges: bool,
 }
 
 impl TryFrom<Trace> for Config {
@@ -95,6 +96,7 @@ impl TryFrom<Trace> for Config {
             without: cli.without,
             syscall_hooks: cli.syscall_hooks,
             command: cli.command,
+            keep_privileges: cli.keep_privileges,
         })
     }
 }

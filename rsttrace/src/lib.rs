@@ -12,6 +12,7 @@ pub mod output;
 pub mod pipeline;
 pub mod probe;
 pub mod run;
+pub mod sandbox;
 pub mod status;
 pub mod stdout;
 pub mod units;

@@ -10,6 +10,7 @@ use rsttrace::{
     output::escape::for_terminal,
     probe::ProbeError,
     run,
+    sandbox::{self, Broker},
 };
 
 /// Failed while running.
@@ -29,13 +30,19 @@ fn main() -> ExitCode {
         // Both halves of rsttrace; the loader's own chatter only where RUST_LOG asks for it.
         env_logger::Builder::new().filter_module("rsttrace", log::LevelFilter::Debug).parse_default_env().init();
     }
-    let config = match Config::try_from(trace) {
-        Ok(config) => config,
+    let config = match sandbox::as_the_user(|| Config::try_from(trace)) {
+        Ok(Ok(config)) => config,
         Err(error) => {
+            complain(&format!("cannot change capabilities: {error}"));
+            return FAILED.into();
+        }
+        Ok(Err(error)) => {
             complain(&error.to_string());
             return USAGE.into();
         }
     };
+    // Before there is a runtime: it forks.
+    let broker = (!config.keep_privileges).then(Broker::start);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -43,7 +50,7 @@ fn main() -> ExitCode {
             return FAILED.into();
         }
     };
-    match runtime.block_on(run::run(config)) {
+    match runtime.block_on(run::run(config, broker)) {
         Ok(code) => code,
         Err(error) => {
             complain(&format!("{error:#}"));

@@ -33,6 +33,7 @@ use crate::{
     },
     pipeline::{Format, Pipeline},
     probe::{Options, Probe, preflight},
+    sandbox::{Broker, Sandbox},
     status::Status,
     stdout::Stdout,
     units::grouped,
@@ -51,11 +52,12 @@ const RECOUNT: Duration = Duration::from_secs(10);
 /// Exit status where a record is what `--fail-on` asks for.
 const FOUND: u8 = 4;
 
-/// Runs until a signal, the end of the duration, of the count, of the command or of stdout.
+/// Runs until a signal, the end of the duration, of the count, of the command or of stdout. With a
+/// broker (or what kept it from starting) privileges are given up once everything is attached.
 ///
 /// # Errors
 /// What ends a run that had begun; `ProbeError` in the chain where it could not begin.
-pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
+pub async fn run(config: Config, broker: Option<io::Result<Broker>>) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::install()?;
     // A live line would mix with JSON on the same terminal, and with what CMD writes there.
     let live_wanted = config.command.is_empty() && !(config.json && io::stdout().is_terminal());
@@ -80,6 +82,12 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let decoder = Decoder::new(tick_ns(), probe.reasons.clone());
     let format = if config.json { Format::Json } else { Format::Text(TextFormat::new(appearance(&config, started))) };
     let mut pipeline = Pipeline::new(decoder, joiner, config.filter.clone(), format, clock, config.count);
+    let confined = broker.is_some();
+    match broker {
+        Some(Ok(broker)) => pipeline.processes = broker.into(),
+        Some(Err(error)) => status.warn(&format!("cannot fork: {error}; owners of unused sockets stay unknown")),
+        None => {}
+    }
     pipeline.timers = config.timers.clone();
     pipeline.want_fin = config.want_fin;
     pipeline.fail_on = config.fail_on.clone();
@@ -92,6 +100,9 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let mut live =
         Live { probe: &mut probe, pipeline: &mut pipeline, status: &mut status, out: &mut out, config: &config, end, tracing: None };
     let mut child = live.spawn()?;
+    if confined {
+        live.give_up_privileges();
+    }
     let result = match live.write_start() {
         Ok(()) => live.until_stopped(&mut signals, &mut child).await,
         Err(error) => Err(error),
@@ -252,6 +263,11 @@ impl<W: Write> Live<'_, W> {
             if self.pipeline.write(self.out, self.status.columns())? {
                 self.out.flush()?;
             }
+            if self.pipeline.processes.became_blind() {
+                self.status.warn(
+                    "the process that reads /proc for rsttrace has ended: names of new processes and owners of unused sockets stay unknown",
+                );
+            }
         }
         Ok(moved)
     }
@@ -266,6 +282,14 @@ impl<W: Write> Live<'_, W> {
             .with_context(|| format!("cannot run {}", program.to_string_lossy()))?;
         self.pipeline.filter.processes.extend(child.id().map(ProcessSelector::Pid));
         Ok(Some(child))
+    }
+
+    /// CMD has been started with what we had; from here on nothing is needed but to read and write.
+    fn give_up_privileges(&self) {
+        let sandbox = Sandbox::enter(|| self.probe.counters_can_be_read());
+        if self.config.verbose >= 1 {
+            self.status.permanent(&format!("rsttrace: sandbox: {sandbox}"));
+        }
     }
 
     fn write_start(&mut self) -> io::Result<()> {

@@ -15,6 +15,7 @@ mod netns;
 pub mod nginx;
 mod pair;
 pub mod peers;
+mod refused;
 mod requirements;
 mod schema;
 mod strace;
@@ -29,7 +30,7 @@ pub use pair::{Pair, Side, observed};
 pub use requirements::{cannot_trace, missing_tool, tell_skipped};
 pub use schema::check_record;
 pub use strace::{Call, Strace};
-pub use tracer::{Run, Tracer, binary, shared};
+pub use tracer::{PublicCopy, Run, Tracer, binary, shared};
 
 /// How long a test waits for anything before it fails.
 pub const DEADLINE: std::time::Duration = std::time::Duration::from_secs(15);

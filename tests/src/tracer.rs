@@ -6,19 +6,23 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
-    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
-use crate::{DEADLINE, Flow, check_record, is_stray};
+use crate::{DEADLINE, Flow, check_record, is_stray, refused::Refused};
 
 /// `rsttrace --json`, running.
 pub struct Tracer {
     log: Arc<Log>,
     pid: libc::pid_t,
+    refused: Refused,
 }
 
 /// What a tracer that has ended left behind.
@@ -94,6 +98,7 @@ impl Tracer {
     #[track_caller]
     pub fn start_command(mut command: Command) -> Self {
         let program = command.get_program().to_owned();
+        let refused = Refused::from_now_on();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // SAFETY: prctl is async-signal-safe.
         unsafe {
@@ -147,7 +152,7 @@ impl Tracer {
             Ok(Err(error)) => panic!("cannot run {}: {error}", program.display()),
             Err(_) => panic!("the tracer's thread died"),
         };
-        let tracer = Self { log, pid };
+        let tracer = Self { log, pid, refused };
         tracer.wait_stderr("rsttrace: ready");
         tracer
     }
@@ -280,11 +285,13 @@ impl Tracer {
         run
     }
 
-    /// Waits for the tracer's own end; its output may be cut.
+    /// Waits for the tracer's own end; its output may be cut. No tracer may have been refused a call.
     #[track_caller]
-    pub fn finish_unchecked(self) -> Run {
+    pub fn finish_unchecked(mut self) -> Run {
         let outcome = self.log.wait(DEADLINE * 2, |seen| (seen.stderr_closed && seen.status.is_some()).then_some(seen.status).flatten());
         let Ok(status) = outcome else { panic!("the tracer does not end:\n{}", self.stderr()) };
+        let refused = self.refused.lines();
+        assert!(refused.is_empty(), "a tracer was refused calls by its sandbox:\n{}", refused.concat());
         let seen = self.log.lock();
         assert!(seen.problems.is_empty(), "the contract is broken:\n{}", seen.problems.join("\n"));
         seen.records.iter().for_each(require_valid);
@@ -326,6 +333,30 @@ pub fn binary() -> PathBuf {
     }
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
     target.join("release/rsttrace")
+}
+
+/// A copy of the tracer that everybody may run, in a directory that everybody may enter.
+pub struct PublicCopy(PathBuf);
+
+impl PublicCopy {
+    #[expect(clippy::new_without_default, reason = "it makes a file")]
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = env::temp_dir().join(format!("rsttrace-copy-{}-{number}", std::process::id()));
+        std::fs::copy(binary(), &path).expect("a copy");
+        Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for PublicCopy {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 /// One tracer for all tests of a binary, which see everything and pick by addresses; it ends with

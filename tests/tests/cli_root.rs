@@ -13,7 +13,7 @@ use std::{
     time::Instant,
 };
 
-use rsttrace_tests::{Actor, NetNs, Run, Tracer, binary, is_stray, peers::abort, require_root, require_tool, wait_until};
+use rsttrace_tests::{Actor, NetNs, PublicCopy, Run, Tracer, binary, is_stray, peers::abort, require_root, require_tool, wait_until};
 use serde_json::Value;
 
 /// Runs the tracer to its end, which must come by itself.
@@ -44,23 +44,6 @@ fn temporary(name: &str) -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     std::env::temp_dir().join(format!("rsttrace-cli-{}-{number}-{name}", std::process::id()))
-}
-
-/// A copy of the tracer that everybody may run, in a directory that everybody may enter.
-struct PublicCopy(PathBuf);
-
-impl PublicCopy {
-    fn new() -> Self {
-        let path = temporary("rsttrace");
-        fs::copy(binary(), &path).expect("a copy");
-        Self(path)
-    }
-}
-
-impl Drop for PublicCopy {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
 }
 
 /// A tracer with text output, into a file.
@@ -745,7 +728,7 @@ fn without_rights_it_says_which_and_how_to_get_them() {
     require_tool!("setpriv");
     let copy = PublicCopy::new();
     let nobody = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
-    let run = output(Command::new("setpriv").args(nobody).arg(&copy.0).args(["-d", "1s"]));
+    let run = output(Command::new("setpriv").args(nobody).arg(copy.path()).args(["-d", "1s"]));
     assert_refused(&run, 3, &["CAP_BPF", "sudo"]);
     // Root in name only.
     let poor = ["--bounding-set", "-bpf,-sys_admin"];
@@ -763,7 +746,7 @@ fn two_capabilities_are_enough_and_what_they_cost_is_said() {
     command.args(["--inh-caps", "+bpf,+perfmon", "--ambient-caps", "+bpf,+perfmon"]);
     let netns = NetNs::new();
     let inode = netns.inode().to_string();
-    command.arg(&copy.0).args(["--json", "--netns", &inode]);
+    command.arg(copy.path()).args(["--json", "--netns", &inode]);
     let tracer = Tracer::start_command(command);
     netns.run_in(|| reset(v4(8111)));
     let record = tracer.wait("the server's end", |record| record["end"] == "reset-received");
@@ -836,7 +819,7 @@ fn hidden_processes_are_warned_about_and_not_called_inexistent() {
     let netns = NetNs::new();
     let inode = netns.inode().to_string();
     let args = ["--json", "--netns", inode.as_str()];
-    let tracer = Tracer::start_command(with_hidden_processes(&CAPABLE_NOBODY, &copy.0, &args));
+    let tracer = Tracer::start_command(with_hidden_processes(&CAPABLE_NOBODY, copy.path(), &args));
     netns.run_in(|| reset(v4(8113)));
     let record = tracer.wait("the server's end", |record| record["end"] == "reset-received");
     assert_eq!(record["observer"]["tgid"], std::process::id(), "the kernel hides nothing");
@@ -848,7 +831,7 @@ fn hidden_processes_are_warned_about_and_not_called_inexistent() {
     let mut client = Actor::spawn_in(&netns, "cli-client");
     let pid = server.pid().to_string();
     let args = ["--json", "--netns", inode.as_str(), "-p", &pid];
-    let tracer = Tracer::start_command(with_hidden_processes(&CAPABLE_NOBODY, &copy.0, &args));
+    let tracer = Tracer::start_command(with_hidden_processes(&CAPABLE_NOBODY, copy.path(), &args));
     reset_at(&mut server, &mut client);
     let run = tracer.stop();
     let owners: Vec<_> = run.teardowns().map(|record| record["owner"]["tgid"].clone()).collect();

@@ -1,13 +1,17 @@
 //! Numbers to names, from /proc. May always answer "unknown": processes end.
 
+mod proc;
+
 use std::{
     collections::HashMap,
+    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use procfs::process::{FDTarget, Process, all_processes};
+use procfs::process::Process;
 
+pub use self::proc::Proc;
 use crate::{
     filter::{Lineage, ProcessInfo},
     model::{Comm, Owner},
@@ -15,17 +19,41 @@ use crate::{
 
 /// How long an answer about a living process is taken for fresh.
 const FRESH: Duration = Duration::from_secs(1);
-/// A look at all descriptors of the host is not repeated sooner.
-const SCAN_INTERVAL: Duration = Duration::from_millis(200);
 /// Processes remembered; beyond it the table starts anew.
 const MAX_REMEMBERED: usize = 16_384;
 
-/// What /proc told, remembered beyond the end of the processes.
-#[derive(Debug, Default)]
+/// Who is asked about processes: /proc itself, or somebody who may still read it.
+pub trait ProcessSource: fmt::Debug {
+    /// `None`: there is no such process, or it must not be looked at.
+    fn process(&mut self, tgid: u32) -> Option<ProcessInfo>;
+    /// The one process that holds a socket, by the socket's inode number.
+    fn holder(&mut self, inode: u64) -> Option<u32>;
+    /// The next numbers of living processes above `tgid`, ascending; none at the end.
+    fn after(&mut self, tgid: u32) -> Vec<u32>;
+    /// It will never answer again.
+    fn is_gone(&self) -> bool {
+        false
+    }
+}
+
+/// What was told about processes, remembered beyond their end.
+#[derive(Debug)]
 pub struct Processes {
     known: HashMap<u32, (Instant, Arc<ProcessInfo>)>,
-    holders: HashMap<u64, Option<u32>>,
-    scanned: Option<Instant>,
+    source: Box<dyn ProcessSource>,
+    warned: bool,
+}
+
+impl Default for Processes {
+    fn default() -> Self {
+        Self::from(Proc::default())
+    }
+}
+
+impl<S: ProcessSource + 'static> From<S> for Processes {
+    fn from(source: S) -> Self {
+        Self { known: HashMap::new(), source: Box::new(source), warned: false }
+    }
 }
 
 impl Lineage for Processes {
@@ -36,7 +64,7 @@ impl Lineage for Processes {
         {
             return Some(Arc::clone(info));
         }
-        match read(tgid) {
+        match self.source.process(tgid) {
             Some(info) => {
                 let info = Arc::new(info);
                 if self.known.len() >= MAX_REMEMBERED {
@@ -54,24 +82,30 @@ impl Processes {
     /// The process that holds a socket, by the socket's inode number: the last resort, for sockets
     /// that nobody used and nobody has released.
     pub fn holder(&mut self, inode: u64) -> Option<Owner> {
-        let stale = self.scanned.is_none_or(|at| at.elapsed() >= SCAN_INTERVAL);
-        if !self.holders.contains_key(&inode) && stale {
-            self.holders = scan();
-            self.scanned = Some(Instant::now());
-        }
-        let tgid = (*self.holders.get(&inode)?)?;
+        let tgid = self.source.holder(inode)?;
         let info = self.process(tgid)?;
         Some(Owner { tgid, parent_tgid: info.parent, comm: Comm::from(info.comm.as_str()) })
     }
 
     /// All processes of the host that are there now.
     pub fn all(&mut self) -> Vec<(u32, Arc<ProcessInfo>)> {
-        let Ok(processes) = all_processes() else { return Vec::new() };
-        processes
-            .flatten()
-            .filter_map(|process| u32::try_from(process.pid()).ok())
-            .filter_map(|tgid| self.process(tgid).map(|info| (tgid, info)))
-            .collect()
+        let mut all = Vec::new();
+        let mut last = 0;
+        loop {
+            let page = self.source.after(last);
+            // Ascending, so that it ends whatever is answered.
+            match page.iter().max() {
+                Some(&max) if max > last => last = max,
+                _ => return all,
+            }
+            all.extend(page.into_iter().filter_map(|tgid| self.process(tgid).map(|info| (tgid, info))));
+        }
+    }
+
+    /// True once, when nothing more will be learnt about processes.
+    pub fn became_blind(&mut self) -> bool {
+        let gone = self.source.is_gone();
+        gone && !std::mem::replace(&mut self.warned, gone)
     }
 }
 
@@ -93,31 +127,4 @@ pub fn process_of(pid: u32) -> Option<u32> {
     }
     let exists = rustix::process::test_kill_process(rustix::process::Pid::from_raw(number)?);
     matches!(exists, Ok(()) | Err(rustix::io::Errno::PERM)).then_some(pid)
-}
-
-fn read(tgid: u32) -> Option<ProcessInfo> {
-    let process = Process::new(i32::try_from(tgid).ok()?).ok()?;
-    let stat = process.stat().ok()?;
-    let exe = process.exe().ok().and_then(|path| {
-        let name = path.file_name()?.to_string_lossy().into_owned();
-        // A replaced binary, as after a package upgrade.
-        Some(name.strip_suffix(" (deleted)").map_or(name.clone(), str::to_owned))
-    });
-    let cmdline = process.cmdline().map(|args| args.join(" ")).unwrap_or_default();
-    Some(ProcessInfo { comm: stat.comm, exe, cmdline, parent: u32::try_from(stat.ppid).unwrap_or(0) })
-}
-
-fn scan() -> HashMap<u64, Option<u32>> {
-    let mut holders = HashMap::new();
-    let Ok(processes) = all_processes() else { return holders };
-    for process in processes.flatten() {
-        let (Ok(tgid), Ok(fds)) = (u32::try_from(process.pid()), process.fd()) else { continue };
-        for fd in fds.flatten() {
-            if let FDTarget::Socket(inode) = fd.target {
-                // Held by several, it is not for us to guess whose it is.
-                holders.entry(inode).and_modify(|holder| *holder = holder.filter(|holder| *holder == tgid)).or_insert(Some(tgid));
-            }
-        }
-    }
-    holders
 }

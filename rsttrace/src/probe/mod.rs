@@ -226,6 +226,11 @@ impl Probe {
         }
     }
 
+    /// Whether the kernel lets this process read the counters.
+    pub fn counters_can_be_read(&self) -> bool {
+        self.counters.get(&0, 0).is_ok()
+    }
+
     /// `bpf_prog_show_fdinfo()` tells it.
     fn skipped(&self, program: &str) -> Option<u64> {
         let fd = self.programs.program(program)?.fd().ok()?.as_fd().as_raw_fd();

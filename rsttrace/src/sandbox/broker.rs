@@ -1,0 +1,386 @@
+//! Somebody who may still read /proc when we no longer may. After the tracer has given up its
+//! capabilities, the kernel hides from it who holds which socket and what others execute
+//! (`ptrace_may_access()`), and under hidepid that others exist. A child that was forked before
+//! answers three questions about it, over a socket, and can do nothing else: it has
+//! `CAP_SYS_PTRACE` and `CAP_DAC_READ_SEARCH` where we had them, can open files for reading only,
+//! and cannot make a socket, a process or a file (`syscalls::Role::Reader`). Landlock is not for
+//! it: a process in a Landlock domain is refused by `ptrace_may_access()` whatever it is capable of.
+//!
+//! It sleeps in one receive while nobody asks, and ends when the other end of the socket is
+//! closed, that is with the tracer, however that ends.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd as _, OwnedFd},
+    time::Duration,
+};
+
+use bytes::{Buf, BufMut};
+use rustix::{
+    io::{Errno, retry_on_intr},
+    net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair, sockopt},
+    thread::CapabilitySet,
+};
+
+use super::{
+    capabilities, fork,
+    syscalls::{self, Role},
+};
+use crate::{
+    enrich::{Proc, ProcessSource},
+    filter::ProcessInfo,
+};
+
+/// What a question looks like: its kind and a number.
+const QUESTION: usize = 9;
+/// An answer is not longer.
+const ANSWER_MAX: usize = 160 * 1024;
+/// More of a command line is not told: the kernel's own limit for one argument (`MAX_ARG_STRLEN`).
+const CMDLINE_MAX: usize = 128 * 1024;
+/// How long the tracer waits for an answer: /proc may have to wait for a process that is stuck.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Signals that are meant for the tracer, and reach its whole process or control group.
+const NOT_FOR_US: [libc::c_int; 5] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Question {
+    Process(u32),
+    Holder(u64),
+    After(u32),
+}
+
+/// The tracer's end.
+#[derive(Debug)]
+pub struct Broker {
+    socket: OwnedFd,
+    /// An answer that nobody waits for any longer is still to come.
+    owed: bool,
+    gone: bool,
+    answer: Vec<u8>,
+}
+
+impl Broker {
+    /// Forks. Called while the process has one thread and no runtime: the child is a copy of this
+    /// thread only.
+    ///
+    /// # Errors
+    /// When there can be no socket or no process.
+    pub fn start() -> io::Result<Self> {
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let end = ours.as_raw_fd();
+        fork(|| {
+            // SAFETY: the child's own copy, which nothing in it uses; with it open, the end of the
+            // tracer would not be noticed.
+            unsafe { libc::close(end) };
+            live(&theirs);
+        })?;
+        Self::asking(ours)
+    }
+
+    fn asking(socket: OwnedFd) -> io::Result<Self> {
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
+        Ok(Self { socket, owed: false, gone: false, answer: vec![0; ANSWER_MAX] })
+    }
+
+    /// `None`: no answer, or none in time.
+    fn ask(&mut self, question: Question) -> Option<&[u8]> {
+        if self.gone || self.owed && self.receive(RecvFlags::DONTWAIT).is_none() {
+            return None;
+        }
+        let packet = question.encode();
+        if retry_on_intr(|| send(&self.socket, &packet, SendFlags::NOSIGNAL)).is_err() {
+            self.gone = true;
+            return None;
+        }
+        self.owed = true;
+        let len = self.receive(RecvFlags::empty())?;
+        self.answer.get(..len)
+    }
+
+    /// Length of an answer that has arrived.
+    fn receive(&mut self, flags: RecvFlags) -> Option<usize> {
+        match retry_on_intr(|| recv(&self.socket, &mut self.answer[..], flags)) {
+            Ok((len, _)) if len > 0 => {
+                self.owed = false;
+                Some(len)
+            }
+            Err(Errno::AGAIN) => None,
+            _ => {
+                self.gone = true;
+                None
+            }
+        }
+    }
+}
+
+impl ProcessSource for Broker {
+    fn process(&mut self, tgid: u32) -> Option<ProcessInfo> {
+        decode_process(self.ask(Question::Process(tgid))?)
+    }
+
+    fn holder(&mut self, inode: u64) -> Option<u32> {
+        decode_numbers(self.ask(Question::Holder(inode))?).next()
+    }
+
+    fn after(&mut self, tgid: u32) -> Vec<u32> {
+        self.ask(Question::After(tgid)).map(|answer| decode_numbers(answer).collect()).unwrap_or_default()
+    }
+
+    fn is_gone(&self) -> bool {
+        self.gone
+    }
+}
+
+/// The child's whole life.
+fn live(socket: &OwnedFd) {
+    for signal in NOT_FOR_US {
+        // SAFETY: no handler is installed, only the disposition changes.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    // For `ps`; the command line is the tracer's.
+    let _ = rustix::thread::set_name(c"rsttrace-proc");
+    let_go_of_stdio();
+    // Where the kernel refuses a layer, the others hold.
+    let _ = capabilities::keep_only(CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH);
+    let _ = syscalls::confine(Role::Reader);
+    serve(socket, &mut Proc::default());
+}
+
+/// A reader of our output must not wait for this process.
+fn let_go_of_stdio() {
+    use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+    if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
+        let _ = dup2_stdin(&null);
+        let _ = dup2_stdout(&null);
+        let _ = dup2_stderr(&null);
+    }
+}
+
+/// Answers until the asking end is closed, or says something else than a question.
+fn serve(socket: impl AsFd, source: &mut impl ProcessSource) {
+    let mut packet = [0; QUESTION + 1];
+    loop {
+        let Ok((len, _)) = retry_on_intr(|| recv(&socket, &mut packet[..], RecvFlags::empty())) else { return };
+        let Some(question) = Question::decode(&packet[..len]) else { return };
+        let answer = match question {
+            Question::Process(tgid) => encode_process(source.process(tgid)),
+            Question::Holder(inode) => encode_numbers(source.holder(inode)),
+            Question::After(tgid) => encode_numbers(source.after(tgid)),
+        };
+        let sent = match retry_on_intr(|| send(&socket, &answer, SendFlags::NOSIGNAL)) {
+            // The system allows only smaller packets (net.core.wmem_max).
+            Err(Errno::MSGSIZE) => retry_on_intr(|| send(&socket, &UNKNOWN, SendFlags::NOSIGNAL)),
+            sent => sent,
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+impl Question {
+    fn encode(self) -> [u8; QUESTION] {
+        let (kind, number) = match self {
+            Self::Process(tgid) => (b'p', u64::from(tgid)),
+            Self::Holder(inode) => (b'h', inode),
+            Self::After(tgid) => (b'a', u64::from(tgid)),
+        };
+        let mut packet = [kind; QUESTION];
+        packet[1..].copy_from_slice(&number.to_le_bytes());
+        packet
+    }
+
+    fn decode(mut packet: &[u8]) -> Option<Self> {
+        if packet.len() != QUESTION {
+            return None;
+        }
+        let (kind, number) = (packet.get_u8(), packet.get_u64_le());
+        match kind {
+            b'p' => u32::try_from(number).ok().map(Self::Process),
+            b'h' => Some(Self::Holder(number)),
+            b'a' => u32::try_from(number).ok().map(Self::After),
+            _ => None,
+        }
+    }
+}
+
+// An answer is never empty, because that would be the end of the socket: its first byte says
+// whether there is something behind it.
+const UNKNOWN: [u8; 1] = [0];
+const KNOWN: u8 = 1;
+
+fn encode_numbers(numbers: impl IntoIterator<Item = u32>) -> Vec<u8> {
+    let mut answer = vec![KNOWN];
+    numbers.into_iter().for_each(|number| answer.put_u32_le(number));
+    answer.truncate(ANSWER_MAX);
+    answer
+}
+
+fn decode_numbers(answer: &[u8]) -> impl Iterator<Item = u32> {
+    answer.get(1..).unwrap_or_default().chunks_exact(4).map(|mut number| number.get_u32_le())
+}
+
+/// Parent, then comm and executable with their lengths, then the command line.
+fn encode_process(info: Option<ProcessInfo>) -> Vec<u8> {
+    let Some(info) = info else { return UNKNOWN.to_vec() };
+    let mut answer = vec![KNOWN];
+    answer.put_u32_le(info.parent);
+    put_name(&mut answer, Some(&info.comm));
+    put_name(&mut answer, info.exe.as_deref());
+    answer.put_slice(&info.cmdline.as_bytes()[..info.cmdline.floor_char_boundary(CMDLINE_MAX)]);
+    answer
+}
+
+/// In place of a length.
+const NO_NAME: u16 = u16::MAX;
+/// More than `NAME_MAX`, also where each byte had to be replaced.
+const NAME_MAX: usize = 1_024;
+
+fn put_name(answer: &mut Vec<u8>, name: Option<&str>) {
+    let name = name.map(|name| &name[..name.floor_char_boundary(NAME_MAX)]);
+    answer.put_u16_le(name.and_then(|name| u16::try_from(name.len()).ok()).unwrap_or(NO_NAME));
+    answer.put_slice(name.unwrap_or_default().as_bytes());
+}
+
+fn decode_process(mut answer: &[u8]) -> Option<ProcessInfo> {
+    if answer.try_get_u8().ok()? != KNOWN {
+        return None;
+    }
+    let parent = answer.try_get_u32_le().ok()?;
+    let comm = take_name(&mut answer)?.unwrap_or_default();
+    let exe = take_name(&mut answer)?;
+    Some(ProcessInfo { comm, exe, cmdline: String::from_utf8_lossy(answer).into_owned(), parent })
+}
+
+/// Outer `None`: cut short.
+fn take_name(answer: &mut &[u8]) -> Option<Option<String>> {
+    match answer.try_get_u16_le().ok()? {
+        NO_NAME => Some(None),
+        len => {
+            let (name, rest) = answer.split_at_checked(usize::from(len))?;
+            *answer = rest;
+            Some(Some(String::from_utf8_lossy(name).into_owned()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Knows process 7 and its socket, and takes long over process 8.
+    #[derive(Debug)]
+    struct Fake;
+
+    fn seven() -> ProcessInfo {
+        ProcessInfo { comm: "worker".to_owned(), exe: Some("nginx".to_owned()), cmdline: "nginx: worker".to_owned(), parent: 1 }
+    }
+
+    impl ProcessSource for Fake {
+        fn process(&mut self, tgid: u32) -> Option<ProcessInfo> {
+            if tgid == 8 {
+                thread::sleep(PATIENCE + Duration::from_millis(300));
+            }
+            (tgid == 7).then(seven)
+        }
+
+        fn holder(&mut self, inode: u64) -> Option<u32> {
+            (inode == 4_711).then_some(7)
+        }
+
+        fn after(&mut self, tgid: u32) -> Vec<u32> {
+            (tgid + 1..=20_000).take(4_096).collect()
+        }
+    }
+
+    fn pair() -> (Broker, OwnedFd) {
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        (Broker::asking(ours).unwrap(), theirs)
+    }
+
+    #[test]
+    fn questions_are_answered_and_the_end_of_the_asker_ends_it() {
+        let (mut broker, theirs) = pair();
+        let server = thread::spawn(move || serve(&theirs, &mut Fake));
+        assert_eq!(broker.process(7), Some(seven()));
+        assert_eq!(broker.process(9), None);
+        assert_eq!(broker.holder(4_711), Some(7));
+        assert_eq!(broker.holder(4_712), None);
+        assert_eq!(broker.after(3).len(), 4_096);
+        assert_eq!(broker.after(19_999), [20_000]);
+        assert!(broker.after(20_000).is_empty());
+        assert!(!broker.is_gone());
+        drop(broker);
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn an_answer_that_takes_too_long_is_unknown_and_does_not_answer_the_next_question() {
+        let (mut broker, theirs) = pair();
+        let server = thread::spawn(move || serve(&theirs, &mut Fake));
+        assert_eq!(broker.process(8), None, "not in time");
+        assert_eq!(broker.process(7), None, "busy: not waited for again");
+        let deadline = std::time::Instant::now() + PATIENCE * 4;
+        while broker.process(7) != Some(seven()) {
+            assert!(!broker.is_gone() && std::time::Instant::now() < deadline);
+            thread::yield_now();
+        }
+        drop(broker);
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn an_end_that_is_gone_is_noticed_and_answers_nothing() {
+        let (mut broker, theirs) = pair();
+        drop(theirs);
+        assert_eq!(broker.process(7), None);
+        assert!(broker.is_gone());
+        assert_eq!(broker.holder(4_711), None);
+    }
+
+    #[test]
+    fn what_is_no_question_ends_it() {
+        for nonsense in [&b"x"[..], b"q12345678", b"p\0\0\0\0\x01\0\0\0", b"p123456789"] {
+            let (broker, theirs) = pair();
+            let server = thread::spawn(move || serve(&theirs, &mut Fake));
+            send(&broker.socket, nonsense, SendFlags::NOSIGNAL).unwrap();
+            server.join().unwrap();
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn processes_survive_the_way(comm in ".{0,64}", exe in prop::option::of(".{0,255}"), cmdline in ".*", parent: u32) {
+            let info = ProcessInfo { comm, exe, cmdline, parent };
+            prop_assert_eq!(decode_process(&encode_process(Some(info.clone()))), Some(info));
+        }
+
+        #[test]
+        fn any_bytes_are_an_answer_or_none(bytes: Vec<u8>) {
+            let _ = decode_process(&bytes);
+            let _ = decode_numbers(&bytes).count();
+            let _ = Question::decode(&bytes);
+        }
+
+        #[test]
+        fn questions_survive_the_way(tgid: u32, inode: u64) {
+            for question in [Question::Process(tgid), Question::Holder(inode), Question::After(tgid)] {
+                prop_assert_eq!(Question::decode(&question.encode()), Some(question));
+            }
+        }
+    }
+
+    #[test]
+    fn long_names_and_command_lines_are_cut_and_fit() {
+        let long = "ä".repeat(ANSWER_MAX);
+        let info = ProcessInfo { comm: long.clone(), exe: Some(long.clone()), cmdline: long, parent: 1 };
+        let answer = encode_process(Some(info));
+        assert!(answer.len() <= ANSWER_MAX);
+        let told = decode_process(&answer).unwrap();
+        assert_eq!((told.comm.len(), told.cmdline.len()), (NAME_MAX, CMDLINE_MAX));
+    }
+}

@@ -1,0 +1,194 @@
+//! What confines a process cannot be taken back, so each test does it in a child.
+
+use std::{
+    fs::{self, File},
+    io::{Read as _, Write as _},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use super::{capabilities::keep_least, files::only_read_below, syscalls::*, *};
+
+/// Runs `check` in a forked child and fails with what it says.
+fn in_a_child(check: impl FnOnce() -> Result<(), String>) {
+    let (read, write) = std::io::pipe().unwrap();
+    // SAFETY: the child only runs `check` and ends by _exit(); locks that other threads of the test
+    // program may hold are libtest's and the allocator's, which glibc takes care of.
+    match unsafe { libc::fork() } {
+        0 => {
+            drop(read);
+            let said = catch_unwind(AssertUnwindSafe(check)).unwrap_or_else(|_| Err("panicked".to_owned()));
+            let mut write = write;
+            if let Err(why) = said {
+                let _ = write.write_all(why.as_bytes());
+            }
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(0) }
+        }
+        pid => {
+            drop(write);
+            let mut said = String::new();
+            let mut read = read;
+            read.read_to_string(&mut said).unwrap();
+            let mut status = 0;
+            // SAFETY: `status` is ours, and the child too.
+            unsafe { libc::waitpid(pid, &raw mut status, 0) };
+            assert_eq!((said.as_str(), status), ("", 0));
+        }
+    }
+}
+
+fn ensure(condition: bool, what: &str) -> Result<(), String> {
+    if condition { Ok(()) } else { Err(what.to_owned()) }
+}
+
+fn refused<T>(result: std::io::Result<T>, errors: &[i32], what: &str) -> Result<(), String> {
+    match result {
+        Ok(_) => Err(format!("{what}: possible")),
+        Err(error) if error.raw_os_error().is_some_and(|code| errors.contains(&code)) => Ok(()),
+        Err(error) => Err(format!("{what}: {error}")),
+    }
+}
+
+fn call(result: libc::c_long) -> std::io::Result<()> {
+    if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[test]
+fn landlock_leaves_reading_below_what_is_named_and_nothing_else() {
+    in_a_child(|| {
+        let open = File::open("/etc/passwd").map_err(|error| error.to_string())?;
+        match only_read_below(&["/proc"]) {
+            // Not in this kernel: said, and nothing else happens.
+            Err(why) => return ensure(why.contains("kernel"), &why),
+            Ok(abi) => ensure(abi.starts_with("ABI "), &abi)?,
+        }
+        fs::read_to_string("/proc/self/fdinfo/0").map_err(|error| format!("own fdinfo: {error}"))?;
+        for public in ["stat", "cmdline", "net/snmp", "net/netstat"] {
+            fs::read_to_string(format!("/proc/1/{public}")).map_err(|error| format!("another's {public}: {error}"))?;
+        }
+        let mut text = String::new();
+        (&open).read_to_string(&mut text).map_err(|error| format!("what was open: {error}"))?;
+        refused(fs::read("/etc/passwd"), &[libc::EACCES], "reading /etc/passwd")?;
+        refused(File::create("/tmp/rsttrace-sandbox-test"), &[libc::EACCES], "making a file")?;
+        refused(fs::read_link("/proc/1/exe"), &[libc::EACCES, libc::EPERM], "looking into another process")?;
+        refused(std::process::Command::new("/bin/true").spawn(), &[libc::EACCES], "executing")
+    });
+}
+
+#[test]
+fn seccomp_answers_eperm_to_what_a_trace_does_not_do() {
+    in_a_child(|| {
+        confine(Role::Tracer)?;
+        fs::read_to_string("/proc/self/status").map_err(|error| format!("reading: {error}"))?;
+        let eperm = [libc::EPERM];
+        refused(File::create("/tmp/rsttrace-sandbox-test"), &eperm, "making a file")?;
+        refused(fs::OpenOptions::new().append(true).open("/dev/null"), &eperm, "opening for writing")?;
+        refused(fs::remove_file("/tmp/rsttrace-sandbox-test"), &eperm, "removing a file")?;
+        refused(std::net::TcpListener::bind("127.0.0.1:0"), &eperm, "a socket")?;
+        refused(std::thread::Builder::new().spawn(|| ()), &eperm, "a thread")?;
+        refused(std::process::Command::new("/bin/true").spawn(), &eperm, "a process")?;
+        // SAFETY: none of these calls is let through, and none would touch our memory.
+        let results = unsafe {
+            [
+                ("ptrace", libc::syscall(libc::SYS_ptrace, libc::PTRACE_ATTACH, 1, 0, 0)),
+                ("process_vm_readv", libc::syscall(libc::SYS_process_vm_readv, 1, 0, 0, 0, 0, 0)),
+                ("execve", libc::syscall(libc::SYS_execve, c"/bin/true".as_ptr(), 0, 0)),
+                ("kill", libc::syscall(libc::SYS_kill, 1, 0)),
+                ("tgkill of another", libc::syscall(libc::SYS_tgkill, 1, 1, 0)),
+                ("bpf(BPF_PROG_LOAD)", libc::syscall(libc::SYS_bpf, 5, 0, 0)),
+                ("bpf(BPF_MAP_UPDATE_ELEM)", libc::syscall(libc::SYS_bpf, 2, 0, 0)),
+                ("setns", libc::syscall(libc::SYS_setns, 0, 0)),
+                ("unshare", libc::syscall(libc::SYS_unshare, 0)),
+                ("mount", libc::syscall(libc::SYS_mount, 0, 0, 0, 0, 0)),
+                ("io_uring_setup", libc::syscall(libc::SYS_io_uring_setup, 0, 0)),
+                ("executable memory", libc::syscall(libc::SYS_mmap, 0, 4096, 4, 0x22, -1, 0)),
+                ("TIOCSTI", libc::syscall(libc::SYS_ioctl, 0, libc::TIOCSTI, 0)),
+            ]
+        };
+        results.into_iter().try_for_each(|(what, result)| refused(call(result), &eperm, what))
+    });
+}
+
+#[test]
+fn the_reader_of_proc_cannot_even_read_maps() {
+    in_a_child(|| {
+        confine(Role::Reader)?;
+        fs::read_link("/proc/self/exe").map_err(|error| format!("reading: {error}"))?;
+        // SAFETY: not let through.
+        refused(call(unsafe { libc::syscall(libc::SYS_bpf, 1, 0, 0) }), &[libc::EPERM], "bpf()")?;
+        refused(File::create("/dev/null"), &[libc::EPERM], "opening for writing")
+    });
+}
+
+#[test]
+fn no_more_capabilities_are_kept_than_reading_the_counters_takes() {
+    let effective = || rustix::thread::capabilities(None).map(|sets| sets.effective).unwrap_or(CapabilitySet::all());
+    for needed in [CapabilitySet::empty(), CapabilitySet::BPF, CapabilitySet::SYS_ADMIN] {
+        in_a_child(|| {
+            let held = rustix::thread::capabilities(None).map_err(|error| error.to_string())?;
+            if !held.permitted.contains(needed) {
+                return Ok(());
+            }
+            let kept = keep_least(|| effective().contains(needed)).map_err(|error| error.to_string())?;
+            let left = rustix::thread::capabilities(None).map_err(|error| error.to_string())?;
+            ensure(kept == needed, &format!("kept {kept:?} for {needed:?}"))?;
+            ensure((left.effective, left.permitted) == (needed, needed), &format!("{left:?}"))?;
+            ensure(left.inheritable.is_empty(), "inheritable")?;
+            ensure(rustix::thread::no_new_privs() == Ok(true), "no_new_privs")
+        });
+    }
+    in_a_child(|| {
+        let kept = keep_least(|| false).map_err(|error| error.to_string())?;
+        ensure(kept.is_empty() && effective().is_empty(), "nothing helps: nothing is kept")
+    });
+}
+
+#[test]
+fn a_broker_lives_as_long_as_its_tracer_and_holds_two_capabilities_at_most() {
+    in_a_child(|| {
+        use crate::enrich::ProcessSource as _;
+        let mut broker = Broker::start().map_err(|error| error.to_string())?;
+        let me = std::process::id();
+        let info = broker.process(me).ok_or("does not know us")?;
+        ensure(info.parent != 0 && !info.cmdline.is_empty(), "half an answer")?;
+        let children = fs::read_to_string(format!("/proc/{me}/task/{me}/children")).map_err(|error| error.to_string())?;
+        let child: i32 = children.trim().parse().map_err(|_| format!("children: {children:?}"))?;
+        let status = fs::read_to_string(format!("/proc/{child}/status")).map_err(|error| error.to_string())?;
+        ensure(status.starts_with("Name:\trsttrace-proc\n"), &status)?;
+        let mask = CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH;
+        let held = status.lines().find_map(|line| line.strip_prefix("CapPrm:\t")).unwrap_or_default();
+        let held = u64::from_str_radix(held, 16).map_err(|error| error.to_string())?;
+        ensure(held & !mask.bits() == 0, &status)?;
+        ensure(status.contains("NoNewPrivs:\t1\n") && status.contains("Seccomp:\t2\n"), &status)?;
+        drop(broker);
+        let mut exit = 0;
+        // SAFETY: `exit` is ours, and the child too.
+        let waited = unsafe { libc::waitpid(child, &raw mut exit, 0) };
+        ensure((waited, exit) == (child, 0), "it goes on, or fell")
+    });
+}
+
+#[test]
+fn a_trial_says_how_it_would_be_and_changes_nothing() {
+    let before = rustix::thread::capabilities(None).unwrap();
+    let (words, complete) = Sandbox::trial(|| true).unwrap();
+    assert!(words.starts_with("no capabilities, "), "{words}");
+    assert_eq!(complete, !words.contains("no Landlock") && words.ends_with(", seccomp"), "{words}");
+    assert_eq!(rustix::thread::capabilities(None).unwrap(), before);
+    File::open("/etc/passwd").unwrap();
+}
+
+#[test]
+fn the_words_say_what_is_missing() {
+    let mut sandbox = Sandbox { capabilities: Ok(CapabilitySet::empty()), landlock: Ok("ABI 7".to_owned()), seccomp: Ok(()) };
+    assert_eq!(sandbox.to_string(), "no capabilities, Landlock (ABI 7), seccomp");
+    assert!(sandbox.is_complete());
+    sandbox.capabilities = Ok(CapabilitySet::BPF);
+    sandbox.landlock = Err("not in this kernel".to_owned());
+    sandbox.seccomp = Err("Invalid argument".to_owned());
+    assert_eq!(
+        sandbox.to_string(),
+        "CAP_BPF kept (this kernel asks for it to read counters), no Landlock: not in this kernel, no seccomp: Invalid argument"
+    );
+    assert!(!sandbox.is_complete());
+}
