@@ -88,6 +88,15 @@ pub struct Probe {
     pub reasons: Vec<(i32, String)>,
 }
 
+/// One program of the kernel half, as the kernel describes it.
+#[derive(Clone, Debug)]
+pub struct ProgramFacts {
+    pub name: String,
+    /// What the verifier went through (5.16+); its limit is a million.
+    pub verified_instructions: Option<u32>,
+    pub translated_bytes: Option<u32>,
+}
+
 /// A struct that user space hands to the kernel half as a frozen global.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
@@ -108,7 +117,7 @@ const TRACEPOINTS: [&str; 7] = [
 ];
 
 /// What is lost without an optional hook; `None`: nothing works without it.
-fn cost_of_missing(name: &str) -> Option<&'static str> {
+pub fn cost_of_missing(name: &str) -> Option<&'static str> {
     match name {
         "tcp_send_reset" => Some("RSTs that this host sends are told from their effects only, without the kernel's reason"),
         "sock_recv_length" => Some("errors returned by receives are concluded when the socket is closed (observer \"inferred\")"),
@@ -120,12 +129,29 @@ fn cost_of_missing(name: &str) -> Option<&'static str> {
     }
 }
 
+/// Every hook that is tried, by name.
+pub fn hook_names() -> impl Iterator<Item = &'static str> {
+    TRACEPOINTS.iter().copied().chain(["cgroup/getsockopt", "iter/task_file"])
+}
+
 impl Probe {
     /// Loads and attaches everything, then seeds the owners of sockets that exist already.
     ///
     /// # Errors
     /// When this machine cannot run it: no BTF, no privilege, a required hook refused.
     pub fn start(options: &Options) -> Result<Self, ProbeError> {
+        Self::start_ignoring(std::process::id(), options)
+    }
+
+    /// The same, but what our own tasks do is told as anybody's: for who makes ends to look at.
+    ///
+    /// # Errors
+    /// As [`Probe::start`].
+    pub fn start_naming_us(options: &Options) -> Result<Self, ProbeError> {
+        Self::start_ignoring(0, options)
+    }
+
+    fn start_ignoring(own_tgid: u32, options: &Options) -> Result<Self, ProbeError> {
         preflight::capabilities()?;
         let kernel = KernelBtf::from_file(Path::new(btf::VMLINUX)).map_err(|error| {
             unusable(
@@ -143,7 +169,7 @@ impl Probe {
             has_task_pt_regs: (has("BPF_FUNC_task_pt_regs") && !missing.iter().any(|name| name.starts_with("pt_regs__"))).into(),
             has_reset_reason: (kernel.tracepoint_args("tcp_send_reset") >= Some(3)).into(),
             has_socket_cookie: kernel.has_function("bpf_get_socket_ptr_cookie").into(),
-            own_tgid: std::process::id(),
+            own_tgid,
         };
         let reasons = kernel
             .enumerators("sk_rst_reason")
@@ -243,6 +269,27 @@ impl Probe {
             seeded: read(counter::SEEDED),
             skipped: TRACEPOINTS.iter().map(|name| (*name, self.skipped(name).unwrap_or(0))).collect(),
         }
+    }
+
+    /// The programs that the kernel has accepted, by name.
+    pub fn programs(&self) -> Vec<ProgramFacts> {
+        let accepted = self.programs.programs().filter_map(|(name, program)| Some((name, program.info().ok()?)));
+        let mut facts: Vec<_> = accepted
+            .map(|(name, info)| ProgramFacts {
+                name: name.to_owned(),
+                verified_instructions: info.verified_instruction_count(),
+                translated_bytes: info.size_translated(),
+            })
+            .collect();
+        facts.sort_by(|a, b| a.name.cmp(&b.name));
+        facts
+    }
+
+    /// Kernel memory that the maps and programs of this process take, the ring buffer above all.
+    pub fn memory_bytes(&self) -> u64 {
+        let objects = fs::read_dir("/proc/self/fdinfo").into_iter().flatten().flatten();
+        let infos = objects.filter_map(|entry| fs::read_to_string(entry.path()).ok());
+        infos.filter_map(|info| info.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse::<u64>().ok())).sum()
     }
 
     /// `bpf_prog_show_fdinfo()` tells it.
