@@ -61,8 +61,8 @@ fn privileges() -> Check {
 
 fn btf() -> Check {
     const NAME: &str = "btf";
-    match preflight::missing_members() {
-        Ok(missing) if missing.is_empty() => Check::ok(NAME, format!("{VMLINUX}: every member that is read is there")),
+    match preflight::missing() {
+        Ok(missing) if missing.is_empty() => Check::ok(NAME, format!("{VMLINUX}: all that is read is there")),
         Ok(missing) => Check::degraded(
             NAME,
             format!("{VMLINUX} has no {}: what they feed stays unknown", missing.join(", ").replace("__", ".")),

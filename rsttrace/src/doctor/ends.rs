@@ -157,7 +157,7 @@ fn ipv6(lab: &Lab) -> io::Result<Vec<Half>> {
 /// The client aborts after the answer, and the server finds out by recv().
 fn aborted(lab: &Lab, pair: Pair) -> io::Result<Vec<Half>> {
     let Pair { client, server } = pair;
-    server.wait_acknowledged()?;
+    server.wait_acknowledged_by(&client)?;
     let ours = lively(bytes(lab.half("server", &server), RESPONSE, REQUEST));
     let ours = lab.observed(no_fin(ours), &server, "recvfrom", "ECONNRESET", "sock_recv_length");
     let ours = lab.peer(lab.released(ours), &client, "close").is("peer.unread", 0);
@@ -197,7 +197,7 @@ fn unread_close(lab: &Lab) -> io::Result<Vec<Half>> {
     let Pair { client, server } = Pair::new(Ipv4Addr::LOCALHOST.into())?;
     client.send(REQUEST)?;
     server.wait_readable()?;
-    client.wait_acknowledged()?;
+    client.wait_acknowledged_by(&server)?;
     let ours = no_fin(bytes(lab.half("client", &client), REQUEST, 0));
     let ours = lab.observed(ours, &client, "sendto", "ECONNRESET", "sock_send_length");
     let ours = lab.peer(lab.released(ours), &server, "close").is("peer.unread", REQUEST);
@@ -219,7 +219,7 @@ fn unanswered(lab: &Lab) -> io::Result<Vec<Half>> {
     let Pair { client, server } = pair;
     client.send(REQUEST)?;
     server.recv_all(REQUEST)?;
-    client.wait_acknowledged()?;
+    client.wait_acknowledged_by(&server)?;
     let ours = lively(no_fin(bytes(lab.half("client", &client), 2 * REQUEST, RESPONSE)));
     let ours = lab.released(lab.observed(ours, &client, "recvfrom", "ECONNRESET", "sock_recv_length"));
     let ours = verdict(
@@ -284,7 +284,7 @@ fn written_after_close(lab: &Lab) -> io::Result<(Half, Half)> {
     shutdown(&client.fd, Shutdown::Write)?;
     server.wait(PollFlags::RDHUP)?;
     // Its FIN acknowledged, close() leaves nothing of it but a TIME_WAIT mini-socket.
-    client.wait_acknowledged()?;
+    client.wait_acknowledged_by(&server)?;
     let reset = lab.stray(client.local, client.remote).is("state", "TIME_WAIT").is("reason", "TCP_TIMEWAIT_SOCKET").is("cause", "time-wait");
     let half = lab.half("server", &server).is("end", "reset-received").is("state", "CLOSE_WAIT");
     let half = half.is("bytes.sent", RESPONSE + 33).is("bytes.acked", RESPONSE).is("bytes.unacked", 33).is("bytes.received", REQUEST);
@@ -313,7 +313,7 @@ fn write_after_close(lab: &Lab) -> io::Result<Vec<Half>> {
 /// The orphan stays a full socket, and answers data with a RST of its own.
 fn data_after_close(lab: &Lab) -> io::Result<Vec<Half>> {
     let Pair { client, server } = Pair::exchanged()?;
-    server.wait_acknowledged()?;
+    server.wait_acknowledged_by(&client)?;
     // Longer than TIME_WAIT.
     set_option(&client.fd, libc::IPPROTO_TCP, libc::TCP_LINGER2, &100_i32)?;
     let half = bytes(lab.half("client", &client), REQUEST, RESPONSE);
@@ -391,15 +391,18 @@ fn begin_user_timeout() -> io::Result<Pair> {
     let pair = Pair::new(Ipv4Addr::LOCALHOST.into())?;
     pair.client.send(REQUEST)?;
     pair.server.recv_all(REQUEST)?;
-    pair.client.wait_acknowledged()?;
+    pair.client.wait_acknowledged_by(&pair.server)?;
     deafen(&pair.client)?;
     sockopt::set_tcp_user_timeout(&pair.server.fd, USER_TIMEOUT_MS)?;
-    pair.server.send(RESPONSE)?;
+    // With two segments on their way the kernel probes sooner.
+    sockopt::set_tcp_nodelay(&pair.server.fd, true)?;
+    pair.server.send(RESPONSE / 2)?;
+    pair.server.send(RESPONSE / 2)?;
     Ok(pair)
 }
 
 /// Shorter than the first retransmission, which the kernel waits for in any case.
-const USER_TIMEOUT_MS: u32 = 100;
+const USER_TIMEOUT_MS: u32 = 20;
 
 fn user_timeout(lab: &Lab, pair: Pair) -> io::Result<Vec<Half>> {
     let Pair { client, server } = pair;

@@ -1,6 +1,8 @@
 //! Which source feeds which field of a teardown record: the one table of it. The doctor reads it,
 //! and so may whatever documents kernel support.
 
+use crate::probe::preflight;
+
 /// Where one field comes from.
 #[derive(Clone, Copy, Debug)]
 pub struct Source {
@@ -8,10 +10,9 @@ pub struct Source {
     pub field: &'static str,
     /// Hooks that feed it, any of them; none for what this program knows by itself.
     pub hooks: &'static [&'static str],
-    /// Members of the kernel's structs, by their names in `rsttrace_common::Offsets`.
+    /// Members of the kernel's structs, by their names in `rsttrace_common::Offsets`, and what else
+    /// [`preflight::missing`] may miss.
     pub members: &'static [&'static str],
-    /// What a kernel must have beside hooks and members.
-    pub needs: Option<&'static str>,
     /// Why the doctor makes no end that shows it.
     pub untried: Option<&'static str>,
 }
@@ -24,6 +25,8 @@ const OBSERVERS: &[&str] = &["sock_recv_length", "sock_send_length", "cgroup/get
 /// What was not caught is concluded from the release.
 const CONCLUDED: &[&str] = &["sock_recv_length", "sock_send_length", "cgroup/getsockopt", "tcp_destroy_sock"];
 const CLOSERS: &[&str] = &["inet_sock_set_state", "tcp_send_reset"];
+/// The other end's closer, or who saw its error.
+const ACTORS: &[&str] = &["inet_sock_set_state", "tcp_send_reset", "sock_recv_length", "sock_send_length", "cgroup/getsockopt"];
 const RELEASERS: &[&str] = &["tcp_destroy_sock"];
 /// The verdict weighs all that there is.
 const EVERYTHING: &[&str] = &["tcp_receive_reset", "tcp_send_reset", "inet_sock_set_state", "tcp_probe", "tcp_destroy_sock"];
@@ -31,25 +34,19 @@ const EVERYTHING: &[&str] = &["tcp_receive_reset", "tcp_send_reset", "inet_sock_
 const TASK: &[&str] = &["task_struct__tgid"];
 const THREAD: &[&str] = &["task_struct__pid"];
 const COMM: &[&str] = &["task_struct__comm"];
-const SYSCALL: &[&str] = &["pt_regs__orig_ax"];
+const SYSCALL: &[&str] = &[preflight::TASK_PT_REGS, "pt_regs__orig_ax"];
 const EXITING: &[&str] = &["task_struct__flags"];
-const DESCRIPTOR: &[&str] = &["pt_regs__di", "task_struct__files", "files_struct__fdt", "fdtable__fd", "file__private_data"];
+const DESCRIPTOR: &[&str] =
+    &[preflight::TASK_PT_REGS, "pt_regs__di", "task_struct__files", "files_struct__fdt", "fdtable__fd", "file__private_data"];
 const PAYLOAD: &[&str] = &["tcp_sock__snd_una", "tcp_sock__snd_nxt", "tcp_sock__write_seq"];
 const RESET: &[&str] = &["sk_buff__head", "sk_buff__transport_header", "sk_buff__network_header", "tcp_skb_cb__tcp_flags"];
-/// `bpf_task_pt_regs()`.
-const REGISTERS: &str = "system calls are read from saved registers, which takes Linux 5.15 or newer";
-const REASONS: &str = "tcp_send_reset has a reason since Linux 6.10";
 const SLOW: &str = "it takes a connection that idles for as long as a well-known timer";
 
 const fn source(field: &'static str, hooks: &'static [&'static str], members: &'static [&'static str]) -> Source {
-    Source { field, hooks, members, needs: None, untried: None }
+    Source { field, hooks, members, untried: None }
 }
 
 impl Source {
-    const fn needs(self, needs: &'static str) -> Self {
-        Self { needs: Some(needs), ..self }
-    }
-
     const fn untried(self, why: &'static str) -> Self {
         Self { untried: Some(why), ..self }
     }
@@ -86,14 +83,14 @@ static SOURCES: &[Source] = &[
     source("bytes.unread", END, &["tcp_sock__rcv_nxt", "tcp_sock__copied_seq"]),
     source("rtt_us", END, &["tcp_sock__srtt_us"]),
     source("retransmits", END, &["tcp_sock__total_retrans"]),
-    source("reason", &["tcp_send_reset"], &[]).needs(REASONS),
+    source("reason", &["tcp_send_reset"], &[preflight::RESET_REASON]),
     source("owner.tgid", OWNERS, TASK),
     source("owner.comm", OWNERS, &["task_struct__comm", "task_struct__group_leader"]),
     source("observer.tgid", CONCLUDED, TASK),
     source("observer.tid", CONCLUDED, THREAD),
     source("observer.comm", CONCLUDED, COMM),
-    source("observer.syscall", OBSERVERS, SYSCALL).needs(REGISTERS),
-    source("observer.fd", OBSERVERS, DESCRIPTOR).needs(REGISTERS),
+    source("observer.syscall", OBSERVERS, SYSCALL),
+    source("observer.fd", OBSERVERS, DESCRIPTOR),
     source("observer.errno", CONCLUDED, &["sock__sk_err"]),
     source("observer.delay_us", OBSERVERS, &[]),
     source("observer.inferred", CONCLUDED, &[]),
@@ -101,17 +98,17 @@ static SOURCES: &[Source] = &[
     source("closer.tgid", CLOSERS, TASK),
     source("closer.tid", CLOSERS, THREAD),
     source("closer.comm", CLOSERS, COMM),
-    source("closer.syscall", CLOSERS, SYSCALL).needs(REGISTERS),
+    source("closer.syscall", CLOSERS, SYSCALL),
     source("closer.exiting", CLOSERS, EXITING),
     source("released.tgid", RELEASERS, TASK),
     source("released.tid", RELEASERS, THREAD),
     source("released.comm", RELEASERS, COMM),
-    source("released.syscall", RELEASERS, SYSCALL).needs(REGISTERS),
+    source("released.syscall", RELEASERS, SYSCALL),
     source("released.exiting", RELEASERS, EXITING),
     source("peer.cookie", END, &["sock__skc_cookie", "tcp_sock__rcv_nxt", "tcp_sock__snd_una"]),
     source("peer.tgid", OWNERS, TASK),
     source("peer.comm", OWNERS, COMM),
-    source("peer.syscall", CLOSERS, SYSCALL).needs(REGISTERS),
+    source("peer.syscall", ACTORS, SYSCALL),
     source("peer.unread", END, &["tcp_sock__rcv_nxt", "tcp_sock__copied_seq"]),
     source("fin.first", STATES, &[]),
     source("fin.local", STATES, &[]),
@@ -185,7 +182,7 @@ mod tests {
     #[test]
     fn the_table_names_hooks_and_members_that_exist() {
         let hooks: Vec<_> = probe::hook_names().collect();
-        let mut members = Vec::new();
+        let mut members = vec![preflight::TASK_PT_REGS, preflight::RESET_REASON];
         let mut offsets = Offsets::ABSENT;
         offsets.each(|name, _| members.push(name));
         for source in sources() {

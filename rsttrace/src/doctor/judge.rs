@@ -16,7 +16,7 @@ use super::{
 #[derive(Clone, Copy, Debug)]
 pub struct Sources<'a> {
     pub hooks: &'a [Hook],
-    /// Members that this kernel does not have.
+    /// What this kernel does not have.
     pub missing: &'a [&'static str],
 }
 
@@ -47,7 +47,8 @@ impl Sources<'_> {
         let members = source.members.iter().filter(|member| self.missing.contains(member));
         let mut reasons: Vec<_> = hooks.chain(members.map(|member| format!("no {} in BTF", member.replace("__", ".")))).collect();
         if reasons.is_empty() {
-            reasons.push(source.needs.unwrap_or("for no reason that is known; please report it").to_owned());
+            let known = if self.hooks.iter().all(|hook| hook.how.is_some()) { "please report it" } else { "it follows from what is missing" };
+            reasons.push(known.to_owned());
         }
         reasons.join("; ")
     }

@@ -227,8 +227,9 @@ impl Socket {
         self.wait(PollFlags::ERR)
     }
 
-    /// Waits until all that was sent is acknowledged.
-    pub fn wait_acknowledged(&self) -> io::Result<()> {
+    /// Waits until all that was sent is acknowledged by the other end, which is told not to delay.
+    pub fn wait_acknowledged_by(&self, peer: &Self) -> io::Result<()> {
+        sockopt::set_tcp_quickack(&peer.fd, true)?;
         let end = Instant::now() + PATIENCE;
         while unacknowledged(&self.fd)? > 0 {
             if Instant::now() >= end {

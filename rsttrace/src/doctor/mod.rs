@@ -37,6 +37,9 @@ use crate::{
 const BUFFER_BYTES: u32 = 8 << 20;
 const MAX_SOCKETS: u32 = 262_144;
 
+/// How the reason begins why nothing is known of a hook.
+const UNTRIED: &str = "not tried";
+
 /// Exit statuses; 0: all fine.
 const DEGRADED: u8 = 1;
 const USAGE: u8 = 2;
@@ -102,7 +105,7 @@ fn examine(without: &[String]) -> Report {
     let mut checks = checks::run();
     let hopeless = checks.iter().find(|check| check.status == Status::Failed).map(|check| check.name);
     let trial = match hopeless {
-        Some(check) => Trial::not_made(without, &format!("not tried: see {check}"), None),
+        Some(check) => Trial::not_made(without, &format!("{UNTRIED}: see {check}"), None),
         None => try_it(without),
     };
     checks.extend(trial.checks);
@@ -146,7 +149,7 @@ fn try_it(without: &[String]) -> Trial {
         Ok(probe) => probe,
         Err(ProbeError::Unusable { what, hint }) => {
             let failed = Check::failed("hooks", what.clone(), hint);
-            return Trial::not_made(without, "not tried: a required hook is missing", Some((&what, failed)));
+            return Trial::not_made(without, &format!("{UNTRIED}: a required hook is missing"), Some((&what, failed)));
         }
     };
     let hooks: Vec<Hook> = probe
@@ -154,7 +157,7 @@ fn try_it(without: &[String]) -> Trial {
         .iter()
         .map(|hook| Hook { name: hook.name, how: hook.how, why: why_not(hook.name, hook.why_not.as_deref(), without) })
         .collect();
-    let missing = preflight::missing_members().unwrap_or_default();
+    let missing = preflight::missing().unwrap_or_default();
     let known = Sources { hooks: &hooks, missing: &missing };
     let mut checks = vec![hooks_check(&hooks), buffer_check(&probe)];
     let programs = probe.programs().into_iter();
@@ -206,6 +209,10 @@ fn why_not(name: &str, why: Option<&str>, without: &[String]) -> Option<String> 
 /// A hook that this kernel does not need is not missed.
 fn is_missed(hook: &Hook) -> bool {
     hook.how.is_none() && !hook.why.as_deref().is_some_and(|why| why.starts_with("not needed"))
+}
+
+fn is_untried(hook: &Hook) -> bool {
+    hook.why.as_deref().is_some_and(|why| why.starts_with(UNTRIED))
 }
 
 fn hooks_check(hooks: &[Hook]) -> Check {
@@ -271,7 +278,7 @@ fn complaints(checks: &[Check], hooks: &[Hook], fields: &[Field], ends: &[End]) 
     let sum = |check: &Check| check.status == Status::Degraded && check.name == "hooks";
     let bad_checks = checks.iter().filter(|check| check.status != Status::Ok && !sum(check));
     let mut all: Vec<_> = bad_checks.map(|check| Complaint { what: check.name.to_owned(), why: check.detail.clone() }).collect();
-    all.extend(hooks.iter().filter(|hook| is_missed(hook)).map(|hook| {
+    all.extend(hooks.iter().filter(|hook| is_missed(hook) && !is_untried(hook)).map(|hook| {
         let why = hook.why.as_deref().unwrap_or("not attached");
         let cost = probe::cost_of_missing(hook.name).unwrap_or("nothing works without it");
         Complaint { what: hook.name.to_owned(), why: format!("{why}; {cost}") }

@@ -1,8 +1,8 @@
 //! The report for people: 80 columns, and nothing that depends on colour.
 
-use textwrap::{Options, wrap};
+use textwrap::{Options, WordSplitter, wrap};
 
-use super::report::{Delivery, Field, Outcome, Report};
+use super::report::{Delivery, Field, Hook, Outcome, Report};
 use crate::output::escape::for_terminal;
 
 const COLUMNS: usize = 80;
@@ -31,13 +31,16 @@ pub fn render(report: &Report) -> String {
         }
     }
     page.title("FIELDS OF A RECORD");
-    for group in report.fields.chunk_by(belong_together) {
-        fields(&mut page, group);
+    match report.fields.first() {
+        Some(first) if report.fields.iter().all(|field| field.status == first.status && field.why == first.why && first.why.is_some()) => {
+            page.row(&format!("  {:<9} all: ", first.status.word()), first.why.as_deref().unwrap_or_default());
+        }
+        _ => report.fields.chunk_by(belong_together).for_each(|group| fields(&mut page, group, &report.hooks)),
     }
     page.title("CONCLUSION");
     page.row("  ", verdict(report.status));
     for complaint in &report.degraded {
-        page.row(&format!("  * {}: ", complaint.what), &complaint.why);
+        page.hanging("  * ", "    ", &format!("{}: {}", complaint.what, complaint.why));
     }
     page.0
 }
@@ -60,7 +63,7 @@ fn object(field: &Field) -> &str {
     field.name.rsplit_once('.').map_or("", |(object, _)| object)
 }
 
-fn fields(page: &mut Page, group: &[Field]) {
+fn fields(page: &mut Page, group: &[Field], hooks: &[Hook]) {
     let Some(first) = group.first() else { return };
     let object = object(first);
     let names: Vec<_> = group.iter().map(|field| field.name.strip_prefix(object).unwrap_or(field.name).trim_start_matches('.')).collect();
@@ -68,6 +71,8 @@ fn fields(page: &mut Page, group: &[Field]) {
     page.row(&format!("  {:<9} ", first.status.word()), &names);
     let indent = format!("  {:<9}   ", "");
     if let Some(from) = first.from.as_ref().filter(|_| first.status != Delivery::NotTried) {
+        // How each is attached was said above.
+        let from = hooks.iter().filter_map(|hook| hook.how).fold(from.clone(), |from, how| from.replace(&format!(" ({how})"), ""));
         page.row(&indent, &format!("from {from}"));
     }
     if let Some(why) = &first.why {
@@ -90,15 +95,17 @@ impl Page {
         self.0.push('\n');
     }
 
-    /// A head, and words that are folded behind it.
+    /// A head of our own words, and others that are folded behind it.
     fn row(&mut self, head: &str, words: &str) {
-        let head = for_terminal(head);
-        let (words, indent) = (for_terminal(words), " ".repeat(head.chars().count().min(COLUMNS / 2)));
-        let options = Options::new(COLUMNS).initial_indent(&head).subsequent_indent(&indent).break_words(false);
         if words.is_empty() {
-            return self.line(&head);
+            return self.line(head);
         }
-        for line in wrap(&words, options) {
+        self.hanging(head, &" ".repeat(head.len()), words);
+    }
+
+    fn hanging(&mut self, head: &str, indent: &str, words: &str) {
+        let options = Options::new(COLUMNS).initial_indent(head).subsequent_indent(indent);
+        for line in wrap(&for_terminal(words), options.word_splitter(WordSplitter::NoHyphenation)) {
             self.0.push_str(line.trim_end());
             self.0.push('\n');
         }

@@ -31,7 +31,7 @@ pub const THREAD: &str = "rsttrace-ends";
 /// All of them are made by then, or never.
 const MAKING: Duration = Duration::from_secs(4);
 /// A record that is not there this long after the last end was made does not come.
-const JOIN: Duration = Duration::from_secs(1);
+const JOIN: Duration = Duration::from_millis(500);
 /// How often the thread is asked for news while the ring is silent.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 
@@ -122,7 +122,7 @@ impl Reader<'_> {
                     }
                 }
             }
-            let overdue = finished.is_some_and(|at| at.elapsed() > JOIN + JOIN / 2);
+            let overdue = finished.is_some_and(|at| at.elapsed() > 2 * JOIN);
             if finished.is_some() && self.has_all(&made) || overdue || began.elapsed() > MAKING {
                 return Ok(made);
             }

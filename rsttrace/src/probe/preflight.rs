@@ -66,13 +66,25 @@ pub fn held_capabilities() -> Vec<(&'static str, bool)> {
     USED.iter().map(|&(name, cap)| (name, effective & (1 << cap) != 0)).collect()
 }
 
-/// Members of the kernel's structs that its BTF does not have, of those that tracing can do without.
+/// Needed for system calls and descriptors: their helper reads saved registers.
+pub const TASK_PT_REGS: &str = "bpf_task_pt_regs() (Linux 5.15)";
+/// Needed for the kernel's reasons.
+pub const RESET_REASON: &str = "a reason in tcp_send_reset (Linux 6.10)";
+
+/// What this kernel does not have, of what tracing can do without: members of structs by their names
+/// in `rsttrace_common::Offsets`, [`TASK_PT_REGS`], [`RESET_REASON`].
 ///
 /// # Errors
 /// No BTF, or a member is missing without which nothing works.
-pub fn missing_members() -> Result<Vec<&'static str>, String> {
+pub fn missing() -> Result<Vec<&'static str>, String> {
     let kernel = KernelBtf::from_file(Path::new(VMLINUX)).map_err(|error| error.to_string())?;
-    let (_, missing) = offsets::resolve(&kernel).map_err(|name| format!("{VMLINUX} has no member {name}"))?;
+    let (_, mut missing) = offsets::resolve(&kernel).map_err(|name| format!("{VMLINUX} has no member {name}"))?;
+    if !kernel.enumerators("bpf_func_id").iter().any(|(helper, _)| *helper == "BPF_FUNC_task_pt_regs") {
+        missing.push(TASK_PT_REGS);
+    }
+    if kernel.tracepoint_args("tcp_send_reset") < Some(3) {
+        missing.push(RESET_REASON);
+    }
     Ok(missing)
 }
 
