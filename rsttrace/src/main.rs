@@ -6,8 +6,7 @@ use clap::Parser as _;
 use rsttrace::{
     cli::{Cli, Task},
     config::Config,
-    doctor,
-    explain,
+    doctor, explain,
     output::escape::for_terminal,
     probe::ProbeError,
     run,

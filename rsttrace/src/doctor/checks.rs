@@ -80,11 +80,9 @@ fn lockdown() -> Check {
     const NAME: &str = "lockdown";
     match preflight::lockdown().as_deref() {
         None => Check::ok(NAME, "this kernel shows none (/sys/kernel/security/lockdown)"),
-        Some("confidentiality") => Check::failed(
-            NAME,
-            "confidentiality: the kernel lets no program read its memory",
-            "boot with lockdown=integrity, or without",
-        ),
+        Some("confidentiality") => {
+            Check::failed(NAME, "confidentiality: the kernel lets no program read its memory", "boot with lockdown=integrity, or without")
+        }
         Some(mode) => Check::ok(NAME, format!("{}: reading kernel memory is allowed", for_terminal(mode))),
     }
 }

@@ -11,6 +11,10 @@ use super::{
     report::{Delivery, End, Field, Hook, Outcome},
     watch::Watched,
 };
+use crate::units;
+
+/// How many places are named where a field is not right.
+const FEW: usize = 4;
 
 /// What is known here of hooks and members.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +43,7 @@ impl Sources<'_> {
     }
 
     /// Why a field may be silent here.
-    fn why_silent(&self, source: &Source) -> String {
+    fn why_silent(&self, source: &Source, clocks_agree: bool) -> String {
         let hooks = source.hooks.iter().filter(|hook| !self.attached(hook)).map(|name| {
             let why = self.hooks.iter().find(|hook| hook.name == *name).and_then(|hook| hook.why.as_deref());
             format!("{name}: {}", why.unwrap_or("not attached"))
@@ -47,8 +51,12 @@ impl Sources<'_> {
         let members = source.members.iter().filter(|member| self.missing.contains(member));
         let mut reasons: Vec<_> = hooks.chain(members.map(|member| format!("no {} in BTF", member.replace("__", ".")))).collect();
         if reasons.is_empty() {
-            let known = if self.hooks.iter().all(|hook| hook.how.is_some()) { "please report it" } else { "it follows from what is missing" };
-            reasons.push(known.to_owned());
+            let why = match (clocks_agree, self.hooks.iter().all(|hook| hook.how.is_some())) {
+                (false, _) => "records are told too early or too late, because the clocks do not agree",
+                (true, false) => "it follows from what is missing",
+                (true, true) => "please report it",
+            };
+            reasons.push(why.to_owned());
         }
         reasons.join("; ")
     }
@@ -66,18 +74,15 @@ struct Seen {
 pub fn judge(watched: &Watched, known: Sources<'_>) -> (Vec<Field>, Vec<End>) {
     let mut seen: BTreeMap<&'static str, Seen> = BTreeMap::new();
     let ends = watched.made.iter().map(|made| judge_end(made, watched, known, &mut seen)).collect();
-    let fields = sources().iter().map(|source| field(source, seen.get(source.field), known)).collect();
+    let clocks_agree = seen.get("time").is_none_or(|seen| seen.wrong.is_empty());
+    let fields = sources().iter().map(|source| field(source, seen.get(source.field), known, clocks_agree)).collect();
     (fields, ends)
 }
 
 /// Where nothing could be made.
 pub fn untried(known: Sources<'_>, why: &str) -> Vec<Field> {
-    let field = |source: &Source| Field {
-        name: source.field,
-        status: Delivery::NotTried,
-        from: known.from(source),
-        why: Some(why.to_owned()),
-    };
+    let field =
+        |source: &Source| Field { name: source.field, status: Delivery::NotTried, from: known.from(source), why: Some(why.to_owned()) };
     sources().iter().map(field).collect()
 }
 
@@ -123,18 +128,25 @@ fn when(record: &Value, made: &Made, watched: &Watched) -> Finding {
     if (i128::from(made.before_ns)..=i128::from(made.after_ns)).contains(&at) {
         return Finding::Right;
     }
-    let off = if at < i128::from(made.before_ns) { at - i128::from(made.before_ns) } else { at - i128::from(made.after_ns) };
-    Finding::Wrong(format!("{off} ns off our clock"))
+    let (behind, ahead) = (i128::from(made.before_ns) - at, at - i128::from(made.after_ns));
+    let words = |ns: i128| units::duration(u64::try_from(ns).unwrap_or(u64::MAX));
+    Finding::Wrong(if behind > 0 { format!("{} behind our clock", words(behind)) } else { format!("{} ahead of our clock", words(ahead)) })
 }
 
-fn field(source: &Source, seen: Option<&Seen>, known: Sources<'_>) -> Field {
+/// The first few of many.
+fn some(all: &[String], between: &str) -> String {
+    let more = if all.len() > FEW { format!("{between}and {} more", all.len() - FEW) } else { String::new() };
+    all[..all.len().min(FEW)].join(between) + &more
+}
+
+fn field(source: &Source, seen: Option<&Seen>, known: Sources<'_>, clocks_agree: bool) -> Field {
     let field = |status, why| Field { name: source.field, status, from: known.from(source), why };
     match seen {
-        Some(seen) if !seen.wrong.is_empty() => field(Delivery::Wrong, Some(seen.wrong.join("; "))),
+        Some(seen) if !seen.wrong.is_empty() => field(Delivery::Wrong, Some(some(&seen.wrong, "; "))),
         Some(seen) if !seen.null.is_empty() => {
             let all = seen.null.len() + seen.right.len();
-            let places = format!("null in {} of {all}: {}", seen.null.len(), seen.null.join(", "));
-            field(Delivery::Null, Some(format!("{}; {places}", known.why_silent(source))))
+            let places = format!("null in {} of {all}: {}", seen.null.len(), some(&seen.null, ", "));
+            field(Delivery::Null, Some(format!("{}; {places}", known.why_silent(source, clocks_agree))))
         }
         Some(_) => field(Delivery::Delivered, None),
         None => {

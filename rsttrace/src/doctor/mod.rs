@@ -85,7 +85,11 @@ fn complain(what: &str, hint: &str) {
 
 fn print(report: &Report, as_json: bool) -> io::Result<()> {
     let mut out = Vec::new();
-    if as_json { json::line(&mut out, report)? } else { out = text::render(report).into_bytes() }
+    if as_json {
+        json::line(&mut out, report)?
+    } else {
+        out = text::render(report).into_bytes()
+    }
     let mut stdout = io::stdout().lock();
     stdout.write_all(&out)?;
     stdout.flush()
@@ -138,16 +142,13 @@ fn examine(without: &[String]) -> Report {
 
 /// Attaches everything and makes ends.
 fn try_it(without: &[String]) -> Trial {
-    let options = Options {
-        want_fin: true,
-        buffer_bytes: BUFFER_BYTES,
-        max_sockets: MAX_SOCKETS,
-        without: without.to_vec(),
-        kernel_log: false,
-    };
+    let options =
+        Options { want_fin: true, buffer_bytes: BUFFER_BYTES, max_sockets: MAX_SOCKETS, without: without.to_vec(), kernel_log: false };
     let mut probe = match Probe::start_naming_us(&options) {
         Ok(probe) => probe,
         Err(ProbeError::Unusable { what, hint }) => {
+            // Its hint is for who has not refused it.
+            let hint = if without.is_empty() { hint } else { format!("leave out --without {}", without.join(",")) };
             let failed = Check::failed("hooks", what.clone(), hint);
             return Trial::not_made(without, &format!("{UNTRIED}: a required hook is missing"), Some((&what, failed)));
         }
@@ -162,11 +163,7 @@ fn try_it(without: &[String]) -> Trial {
     let mut checks = vec![hooks_check(&hooks), buffer_check(&probe)];
     let programs = probe.programs().into_iter();
     let programs = programs
-        .map(|facts| Program {
-            name: facts.name,
-            verified_instructions: facts.verified_instructions,
-            bytes: facts.translated_bytes,
-        })
+        .map(|facts| Program { name: facts.name, verified_instructions: facts.verified_instructions, bytes: facts.translated_bytes })
         .collect();
     let (fields, ends, records) = match watch::watch(&mut probe) {
         Ok(watched) => {
@@ -241,7 +238,9 @@ fn clock_check(fields: &[Field]) -> Check {
         Some(Field { status: Delivery::Wrong, why, .. }) => {
             let moved = preflight::monotonic_clock_is_moved();
             let hint = if moved { "this is a time namespace of its own: run rsttrace on the host" } else { "please report it" };
-            Check::degraded(NAME, format!("dates of records are wrong: {}", why.as_deref().unwrap_or_default()), hint)
+            // One of them says it for all.
+            let off = why.as_deref().and_then(|why| why.split(';').next()).unwrap_or_default();
+            Check::degraded(NAME, format!("the kernel's times of events are not between our readings of CLOCK_MONOTONIC: {off}"), hint)
         }
         _ => Check::degraded(NAME, format!("no event to compare with; {jiffy}"), "see made-ends"),
     }

@@ -132,9 +132,11 @@ pub fn monotonic_clock_is_moved() -> bool {
 /// Whether /proc is mounted to hide other users' processes, from us or from others.
 pub fn hidepid_is_set() -> bool {
     Process::myself().and_then(|me| me.mountinfo()).is_ok_and(|mounts| {
-        mounts.0.iter().filter(|mount| mount.fs_type == "proc" && mount.mount_point.as_os_str() == "/proc").any(|mount| {
-            mount.super_options.get("hidepid").and_then(Option::as_deref).is_some_and(|value| value != "0" && value != "off")
-        })
+        mounts
+            .0
+            .iter()
+            .filter(|mount| mount.fs_type == "proc" && mount.mount_point.as_os_str() == "/proc")
+            .any(|mount| mount.super_options.get("hidepid").and_then(Option::as_deref).is_some_and(|value| value != "0" && value != "off"))
     })
 }
 
