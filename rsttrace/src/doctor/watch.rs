@@ -32,6 +32,10 @@ pub const THREAD: &str = "rsttrace-ends";
 const MAKING: Duration = Duration::from_secs(4);
 /// A record that is not there this long after the last end was made does not come.
 const JOIN: Duration = Duration::from_millis(500);
+/// Events taken in one turn.
+const BATCH: usize = 4_096;
+/// Records kept that belong to no end that was made, as far as is known.
+const RECENT: usize = 4_096;
 /// How often the thread is asked for news while the ring is silent.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 
@@ -112,6 +116,7 @@ impl Reader<'_> {
         let mut finished: Option<Instant> = None;
         loop {
             self.read()?;
+            self.forget_strangers(&made);
             loop {
                 match told.try_recv() {
                     Ok(end) => made.push(end),
@@ -135,13 +140,28 @@ impl Reader<'_> {
         halves.all(|half| self.records.iter().any(|record| half.matches(record)))
     }
 
-    /// Everything that is in the ring now.
+    /// On a shared loopback others end connections too. Of what matches no end that was made, only
+    /// the latest is kept: its end may be told in a moment.
+    fn forget_strangers(&mut self, made: &[Made]) {
+        let Some(old) = self.records.len().checked_sub(RECENT).filter(|old| *old > RECENT) else { return };
+        let mut index = 0;
+        self.records.retain(|record| {
+            index += 1;
+            index > old || made.iter().flat_map(|made| made.halves.iter().flatten()).any(|half| half.matches(record))
+        });
+    }
+
+    /// What is in the ring now, or as much of it as one turn takes.
     fn read(&mut self) -> io::Result<()> {
         let now_ns = monotonic_ns();
-        while let Some(bytes) = self.probe.next_event() {
+        let mut taken = 0;
+        while taken < BATCH
+            && let Some(bytes) = self.probe.next_event()
+        {
             self.pipeline.feed(&bytes);
+            taken += 1;
         }
-        self.pipeline.tick(Some(now_ns));
+        self.pipeline.tick((taken < BATCH).then_some(now_ns));
         self.take()
     }
 
