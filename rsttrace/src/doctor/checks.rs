@@ -65,7 +65,7 @@ fn btf() -> Check {
         Ok(missing) if missing.is_empty() => Check::ok(NAME, format!("{VMLINUX}: all that is read is there")),
         Ok(missing) => Check::degraded(
             NAME,
-            format!("{VMLINUX} has no {}: what they feed stays unknown", missing.join(", ").replace("__", ".")),
+            format!("{VMLINUX} lacks {}: what that feeds stays unknown", missing.join(", ").replace("__", ".")),
             "nothing to do on this kernel",
         ),
         Err(why) => Check::failed(

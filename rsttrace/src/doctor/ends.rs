@@ -52,6 +52,16 @@ const ENDS: &[(&str, &str, Maker)] = &[
     ("ipv6", "the peer aborts over IPv6", ipv6),
 ];
 
+/// Waits for a timer, and is made last.
+const LAST: (&str, &str) = ("user-timeout", "the peer falls silent; TCP_USER_TIMEOUT ends it, recv() sees it");
+
+/// Those that were not made when patience ended.
+pub fn too_late(made: &[Made]) -> Vec<Made> {
+    let all = ENDS.iter().map(|&(name, what, _)| (name, what)).chain([LAST]);
+    let late = all.filter(|(name, _)| made.iter().all(|made| made.name != *name));
+    late.map(|(name, what)| Made { name, what, halves: Err("not made in time".to_owned()), before_ns: 0, after_ns: 0 }).collect()
+}
+
 /// Makes all of them, and tells of each as soon as it is made.
 pub fn make_all(lab: &Lab, mut tell: impl FnMut(Made)) {
     // Its timer runs while the others are made.
@@ -60,8 +70,8 @@ pub fn make_all(lab: &Lab, mut tell: impl FnMut(Made)) {
     for &(name, what, maker) in ENDS {
         tell(make(name, what, monotonic_ns(), || maker(lab)));
     }
-    let what = "the peer falls silent; TCP_USER_TIMEOUT ends it, recv() sees it";
-    tell(make("user-timeout", what, before_ns, || waiting.and_then(|pair| user_timeout(lab, pair))));
+    let (name, what) = LAST;
+    tell(make(name, what, before_ns, || waiting.and_then(|pair| user_timeout(lab, pair))));
 }
 
 fn make(name: &'static str, what: &'static str, before_ns: u64, maker: impl FnOnce() -> io::Result<Vec<Half>>) -> Made {

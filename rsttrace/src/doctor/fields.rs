@@ -21,9 +21,11 @@ pub struct Source {
 const END: &[&str] = &["tcp_receive_reset", "tcp_send_reset", "inet_sock_set_state"];
 const STATES: &[&str] = &["inet_sock_set_state"];
 const OWNERS: &[&str] = &["inet_sock_set_state", "sock_recv_length", "sock_send_length", "tcp_destroy_sock", "iter/task_file"];
-const OBSERVERS: &[&str] = &["sock_recv_length", "sock_send_length", "cgroup/getsockopt"];
+/// The last knows who called connect().
+const OBSERVERS: &[&str] = &["sock_recv_length", "sock_send_length", "cgroup/getsockopt", "inet_sock_set_state"];
+const RETURNS: &[&str] = &["sock_recv_length", "sock_send_length", "cgroup/getsockopt"];
 /// What was not caught is concluded from the release.
-const CONCLUDED: &[&str] = &["sock_recv_length", "sock_send_length", "cgroup/getsockopt", "tcp_destroy_sock"];
+const CONCLUDED: &[&str] = &["sock_recv_length", "sock_send_length", "cgroup/getsockopt", "inet_sock_set_state", "tcp_destroy_sock"];
 const CLOSERS: &[&str] = &["inet_sock_set_state", "tcp_send_reset"];
 /// The other end's closer, or who saw its error.
 const ACTORS: &[&str] = &["inet_sock_set_state", "tcp_send_reset", "sock_recv_length", "sock_send_length", "cgroup/getsockopt"];
@@ -92,7 +94,7 @@ static SOURCES: &[Source] = &[
     source("observer.syscall", OBSERVERS, SYSCALL),
     source("observer.fd", OBSERVERS, DESCRIPTOR),
     source("observer.errno", CONCLUDED, &["sock__sk_err"]),
-    source("observer.delay_us", OBSERVERS, &[]),
+    source("observer.delay_us", RETURNS, &[]),
     source("observer.inferred", CONCLUDED, &[]),
     source("seen", CONCLUDED, &["sock__sk_err"]),
     source("closer.tgid", CLOSERS, TASK),

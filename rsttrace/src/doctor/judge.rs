@@ -11,7 +11,7 @@ use super::{
     report::{Delivery, End, Field, Hook, Outcome},
     watch::Watched,
 };
-use crate::units;
+use crate::{probe::preflight, units};
 
 /// How many places are named where a field is not right.
 const FEW: usize = 4;
@@ -42,14 +42,38 @@ impl Sources<'_> {
         (!fed.is_empty()).then(|| fed.join(", "))
     }
 
+    /// Of these hooks those that are not attached, by the reason why.
+    fn why_unattached(&self, names: &[&'static str]) -> Vec<String> {
+        let mut by_reason: Vec<(&str, Vec<&str>)> = Vec::new();
+        for hook in self.hooks.iter().filter(|hook| hook.how.is_none() && names.contains(&hook.name)) {
+            let why = hook.why.as_deref().unwrap_or("not attached");
+            match by_reason.iter_mut().find(|(reason, _)| *reason == why) {
+                Some((_, hooks)) => hooks.push(hook.name),
+                None => by_reason.push((why, vec![hook.name])),
+            }
+        }
+        by_reason.into_iter().map(|(why, hooks)| format!("{}: {why}", hooks.join(" and "))).collect()
+    }
+
+    /// Why a RST without a full socket may have no record here.
+    fn why_no_stray(&self) -> String {
+        let unattached = self.why_unattached(&["tcp_send_reset"]);
+        if !unattached.is_empty() {
+            return unattached.join("; ");
+        }
+        // The kernel began to trace them, and to give reasons, in the same release.
+        let old = self.missing.contains(&preflight::RESET_REASON);
+        if old { "RSTs without a full socket are traced since Linux 6.10" } else { "please report it" }.to_owned()
+    }
+
     /// Why a field may be silent here.
     fn why_silent(&self, source: &Source, clocks_agree: bool) -> String {
-        let hooks = source.hooks.iter().filter(|hook| !self.attached(hook)).map(|name| {
-            let why = self.hooks.iter().find(|hook| hook.name == *name).and_then(|hook| hook.why.as_deref());
-            format!("{name}: {}", why.unwrap_or("not attached"))
-        });
-        let members = source.members.iter().filter(|member| self.missing.contains(member));
-        let mut reasons: Vec<_> = hooks.chain(members.map(|member| format!("no {} in BTF", member.replace("__", ".")))).collect();
+        let mut reasons = self.why_unattached(source.hooks);
+        let members: Vec<_> =
+            source.members.iter().filter(|member| self.missing.contains(member)).map(|name| name.replace("__", ".")).collect();
+        if !members.is_empty() {
+            reasons.push(format!("this kernel lacks {}", members.join(" and ")));
+        }
         if reasons.is_empty() {
             let why = match (clocks_agree, self.hooks.iter().all(|hook| hook.how.is_some())) {
                 (false, _) => "records are told too early or too late, because the clocks do not agree",
@@ -95,7 +119,7 @@ fn judge_end(made: &Made, watched: &Watched, known: Sources<'_>, seen: &mut BTre
     let (mut silent, mut doubts) = (Vec::new(), Vec::new());
     for half in halves {
         let Some(record) = watched.records.iter().find(|record| half.matches(record)) else {
-            silent.push(half.whose);
+            silent.push(half);
             continue;
         };
         let place = format!("{} ({})", made.name, half.whose);
@@ -117,7 +141,9 @@ fn judge_end(made: &Made, watched: &Watched, known: Sources<'_>, seen: &mut BTre
         }
     }
     if !silent.is_empty() {
-        return end(Outcome::NoRecord, Some(format!("no record of the {}", silent.join(" and the "))));
+        let whose: Vec<_> = silent.iter().map(|half| half.whose).collect();
+        let why = if silent.iter().any(|half| half.stray) { known.why_no_stray() } else { "please report it".to_owned() };
+        return end(Outcome::NoRecord, Some(format!("no record of the {}: {why}", whose.join(" and the "))));
     }
     if doubts.is_empty() { end(Outcome::Right, None) } else { end(Outcome::Partial, Some(doubts.join("; "))) }
 }
@@ -142,7 +168,11 @@ fn some(all: &[String], between: &str) -> String {
 fn field(source: &Source, seen: Option<&Seen>, known: Sources<'_>, clocks_agree: bool) -> Field {
     let field = |status, why| Field { name: source.field, status, from: known.from(source), why };
     match seen {
-        Some(seen) if !seen.wrong.is_empty() => field(Delivery::Wrong, Some(some(&seen.wrong, "; "))),
+        Some(seen) if !seen.wrong.is_empty() => {
+            let mut words = vec![some(&seen.wrong, "; ")];
+            words.extend(known.why_unattached(source.hooks));
+            field(Delivery::Wrong, Some(words.join("; ")))
+        }
         Some(seen) if !seen.null.is_empty() => {
             let all = seen.null.len() + seen.right.len();
             let places = format!("null in {} of {all}: {}", seen.null.len(), some(&seen.null, ", "));
@@ -153,5 +183,102 @@ fn field(source: &Source, seen: Option<&Seen>, known: Sources<'_>, clocks_agree:
             let why = source.untried.unwrap_or("no made end that shows it has a record");
             field(Delivery::NotTried, Some(why.to_owned()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, time::Duration};
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::doctor::{lab::Lab, must::Half};
+
+    const NEEDED: &str = "sock_recv_length";
+
+    fn watched(made: Vec<Made>, records: Vec<Value>) -> Watched {
+        let lab = Lab { netns: 1, shared: None, numbers: None, comm: String::new(), process: String::new() };
+        // Monotonic zero is 1970.
+        Watched { lab, made, records, undecodable: 0, lost: 0, took: Duration::ZERO, wall_ns: 0, started_ns: 0 }
+    }
+
+    /// Made between the first and the second second.
+    fn made(name: &'static str, halves: io::Result<Vec<Half>>) -> Made {
+        Made { name, what: "", halves: halves.map_err(|error| error.to_string()), before_ns: 1_000_000_000, after_ns: 2_000_000_000 }
+    }
+
+    fn half(port: u16) -> Half {
+        Half::new("server", ([127, 0, 0, 1], port).into(), ([127, 0, 0, 1], 9).into()).is("observer.fd", 7)
+    }
+
+    fn record(port: u16, fd: Value, time: &str) -> Value {
+        json!({
+            "schema": 1, "record": "teardown", "family": "ipv4", "time": time, "bytes": {},
+            "local": { "addr": "127.0.0.1", "port": port }, "remote": { "addr": "127.0.0.1", "port": 9 },
+            "observer": { "fd": fd },
+        })
+    }
+
+    const IN_TIME: &str = "1970-01-01T00:00:01.500000000Z";
+
+    fn attached(how: Option<&'static str>) -> Vec<Hook> {
+        vec![Hook { name: NEEDED, how, why: how.is_none().then(|| "refused".to_owned()) }]
+    }
+
+    fn field_of<'a>(fields: &'a [Field], name: &str) -> &'a Field {
+        fields.iter().find(|field| field.name == name).unwrap()
+    }
+
+    #[test]
+    fn a_field_that_one_of_two_ends_lacks_is_null_and_says_which_and_why() {
+        let ends = vec![made("one", Ok(vec![half(1)])), made("two", Ok(vec![half(2)]))];
+        let watched = watched(ends, vec![record(1, json!(7), IN_TIME), record(2, Value::Null, IN_TIME)]);
+        let hooks = attached(None);
+        let (fields, ends) = judge(&watched, Sources { hooks: &hooks, missing: &[] });
+        let fd = field_of(&fields, "observer.fd");
+        assert_eq!((fd.status, fd.from.as_deref()), (Delivery::Null, None));
+        assert_eq!(fd.why.as_deref(), Some("sock_recv_length: refused; null in 1 of 2: two (server)"));
+        assert_eq!(ends.iter().map(|end| end.outcome).collect::<Vec<_>>(), [Outcome::Right, Outcome::Partial]);
+        assert_eq!(field_of(&fields, "time").status, Delivery::Delivered);
+        assert_eq!(field_of(&fields, "rtt_us").status, Delivery::NotTried);
+    }
+
+    #[test]
+    fn a_contradiction_is_wrong_however_often_it_is_right_elsewhere() {
+        let ends = vec![made("one", Ok(vec![half(1), half(2)]))];
+        let watched = watched(ends, vec![record(1, json!(7), IN_TIME), record(2, json!(8), IN_TIME)]);
+        let hooks = attached(Some("tp_btf"));
+        let (fields, _) = judge(&watched, Sources { hooks: &hooks, missing: &[] });
+        let fd = field_of(&fields, "observer.fd");
+        assert_eq!(fd.status, Delivery::Wrong);
+        assert_eq!(fd.from.as_deref(), Some("sock_recv_length (tp_btf)"));
+        assert_eq!(fd.why.as_deref(), Some("one (server): 8 instead of 7"));
+    }
+
+    #[test]
+    fn a_time_outside_of_our_readings_is_wrong_by_how_much() {
+        for (time, words) in
+            [("1970-01-01T00:00:00.500000000Z", "500 ms behind our clock"), ("1970-01-01T00:00:05.000000000Z", "3.00 s ahead of our clock")]
+        {
+            let watched = watched(vec![made("one", Ok(vec![half(1)]))], vec![record(1, json!(7), time)]);
+            let (fields, _) = judge(&watched, Sources { hooks: &[], missing: &[] });
+            assert_eq!(field_of(&fields, "time").why.as_deref(), Some(format!("one (server): {words}").as_str()));
+        }
+    }
+
+    #[test]
+    fn an_end_without_a_record_and_one_that_was_not_made_claim_nothing_of_fields() {
+        let stray = Half { stray: true, ..half(3) };
+        let ends = vec![
+            made("silent", Ok(vec![half(1)])),
+            made("stray", Ok(vec![stray])),
+            made("impossible", Err(io::ErrorKind::AddrNotAvailable.into())),
+        ];
+        let known = Sources { hooks: &[], missing: &[preflight::RESET_REASON] };
+        let (fields, ends) = judge(&watched(ends, Vec::new()), known);
+        assert!(fields.iter().all(|field| field.status == Delivery::NotTried));
+        assert_eq!(ends.iter().map(|end| end.outcome).collect::<Vec<_>>(), [Outcome::NoRecord, Outcome::NoRecord, Outcome::NotMade]);
+        assert!(ends[1].why.as_deref().is_some_and(|why| why.contains("6.10")), "{ends:?}");
     }
 }

@@ -200,7 +200,8 @@ fn why_not(name: &str, why: Option<&str>, without: &[String]) -> Option<String> 
     if without.iter().any(|refused| refused == name) {
         return Some("refused on request (--without)".to_owned());
     }
-    why.map(str::to_owned)
+    // The loader looks for the tracepoint's type.
+    why.map(|why| if why.starts_with("unknown BTF type") { "this kernel does not have it" } else { why }.to_owned())
 }
 
 /// A hook that this kernel does not need is not missed.

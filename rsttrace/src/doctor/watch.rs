@@ -29,7 +29,7 @@ use crate::{
 /// Name of the thread that makes the ends, as it is in the records.
 pub const THREAD: &str = "rsttrace-ends";
 /// All of them are made by then, or never.
-const MAKING: Duration = Duration::from_secs(4);
+const MAKING: Duration = Duration::from_secs(3);
 /// A record that is not there this long after the last end was made does not come.
 const JOIN: Duration = Duration::from_millis(500);
 /// Events taken in one turn.
@@ -49,8 +49,9 @@ pub struct Watched {
     pub undecodable: u64,
     pub lost: u64,
     pub took: Duration,
-    wall_ns: i128,
-    started_ns: u64,
+    /// The same moment on both clocks.
+    pub wall_ns: i128,
+    pub started_ns: u64,
 }
 
 impl Watched {
@@ -90,8 +91,9 @@ pub fn watch(probe: &mut Probe) -> io::Result<Watched> {
     let joiner = Joiner::new(u64::try_from(JOIN.as_nanos()).unwrap_or(u64::MAX), 4_096);
     let pipeline = Pipeline::new(decoder, joiner, filter, Format::Json, WallClock::new(wall_ns, started_ns), None);
     let mut reader = Reader { probe, pipeline, records: Vec::new() };
-    let made = reader.until_all_is_told(&told, began)?;
+    let mut made = reader.until_all_is_told(&told, began)?;
     reader.finish()?;
+    made.extend(ends::too_late(&made));
 
     let mut records = reader.records;
     let expected: Vec<_> = made.iter().flat_map(|made| made.halves.iter().flatten()).collect();

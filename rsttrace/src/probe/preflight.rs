@@ -69,7 +69,7 @@ pub fn held_capabilities() -> Vec<(&'static str, bool)> {
 /// Needed for system calls and descriptors: their helper reads saved registers.
 pub const TASK_PT_REGS: &str = "bpf_task_pt_regs() (Linux 5.15)";
 /// Needed for the kernel's reasons.
-pub const RESET_REASON: &str = "a reason in tcp_send_reset (Linux 6.10)";
+pub const RESET_REASON: &str = "the reason in tcp_send_reset (Linux 6.10)";
 
 /// What this kernel does not have, of what tracing can do without: members of structs by their names
 /// in `rsttrace_common::Offsets`, [`TASK_PT_REGS`], [`RESET_REASON`].
