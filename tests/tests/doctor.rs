@@ -293,13 +293,13 @@ fn nothing_of_it_stays() {
     command.args(["doctor", "--json", "--bundle", bundle.text()]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().expect("rsttrace");
     let mut objects = BTreeSet::new();
-    let status = loop {
+    let mut status = None;
+    wait_until("it has ended", || {
         objects.extend(bpf_objects(child.id() as libc::pid_t));
-        if let Some(status) = child.try_wait().expect("its status") {
-            break status;
-        }
-    };
-    assert!(status.success(), "{status}");
+        status = child.try_wait().expect("its status");
+        status.is_some()
+    });
+    assert!(status.is_some_and(|status| status.success()), "{status:?}");
     assert!(objects.len() > 8, "its programs and maps were not seen: {objects:?}");
     wait_until("the kernel has freed everything", || !objects.iter().any(|object| bpf_object_exists(*object)));
 

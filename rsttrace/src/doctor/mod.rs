@@ -201,7 +201,7 @@ fn why_not(name: &str, why: Option<&str>, without: &[String]) -> Option<String> 
         return Some("refused on request (--without)".to_owned());
     }
     // The loader looks for the tracepoint's type.
-    why.map(|why| if why.starts_with("unknown BTF type") { "this kernel does not have it" } else { why }.to_owned())
+    why.map(|why| if why.starts_with("unknown BTF type") { "not in this kernel" } else { why }.to_owned())
 }
 
 /// A hook that this kernel does not need is not missed.
