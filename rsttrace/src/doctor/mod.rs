@@ -268,7 +268,8 @@ fn ends_check(watched: &Watched, ends: &[End]) -> Check {
 
 fn is_bad(end: &End) -> bool {
     // Where there is no IPv6, none can be made.
-    let absent = end.outcome == Outcome::NotMade && end.name == "ipv6";
+    let no_ipv6 = [libc::EADDRNOTAVAIL, libc::EAFNOSUPPORT].map(|errno| io::Error::from_raw_os_error(errno).to_string());
+    let absent = end.name == "ipv6" && end.why.as_ref().is_some_and(|why| no_ipv6.contains(why));
     matches!(end.outcome, Outcome::NoRecord | Outcome::NotMade) && !absent
 }
 
