@@ -2,9 +2,7 @@
 //! first FIN shows as a change of state.
 
 use aya_ebpf::{bindings::BPF_ANY, macros::btf_tracepoint, programs::BtfTracePointContext};
-use rsttrace_common::{
-    CLOSE_NOTIFY, Snapshot, SockId, Speaker, counter, end_flag, event_flag, first_fin, hook, kind, role, snapshot_flag, task_flag,
-};
+use rsttrace_common::{CLOSE_NOTIFY, Snapshot, SockId, Speaker, counter, end_flag, event_flag, first_fin, hook, kind, role, snapshot_flag, task_flag};
 
 use super::{ECONNABORTED, End, UNKNOWN_BYTES, of_reset, release_flags, report_after, report_end};
 use crate::{
