@@ -66,6 +66,33 @@ pub enum Task {
         /// A word of the record's "cause"; without it, all of them
         cause: Option<String>,
     },
+    /// Say what works on this machine and what does not: rights, hooks, fields, clocks
+    ///
+    /// Attaches everything, makes connections end in every way that is cheap to make, on the
+    /// loopback of a network namespace of its own, and compares the records with what was done.
+    /// Takes about a second and leaves nothing behind. Exit status: 0 all fine, 1 degraded, 3 this
+    /// machine cannot run it.
+    Doctor(Doctor),
+}
+
+/// How to examine this machine.
+#[derive(Clone, Debug, Args)]
+pub struct Doctor {
+    /// One JSON object with every hook and every field (docs/doctor.schema.json)
+    #[arg(short, long)]
+    pub json: bool,
+
+    /// Pack it all into FILE for a bug report: a tar archive, compressed if it ends in .gz or .tgz
+    #[arg(long, value_name = "FILE")]
+    pub bundle: Option<std::path::PathBuf>,
+
+    /// No addresses, no host name, and no names of processes that are not ours
+    #[arg(long)]
+    pub redact: bool,
+
+    /// Do not attach HOOK, to see what it costs
+    #[arg(long, value_name = "HOOK", value_delimiter = ',', value_parser = hooks())]
+    pub without: Vec<String>,
 }
 
 /// What to trace, and how to show it.

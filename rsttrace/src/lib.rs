@@ -1,8 +1,10 @@
 //! rsttrace: why TCP connections end. See ARCHITECTURE.md for the path of an event.
 
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod decode;
+pub mod doctor;
 pub mod enrich;
 pub mod explain;
 pub mod filter;

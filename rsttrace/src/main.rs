@@ -6,7 +6,7 @@ use clap::Parser as _;
 use rsttrace::{
     cli::{Cli, Task},
     config::Config,
-    explain,
+    doctor, explain,
     output::escape::for_terminal,
     probe::ProbeError,
     run,
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let trace = match cli.task {
         Some(Task::Explain { cause }) => return explain::run(cause.as_deref()),
+        Some(Task::Doctor(request)) => return doctor::run(&request),
         None => cli.trace,
     };
     if trace.verbose >= 2 {

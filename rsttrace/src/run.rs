@@ -11,7 +11,6 @@ use std::{
 
 use anyhow::Context as _;
 use jiff::{Timestamp, tz::TimeZone};
-use rustix::time::ClockId;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -22,6 +21,7 @@ use tokio::{
 
 use crate::{
     cli::{ColorChoice, TimeChoice},
+    clock::{monotonic_ns, tick_ns},
     config::Config,
     decode::Decoder,
     enrich::Processes,
@@ -502,16 +502,4 @@ fn appearance(config: &Config, started: Timestamp) -> Appearance {
         cjk: ["zh", "ja", "ko"].iter().any(|language| locale.starts_with(language)),
         timeline: config.verbose >= 1,
     }
-}
-
-/// `CLOCK_MONOTONIC`, as `bpf_ktime_get_ns()` reads it.
-fn monotonic_ns() -> u64 {
-    let now = rustix::time::clock_gettime(ClockId::Monotonic);
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
-}
-
-/// The length of a jiffy: the coarse clock advances with it (`TICK_NSEC`).
-fn tick_ns() -> u64 {
-    let resolution = rustix::time::clock_getres(ClockId::MonotonicCoarse);
-    u64::try_from(resolution.tv_nsec).unwrap_or(0).max(1)
 }

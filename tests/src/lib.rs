@@ -8,6 +8,7 @@
 #![cfg(feature = "harness")]
 
 mod actor;
+mod bpf;
 mod expect;
 mod flow;
 mod link;
@@ -22,6 +23,7 @@ mod strace;
 mod tracer;
 
 pub use actor::{Actor, Fd};
+pub use bpf::{bpf_object_exists, bpf_objects};
 pub use expect::{expect, in_range, number, text};
 pub use flow::{Flow, is_stray, is_teardown, of_kind};
 pub use link::{Direction, Fate, Link, Segment, veth};

@@ -13,7 +13,10 @@ use std::{
     time::Instant,
 };
 
-use rsttrace_tests::{Actor, NetNs, PublicCopy, Run, Tracer, binary, is_stray, peers::abort, require_root, require_tool, wait_until};
+use rsttrace_tests::{
+    Actor, NetNs, PublicCopy, Run, Tracer, binary, bpf_object_exists, bpf_objects, is_stray, peers::abort, require_root, require_tool,
+    wait_until,
+};
 use serde_json::Value;
 
 /// Runs the tracer to its end, which must come by itself.
@@ -669,38 +672,6 @@ fn two_tracers_at_once_print_the_same() {
 
 // ---- what stays ----
 
-/// `bpf(2)` commands that turn an object's id into a descriptor: programs, maps, links.
-const OBJECTS: [(&str, libc::c_int); 3] = [("prog_id", 13), ("map_id", 14), ("link_id", 30)];
-
-/// Ids of the kernel objects behind a process's descriptors, by kind.
-fn bpf_objects(pid: libc::pid_t) -> BTreeSet<(libc::c_int, u32)> {
-    let mut objects = BTreeSet::new();
-    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("fdinfo").flatten() {
-        let info = fs::read_to_string(entry.path()).unwrap_or_default();
-        for line in info.lines() {
-            for (name, command) in OBJECTS {
-                if let Some(id) = line.strip_prefix(name).and_then(|rest| rest.strip_prefix(':')) {
-                    objects.insert((command, id.trim().parse().expect("an id")));
-                }
-            }
-        }
-    }
-    objects
-}
-
-fn exists((command, id): (libc::c_int, u32)) -> bool {
-    let mut attributes = [0_u32; 32];
-    attributes[0] = id;
-    // SAFETY: `union bpf_attr` with an id in front; a descriptor that comes back is closed.
-    unsafe {
-        let fd = libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), 12);
-        if fd >= 0 {
-            libc::close(fd as libc::c_int);
-        }
-        fd >= 0
-    }
-}
-
 fn pinned() -> BTreeSet<PathBuf> {
     fs::read_dir("/sys/fs/bpf").into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
@@ -713,10 +684,10 @@ fn nothing_stays_attached_loaded_or_pinned_after_sigkill() {
     let objects = bpf_objects(tracer.pid());
     let of_kind = |command: libc::c_int| objects.iter().filter(|(kind, _)| *kind == command).count();
     assert!(of_kind(14) > 0 && of_kind(30) > 0, "no maps or links: {objects:?}");
-    assert!(objects.iter().all(|object| exists(*object)), "{objects:?}");
+    assert!(objects.iter().all(|object| bpf_object_exists(*object)), "{objects:?}");
     tracer.signal(libc::SIGKILL);
     drop(tracer.finish_unchecked());
-    wait_until("the kernel has freed everything", || !objects.iter().any(|object| exists(*object)));
+    wait_until("the kernel has freed everything", || !objects.iter().any(|object| bpf_object_exists(*object)));
     assert_eq!(pinned(), before);
 }
 

@@ -308,7 +308,11 @@ pub fn write_summary(out: &mut impl Write, summary: &Summary) -> io::Result<()> 
     )
 }
 
-fn line(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
+/// One object on a line of its own, safe to be watched on a terminal.
+///
+/// # Errors
+/// What writing returns.
+pub fn line(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
     value.serialize(&mut Serializer::with_formatter(&mut *out, TerminalSafe))?;
     out.write_all(b"\n")
 }

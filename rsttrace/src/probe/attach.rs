@@ -78,7 +78,7 @@ const fn optional(name: &'static str, ways: &'static [Way], cost_of_missing: &'s
 }
 
 /// Destruction first and opens last: no entry is made that nobody removes.
-const HOOKS: [Hook; 13] = [
+static HOOKS: [Hook; 13] = [
     required("tcp_destroy_sock"),
     optional(
         "sock_recv_length",
@@ -131,6 +131,11 @@ const HOOKS: [Hook; 13] = [
     optional("iter/task_file", &[Way::Files], "owners of connections older than the tracer are looked up when they end"),
 ];
 
+/// Every hook of every kernel.
+pub fn all() -> &'static [Hook] {
+    &HOOKS
+}
+
 /// Every name that `--without` takes.
 pub fn names() -> impl Iterator<Item = &'static str> {
     HOOKS.iter().map(|hook| hook.name).chain(OPTIONAL_WAYS)
@@ -145,7 +150,7 @@ pub fn hooks(kernel: &KernelBtf, options: &Options) -> Vec<Hook> {
         "sys_exit" => options.syscall_hooks,
         _ => true,
     };
-    HOOKS.into_iter().filter(|hook| wanted(hook.name)).collect()
+    HOOKS.iter().copied().filter(|hook| wanted(hook.name)).collect()
 }
 
 /// Attaches hook after hook.

@@ -100,6 +100,15 @@ pub struct Probe {
 /// not saved at the very end; those kernels have the helper.
 const THREAD_SIZE: u32 = 16 << 10;
 
+/// One program of the kernel half, as the kernel describes it.
+#[derive(Clone, Debug)]
+pub struct ProgramFacts {
+    pub name: String,
+    /// What the verifier went through (5.16+); its limit is a million.
+    pub verified_instructions: Option<u32>,
+    pub translated_bytes: Option<u32>,
+}
+
 /// A struct that user space hands to the kernel half as a frozen global.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
@@ -114,6 +123,18 @@ impl Probe {
     /// # Errors
     /// When this machine cannot run it: no BTF, no privilege, a required hook refused.
     pub fn start(options: &Options) -> Result<Self, ProbeError> {
+        Self::start_ignoring(std::process::id(), options)
+    }
+
+    /// The same, but what our own tasks do is told as anybody's: for who makes ends to look at.
+    ///
+    /// # Errors
+    /// As [`Probe::start`].
+    pub fn start_naming_us(options: &Options) -> Result<Self, ProbeError> {
+        Self::start_ignoring(0, options)
+    }
+
+    fn start_ignoring(own_tgid: u32, options: &Options) -> Result<Self, ProbeError> {
         preflight::capabilities()?;
         let kernel = KernelBtf::from_file(Path::new(btf::VMLINUX)).map_err(|error| {
             unusable(
@@ -132,7 +153,7 @@ impl Probe {
             pt_regs_on_stack: kernel.size("pt_regs").and_then(|bytes| THREAD_SIZE.checked_sub(bytes)).unwrap_or(0),
             has_reset_reason: (kernel.tracepoint_args("tcp_send_reset") >= Some(3)).into(),
             has_socket_cookie: kernel.has_function("bpf_get_socket_ptr_cookie").into(),
-            own_tgid: std::process::id(),
+            own_tgid,
         };
         let reasons = kernel
             .enumerators("sk_rst_reason")
@@ -229,6 +250,27 @@ impl Probe {
     /// Whether the kernel lets this process read the counters.
     pub fn counters_can_be_read(&self) -> bool {
         self.counters.get(&0, 0).is_ok()
+    }
+
+    /// The programs that the kernel has accepted, by name.
+    pub fn programs(&self) -> Vec<ProgramFacts> {
+        let accepted = self.programs.programs().filter_map(|(name, program)| Some((name, program.info().ok()?)));
+        let mut facts: Vec<_> = accepted
+            .map(|(name, info)| ProgramFacts {
+                name: name.to_owned(),
+                verified_instructions: info.verified_instruction_count(),
+                translated_bytes: info.size_translated(),
+            })
+            .collect();
+        facts.sort_by(|a, b| a.name.cmp(&b.name));
+        facts
+    }
+
+    /// Kernel memory that the maps and programs of this process take, the ring buffer above all.
+    pub fn memory_bytes(&self) -> u64 {
+        let objects = fs::read_dir("/proc/self/fdinfo").into_iter().flatten().flatten();
+        let infos = objects.filter_map(|entry| fs::read_to_string(entry.path()).ok());
+        infos.filter_map(|info| info.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse::<u64>().ok())).sum()
     }
 
     /// `bpf_prog_show_fdinfo()` tells it.

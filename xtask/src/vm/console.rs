@@ -14,9 +14,9 @@ const KERNEL_ARGS: &str = "console=ttyS0 quiet panic=-1 oops=panic panic_on_warn
 
 /// Two CPUs take turns: in threads of their own one may run what the other has just patched, and meet its int3.
 const ACCELERATOR: &str = "tcg,thread=single";
-/// The guest's clock goes by what it executes, a nanosecond an instruction, and jumps to the next timer where
+/// The guest's clock goes by what it executes, four nanoseconds an instruction, and jumps to the next timer where
 /// it only waits: a matter of milliseconds does not depend on what else this machine does.
-const CLOCK: [&str; 4] = ["-icount", "shift=0,sleep=off", "-rtc", "clock=vm"];
+const CLOCK: [&str; 4] = ["-icount", "shift=2,sleep=off", "-rtc", "clock=vm"];
 /// QEMU 7.2 now and then leaves garbage in the flags after a cmpxchg16b, which SLUB does without where it must.
 const CPU: &str = "max,-cx16";
 

@@ -1,0 +1,15 @@
+//! The clocks that the kernel half and user space share.
+
+use rustix::time::ClockId;
+
+/// `CLOCK_MONOTONIC`, as `bpf_ktime_get_ns()` reads it.
+pub fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
+/// The length of a jiffy: the coarse clock advances with it (`TICK_NSEC`).
+pub fn tick_ns() -> u64 {
+    let resolution = rustix::time::clock_getres(ClockId::MonotonicCoarse);
+    u64::try_from(resolution.tv_nsec).unwrap_or(0).max(1)
+}
