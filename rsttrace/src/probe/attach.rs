@@ -176,13 +176,25 @@ impl Attacher<'_> {
         let ways: Vec<Way> = hook.ways.iter().copied().filter(|way| !unwanted(way.name())).collect();
         let mut reasons = Vec::new();
         for way in ways {
+            let before = self.programs.len();
             match self.attach_by(hook.name, way) {
                 Ok(()) => return Ok(way.name()),
-                Err(why) if hook.ways.len() == 1 => return Err(why),
-                Err(why) => reasons.push(format!("{}: {why}", way.name())),
+                Err(why) => reasons.push(if hook.ways.len() == 1 { why } else { format!("{}: {why}", way.name()) }),
             }
+            self.unload_from(before);
         }
         Err(if reasons.is_empty() { "not wanted (--without)".to_owned() } else { reasons.join("; ") })
+    }
+
+    /// What could be loaded and not be attached is of no use.
+    fn unload_from(&mut self, first: usize) {
+        for (_, name) in self.programs.split_off(first) {
+            let shared = self.programs.iter().any(|(_, other)| *other == name);
+            if let Some(program) = self.ebpf.program_mut(name).filter(|_| !shared) {
+                // It was not loaded then.
+                let _ = program.unload();
+            }
+        }
     }
 
     fn attach_by(&mut self, hook: &'static str, way: Way) -> Result<(), String> {
