@@ -189,11 +189,16 @@ impl Attacher<'_> {
     /// What could be loaded and not be attached is of no use.
     fn unload_from(&mut self, first: usize) {
         for (_, name) in self.programs.split_off(first) {
-            let shared = self.programs.iter().any(|(_, other)| *other == name);
-            if let Some(program) = self.ebpf.program_mut(name).filter(|_| !shared) {
-                // It was not loaded then.
-                let _ = program.unload();
+            if self.programs.iter().any(|(_, other)| *other == name) {
+                continue;
             }
+            // An error says that it was not loaded.
+            let _ = match self.ebpf.program_mut(name) {
+                Some(Program::FEntry(program)) => program.unload(),
+                Some(Program::FExit(program)) => program.unload(),
+                Some(Program::KProbe(program)) => program.unload(),
+                _ => Ok(()),
+            };
         }
     }
 
