@@ -28,11 +28,11 @@ pub fn judge(run: &Part<'_>, records: &[Value]) -> Result<Judged> {
 
 /// Hooks that the flags do not leave out.
 fn missing_hooks(flags: &str, records: &[Value]) -> Vec<String> {
-    let functions = flags.contains("kprobe");
-    let expected =
-        |name: &str| !flags.contains(name) && !(functions && matches!(name, "tcp_reset" | "tcp_v4_send_reset" | "tcp_v6_send_reset"));
+    let no_functions = flags.contains("kprobe");
+    let left_out =
+        |name: &str| flags.contains(name) || no_functions && matches!(name, "tcp_reset" | "tcp_v4_send_reset" | "tcp_v6_send_reset");
     let hooks = records.iter().filter_map(|record| record["hooks"].as_object()).flatten();
-    hooks.filter(|(name, how)| how.is_null() && expected(name)).map(|(name, _)| format!("{name} is not attached")).collect()
+    hooks.filter(|(name, how)| how.is_null() && !left_out(name)).map(|(name, _)| format!("{name} is not attached")).collect()
 }
 
 fn losses(records: &[Value]) -> Vec<String> {
