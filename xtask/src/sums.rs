@@ -64,6 +64,14 @@ impl Sums {
         self.again.extend(again);
     }
 
+    /// One more thing that was tried; `problem`: why it failed.
+    pub fn note(&mut self, name: &str, problem: Option<String>) {
+        match problem {
+            None => self.ran_well += 1,
+            Some(problem) => self.failed.push(format!("{name}: {problem}")),
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.ran_well == 0 && self.failed.is_empty() && self.skipped.is_empty()
     }

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{build, host, setup, sums::Sums};
+use crate::{build, host, setup, sums::Sums, vm};
 
 /// Scenarios run several tracers at once; more than this only makes them wait for each other.
 const MAX_THREADS: usize = 4;
@@ -53,6 +53,11 @@ pub fn run(options: &Options) -> Result<()> {
         lint(&["fmt", "--all", "--check"], &mut sums)?;
         // The kernel half, which is no default member, does not compile for this machine.
         lint(&["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"], &mut sums)?;
+    }
+    if options.filters.is_empty() {
+        println!("test: other kernels");
+        let other = vm::test()?;
+        sums.add("other kernels", other);
     }
     sums.add_skips(&fs::read_to_string(&skips).with_context(|| format!("cannot read {}", skips.display()))?);
     report(&sums, options, &tracer)

@@ -1,7 +1,8 @@
-//! `cargo xtask vm`: the tracer and the demo's workload on other kernels.
+//! `cargo xtask vm`: the tracer, the demo's workload and the test programs on other kernels.
 //!
-//! Each boots under emulation with three static programs and nothing else: `guest` (the tests' own
-//! init), the tracer and the workload. What they tell on the console is compared with what `expect` has for that kernel.
+//! Each boots under emulation with `guest` (the tests' own init), the tracer, the workload and the test
+//! programs, all of them static. What they tell on the console is compared with what `expect` has, with the
+//! kernel's own counters, and with what is on file of that kernel.
 
 mod console;
 mod emulator;
@@ -11,6 +12,7 @@ mod judge;
 mod kernels;
 mod packages;
 mod programs;
+mod support;
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +28,8 @@ use self::{
     console::{Console, Part},
     emulator::Emulator,
     kernels::Kernel,
-    programs::Programs,
+    programs::{Programs, Scope},
+    support::Support,
 };
 use crate::{host, setup, sums::Sums};
 
@@ -50,6 +53,9 @@ pub struct Options {
     /// Only the workload: the test programs are neither built nor run
     #[arg(long)]
     quick: bool,
+    /// Put what each kernel delivers, as its doctor says, on file in docs/kernel-support.md
+    #[arg(long)]
+    record: bool,
     /// Look for newer packages of kernels that were fetched before
     #[arg(long)]
     fresh: bool,
@@ -61,17 +67,24 @@ pub struct Options {
 /// Boots one kernel after the other; fails where one did not do as expected.
 pub fn run(options: &Options) -> Result<()> {
     setup::for_tests()?;
-    let emulator = Emulator::find()?;
-    let programs = Programs::build(!options.quick)?;
+    let scope = if options.quick { Scope::Workload } else { Scope::All };
+    let machine = Machine::new(scope)?;
     let mut flags = options.flags.clone();
     flags.extend(options.quick.then(|| "vm.quick".to_owned()));
+    let mut found = Vec::new();
     let mut failed = Vec::new();
-    let mut attempt = |name: &str, kernel: Result<Kernel>| {
-        let outcome = kernel.and_then(|kernel| trace(&emulator, &kernel, &programs, &flags));
-        if let Err(error) = &outcome {
-            println!("{name}: {error:#}");
+    let mut attempt = |name: &str, kernel: Result<Kernel>| match kernel.and_then(|kernel| machine.run(&kernel, &flags)) {
+        Ok(report) => {
+            // Drift is no failure where it is about to be put on file.
+            let drift = if options.record { Vec::new() } else { report.drift() };
+            report.print(&drift);
+            if !report.problems.is_empty() || !drift.is_empty() {
+                failed.push(name.to_owned());
+            }
+            found.extend(report.support);
         }
-        if !outcome.unwrap_or(false) {
+        Err(error) => {
+            println!("{name}: {error:#}");
             failed.push(name.to_owned());
         }
     };
@@ -82,11 +95,46 @@ pub fn run(options: &Options) -> Result<()> {
     for name in kernels::NAMES.into_iter().filter(wanted) {
         attempt(name, Kernel::fetch(name, options.fresh));
     }
+    if options.record {
+        support::record(found)?;
+    }
     if !failed.is_empty() {
         bail!("not as expected on {}; what was said there is kept in {}", failed.join(" and "), directory()?.display());
     }
     Ok(())
 }
+
+/// What `cargo xtask test` runs: two kernels, some of the test programs; and whether what goes wrong in a
+/// guest is noticed.
+pub fn test() -> Result<Sums> {
+    const KERNELS: [&str; 2] = ["6.1", "6.12"];
+    let mut sums = Sums::default();
+    let machine = Machine::new(Scope::Some)?;
+    for name in KERNELS {
+        let report = machine.run(&Kernel::fetch(name, false)?, &[])?;
+        report.print(&report.drift());
+        let problems: Vec<String> = report.problems.iter().cloned().chain(report.drift()).collect();
+        sums.note(&format!("vm {name}"), if problems.is_empty() { None } else { Some(problems.join("\n    ")) });
+        sums.add(&format!("vm {name}"), report.sums);
+    }
+    let kernel = Kernel::fetch(KERNELS[1], false)?;
+    for (flags, words) in SABOTAGE {
+        let flags: Vec<String> = ["vm.quick"].iter().chain(*flags).map(|flag| (*flag).to_owned()).collect();
+        let problems = machine.run(&kernel, &flags)?.problems.join("\n    ");
+        let unnoticed = (!problems.contains(words)).then(|| format!("{words:?} was to be noticed, and this was: {problems}"));
+        sums.note(&format!("vm, sabotaged: {}", flags.join(" ")), unnoticed);
+    }
+    Ok(sums)
+}
+
+/// What a guest is told to do wrong, and words by which that is noticed.
+const SABOTAGE: &[(&[&str], &str)] = &[
+    (&["vm.panic"], "Kernel panic"),
+    (&["vm.hang"], "the machine hung"),
+    (&["vm.truncated"], "no end marker"),
+    // A scenario that comes out otherwise: its observer is then concluded.
+    (&["--without", "cgroup/getsockopt"], "the same with a non-blocking connect:"),
+];
 
 /// Where consoles and records are kept.
 fn directory() -> Result<PathBuf> {
@@ -95,24 +143,30 @@ fn directory() -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// Boots a kernel, keeps what was said, and reports; `false`: not as expected.
-fn trace(emulator: &Emulator, kernel: &Kernel, programs: &Programs, flags: &[String]) -> Result<bool> {
-    let stem = directory()?.join(&kernel.name);
-    let initramfs = stem.with_added_extension("initramfs");
-    write(&initramfs, programs.initramfs(kernel)?)?;
-    let started = Instant::now();
-    let console = console::boot(emulator, &kernel.image, &initramfs, flags)?;
-    let seconds = started.elapsed().as_secs();
-    write(&stem.with_added_extension("console"), &console.text)?;
-    write(&stem.with_added_extension("jsonl"), console.joined("record"))?;
-    write(&stem.with_added_extension("insns"), console.joined("program"))?;
-    write(&stem.with_added_extension("said"), console.joined("said"))?;
+/// What every guest is made of.
+struct Machine {
+    emulator: Emulator,
+    programs: Programs,
+}
 
-    let report = Report::new(&console);
-    println!("{}: {}, {seconds} s", kernel.name, report.kernel);
-    report.details.iter().for_each(|line| println!("    {line}"));
-    report.problems.iter().for_each(|line| println!("  ! {line}"));
-    Ok(report.problems.is_empty())
+impl Machine {
+    fn new(scope: Scope) -> Result<Self> {
+        Ok(Self { emulator: Emulator::find()?, programs: Programs::build(scope)? })
+    }
+
+    /// Boots a kernel, and keeps what was said.
+    fn run(&self, kernel: &Kernel, flags: &[String]) -> Result<Report> {
+        let stem = directory()?.join(&kernel.name);
+        let initramfs = stem.with_added_extension("initramfs");
+        write(&initramfs, self.programs.initramfs(kernel)?)?;
+        let started = Instant::now();
+        let console = console::boot(&self.emulator, &kernel.image, &initramfs, flags)?;
+        let seconds = started.elapsed().as_secs();
+        write(&stem.with_added_extension("console"), &console.text)?;
+        write(&stem.with_added_extension("jsonl"), console.joined("record"))?;
+        write(&stem.with_added_extension("said"), console.joined("said"))?;
+        Ok(Report::new(&kernel.name, seconds, &console))
+    }
 }
 
 fn write(file: &Path, content: impl AsRef<[u8]>) -> Result<()> {
@@ -122,14 +176,19 @@ fn write(file: &Path, content: impl AsRef<[u8]>) -> Result<()> {
 /// What a console told.
 #[derive(Default)]
 struct Report {
+    name: String,
+    /// Its own `uname -r`.
     kernel: String,
+    seconds: u64,
     details: Vec<String>,
     problems: Vec<String>,
+    sums: Sums,
+    support: Option<Support>,
 }
 
 impl Report {
-    fn new(console: &Console) -> Self {
-        let mut report = Self { kernel: console.lines("kernel").collect(), ..Self::default() };
+    fn new(name: &str, seconds: u64, console: &Console) -> Self {
+        let mut report = Self { name: name.to_owned(), kernel: console.lines("kernel").collect(), seconds, ..Self::default() };
         if let Err(error) = report.read(console) {
             report.problems.push(format!("{error:#}"));
             report.problems.extend(console.tail(TAIL).into_iter().map(str::to_owned));
@@ -150,7 +209,25 @@ impl Report {
             self.workload(run, number == 0)?;
         }
         self.scenarios(console);
+        let doctor = console.lines("doctor").next().context("the doctor said nothing")?;
+        let doctor = serde_json::from_str(doctor).with_context(|| format!("the doctor printed no JSON: {doctor}"))?;
+        self.support = Some(Support::of_doctor(&self.name, &doctor));
         Ok(())
+    }
+
+    /// How hooks, fields and programs differ from what is on file.
+    fn drift(&self) -> Vec<String> {
+        match (&self.support, support::recorded()) {
+            (Some(support), Ok(recorded)) => support.drift(&recorded),
+            (_, Err(error)) => vec![format!("{error:#}")],
+            (None, _) => Vec::new(),
+        }
+    }
+
+    fn print(&self, drift: &[String]) {
+        println!("{}: {}, {} s", self.name, self.kernel, self.seconds);
+        self.details.iter().for_each(|line| println!("    {line}"));
+        self.problems.iter().chain(drift).for_each(|line| println!("  ! {line}"));
     }
 
     /// One run of the workload; more is told of the first.
@@ -192,6 +269,7 @@ impl Report {
             self.details.extend(all.again.iter().map(|name| format!("  passed alone {name}")));
             self.problems.extend(all.failed.iter().map(|name| format!("failed: {name}")));
         }
+        self.sums = all;
     }
 }
 

@@ -170,6 +170,9 @@ fn trace(console: &Console, quick: bool) -> io::Result<()> {
     console.say("kernel", kernel.trim_end());
     let version = Command::new(TRACER).arg("--version").output()?;
     console.say_all("version", &String::from_utf8_lossy(&version.stdout));
+    // What it finds wrong is in what it says; without the flags of the runs, which it may not know.
+    let doctor = Command::new(TRACER).args(["doctor", "--json"]).stderr(Stdio::null()).output()?;
+    console.say_all("doctor", &String::from_utf8_lossy(&doctor.stdout));
     let runs = if quick { &RUNS[..1] } else { &RUNS };
     runs.iter().try_for_each(|flags| run_workload(console, flags))
 }

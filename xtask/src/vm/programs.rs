@@ -14,8 +14,20 @@ use crate::host;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const STATIC: &str = "-Ctarget-feature=+crt-static";
+/// Which test programs a guest runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// None: the demo's workload alone.
+    Workload,
+    /// Those that are soon done.
+    Some,
+    All,
+}
+
 /// Test programs of the package `rsttrace-tests` that need nothing that a guest lacks.
-const SCENARIOS: [&str; 7] = ["ends", "observers", "owners", "orderly", "timeouts", "verdicts", "verdicts_network"];
+const SCENARIOS: [&str; 7] = ["observers", "owners", "ends", "orderly", "timeouts", "verdicts", "verdicts_network"];
+/// So many of them are soon done.
+const SOON: usize = 2;
 /// Programs that they start, and the confusion generator.
 const HELPERS: [&str; 2] = ["actor", "confusion"];
 const TOOLS: [&str; 4] = ["ip", "nft", "ss", "true"];
@@ -26,8 +38,8 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Builds them; the scenarios only if they are wanted.
-    pub fn build(scenarios: bool) -> Result<Self> {
+    /// Builds them.
+    pub fn build(scope: Scope) -> Result<Self> {
         build(&["rsttrace"], "building a static rsttrace")?;
         build(&["rsttrace-tests", "--bin", "guest", "--bin", "workload", "--no-default-features"], "building a static workload")?;
         let release = host::target_dir()?.join(TARGET).join("release");
@@ -41,9 +53,11 @@ impl Programs {
             files.extend(libraries(&program)?.into_iter().map(|library| (inside(&library), library)));
             files.push((format!("bin/{tool}"), program));
         }
-        if scenarios {
-            files.extend(build_scenarios()?);
-        }
+        files.extend(match scope {
+            Scope::Workload => Vec::new(),
+            Scope::Some => build_scenarios(&SCENARIOS[..SOON], &HELPERS[..1])?,
+            Scope::All => build_scenarios(&SCENARIOS, &HELPERS)?,
+        });
         files.sort();
         files.dedup();
         Ok(Self { files })
@@ -80,9 +94,9 @@ fn build(package: &[&str], doing: &str) -> Result<()> {
 }
 
 /// The test programs, each by the name that cargo knows it by, and what they start beside them.
-fn build_scenarios() -> Result<Vec<(String, PathBuf)>> {
+fn build_scenarios(scenarios: &[&str], helpers: &[&str]) -> Result<Vec<(String, PathBuf)>> {
     let mut cargo = cargo(&["test", "--no-run", "--message-format=json"]);
-    cargo.args(SCENARIOS.iter().flat_map(|name| ["--test", name]));
+    cargo.args(scenarios.iter().flat_map(|name| ["--test", name]));
     // A guest has little memory.
     cargo.env("CARGO_PROFILE_DEV_DEBUG", "0").env("CARGO_PROFILE_DEV_STRIP", "symbols");
     let output = cargo.stderr(Stdio::inherit()).output().context("building static scenarios: cannot start cargo")?;
@@ -93,7 +107,7 @@ fn build_scenarios() -> Result<Vec<(String, PathBuf)>> {
     let built = text.lines().filter_map(|line| {
         let message: Value = serde_json::from_str(line).ok()?;
         let name = message["target"]["name"].as_str()?;
-        let wanted = SCENARIOS.contains(&name) && message["profile"]["test"] == true || HELPERS.contains(&name);
+        let wanted = scenarios.contains(&name) && message["profile"]["test"] == true || helpers.contains(&name);
         wanted.then(|| Some((format!("scenarios/{name}"), message["executable"].as_str()?.into())))?
     });
     Ok(built.collect())

@@ -232,16 +232,16 @@ impl<'a> Records<'a> {
     }
 }
 
-/// Where nothing waits, an acknowledgement under way may find its socket aborted, and be answered by one
-/// more RST, which does no harm.
+/// An acknowledgement under way may find its socket aborted, and be answered by one more RST, which
+/// does no harm.
 fn crossed_an_abort(cases: &[Case], record: &Value) -> bool {
     let is = |word: &str, answer: &str| record[word] == answer;
     let harmless = is("cause", "no-connection") && is("harm", "none") && is("initiator", "local-kernel") && is_stray(record);
-    let at_once = || {
+    let made_here = || {
         let flow = Flow::in_record(record);
-        cases.iter().any(|case| !case.paced && case.ends.iter().any(|end| Some(end.flow) == flow))
+        cases.iter().any(|case| case.ends.iter().any(|end| Some(end.flow) == flow))
     };
-    harmless && at_once()
+    harmless && made_here()
 }
 
 /// `unknown` is an answer only where what the rules ask for is not there.
