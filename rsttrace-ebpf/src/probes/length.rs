@@ -16,13 +16,13 @@ const EAGAIN: i32 = -11;
 /// What connect() left undone, or a socket without a connection; not this connection's error.
 const ENOTCONN: i32 = -107;
 
-/// `void (struct sock *sk, int ret, int flags)`, since 6.5.
+/// `void (struct sock *sk, int ret, int flags)`, since 6.3.
 #[btf_tracepoint(function = "sock_recv_length")]
 fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
     returned(&ctx, hook::SOCK_RECV_LENGTH, ctx.arg(0), ctx.arg::<u64>(1))
 }
 
-/// `void (struct sock *sk, int ret, int flags)`, since 6.5.
+/// `void (struct sock *sk, int ret, int flags)`, since 6.3.
 #[btf_tracepoint(function = "sock_send_length")]
 fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
     returned(&ctx, hook::SOCK_SEND_LENGTH, ctx.arg(0), ctx.arg::<u64>(1))
