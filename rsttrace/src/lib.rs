@@ -1,5 +1,6 @@
 //! rsttrace: why TCP connections end. See ARCHITECTURE.md for the path of an event.
 
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod decode;
@@ -11,6 +12,7 @@ pub mod model;
 pub mod output;
 pub mod pipeline;
 pub mod probe;
+pub mod reconcile;
 pub mod run;
 pub mod status;
 pub mod stdout;

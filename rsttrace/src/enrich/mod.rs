@@ -1,5 +1,7 @@
 //! Numbers to names, from /proc. May always answer "unknown": processes end.
 
+pub mod netns;
+
 use std::{
     collections::HashMap,
     sync::Arc,

@@ -10,6 +10,7 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
+    audit::{Agreement, Audit, Counter, Entry},
     model::{Cause, EndKind, Harm, Judged},
     units::{grouped, size},
 };
@@ -38,6 +39,8 @@ pub struct Summary {
     pub undecodable: u64,
     pub evicted: u64,
     pub filtered: u64,
+    /// The comparison with the kernel's own counters, once the run is over.
+    pub audit: Option<Audit>,
 }
 
 /// Connections that lost data.
@@ -179,7 +182,11 @@ impl Summary {
             writeln!(out, "the kernel skipped runs within runs: as many events may be missing ({})", skipped.join(", "))?;
         }
         if lost == 0 && self.undecodable == 0 && self.evicted == 0 {
-            return writeln!(out, "tracer lost 0 events");
+            match self.audit.as_ref().and_then(agreement) {
+                Some(words) => writeln!(out, "tracer lost 0 events; {words}")?,
+                None => writeln!(out, "tracer lost 0 events")?,
+            }
+            return self.write_differences(out);
         }
         if lost > 0 {
             let by_hook: Vec<String> =
@@ -198,8 +205,71 @@ impl Summary {
         if self.undecodable > 0 {
             writeln!(out, "{} events could not be decoded: please report this", grouped(self.undecodable))?;
         }
-        Ok(())
+        if let Some(words) = self.audit.as_ref().and_then(agreement) {
+            writeln!(out, "{words}")?;
+        }
+        self.write_differences(out)
     }
+
+    /// Where the kernel's counters and our events differ, one line each.
+    fn write_differences(&self, out: &mut impl Write) -> io::Result<()> {
+        let Some(audit) = &self.audit else { return Ok(()) };
+        let several = audit.namespaces() > 1;
+        let of_netns = |netns: u32| if several { format!(" in network namespace {netns}") } else { String::new() };
+        let mut differences: Vec<_> = audit.entries.iter().filter_map(|entry| Some((entry, entry.words()?))).collect();
+        // What nothing accounts for comes first.
+        differences.sort_by_key(|(entry, _)| matches!(entry.agreement, Agreement::Explained(_)));
+        for (Entry { netns, counter, kernel, ours, .. }, words) in differences.iter().take(MAX_DIFFERENCES) {
+            let (kernel, ours) = (grouped(*kernel), grouped(*ours));
+            writeln!(out, "{}{}: {kernel} by the kernel, {ours} by our events: {words}", counter.name(), of_netns(*netns))?;
+        }
+        if let Some(more @ 1..) = differences.len().checked_sub(MAX_DIFFERENCES) {
+            writeln!(out, "{} more counters differ: --json has them all", grouped(more as u64))?;
+        }
+        for (netns, n) in audit.foreign.iter().flatten().take(MAX_DIFFERENCES) {
+            let resets = if *n == 1 { "RST" } else { "RSTs" };
+            writeln!(
+                out,
+                "{} {resets} arrived over loopback{} that no socket of this host sent: a packet filter's",
+                grouped(*n),
+                of_netns(*netns)
+            )?;
+        }
+        match audit.not_audited.len() as u64 {
+            0 => Ok(()),
+            1 => writeln!(out, "the kernel's counters of 1 network namespace could not be read: not compared"),
+            n => writeln!(out, "the kernel's counters of {} network namespaces could not be read: not compared", grouped(n)),
+        }
+    }
+}
+
+/// Differences that are said in text.
+const MAX_DIFFERENCES: usize = 10;
+
+/// Whether the kernel's counters agree with ours; nothing where none was compared.
+fn agreement(audit: &Audit) -> Option<String> {
+    let agrees = |counter: Counter| audit.entries.iter().all(|entry| entry.counter != counter || entry.agreement == Agreement::Equal);
+    let total = |counter| audit.entries.iter().filter(|entry| entry.counter == counter).map(|entry| entry.kernel).sum::<u64>();
+    let equal: Vec<String> = Counter::ALL
+        .into_iter()
+        .filter(|counter| agrees(*counter) && total(*counter) > 0)
+        .map(|counter| format!("{} {}", counter.name(), grouped(total(counter))))
+        .collect();
+    let list = if equal.is_empty() { String::new() } else { format!(" ({})", equal.join(", ")) };
+    let across = match audit.namespaces() {
+        0 => return None,
+        1 => String::new(),
+        n => format!(" in {} network namespaces", grouped(n)),
+    };
+    let unexplained = audit.entries.iter().any(|entry| matches!(entry.agreement, Agreement::Unexplained(_)));
+    Some(match (unexplained, audit.entries.iter().all(|entry| entry.agreement == Agreement::Equal)) {
+        (_, true) => format!("the kernel's own counters agree{across}{list}"),
+        (false, false) => format!("the kernel's own counters are accounted for{across}{list}"),
+        (true, false) => {
+            let equal = if equal.is_empty() { String::new() } else { format!("; these do: {}", equal.join(", ")) };
+            format!("not all of the kernel's own counters agree{equal}")
+        }
+    })
 }
 
 /// The most frequent key; among equals the smallest, so that the words are the same every time.
