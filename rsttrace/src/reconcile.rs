@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rsttrace_common::hook;
+
 use crate::{
     audit::{self, Audit, Circumstances, Losses, Reading, Span, Tally},
     enrich::netns::Namespaces,
@@ -11,12 +13,23 @@ use crate::{
 /// A kernel's reason that all kernels have which give reasons for active RSTs.
 const REASON: &str = "TCP_ABORT_ON_CLOSE";
 
+/// Hooks whose events step no counter.
+const UNCOUNTED: [&str; 5] = ["sock_recv_length", "sock_send_length", "tcp_destroy_sock", "cgroup/getsockopt", hook::TCP_PROBE];
+
+/// What is missing for the comparison, of what is missing by hook.
+fn of_counted(by_hook: impl Iterator<Item = (&'static str, u64)>) -> u64 {
+    by_hook.filter(|(name, _)| !UNCOUNTED.contains(name)).map(|(_, n)| n).sum()
+}
+
 /// What is needed at the end to compare.
 #[derive(Debug)]
 pub struct Reconciliation {
     namespaces: Namespaces,
     only: Option<u32>,
     circumstances: Circumstances,
+    /// Namespaces that were there at the beginning,
+    known: BTreeSet<u32>,
+    /// and those of them whose counters could be read then.
     first: BTreeMap<u32, Reading>,
 }
 
@@ -31,19 +44,20 @@ impl Reconciliation {
             reasons: probe.reasons.iter().any(|(_, name)| name == REASON),
         };
         tally.reasons = circumstances.reasons;
-        let mut namespaces = Namespaces::look(only);
-        let first = namespaces.read(None);
+        let namespaces = Namespaces::look(only);
+        let known = namespaces.known();
+        let first = namespaces.read(&known);
         for (netns, reading) in &first {
             tally.begin(*netns, reading.at_ns);
         }
-        Self { namespaces, only, circumstances, first }
+        Self { namespaces, only, circumstances, known, first }
     }
 
     /// Reads the counters for the last time. What has happened before is in the ring by now.
     pub fn close(&mut self, tally: &mut Tally) -> BTreeMap<u32, Reading> {
-        let counted = tally.namespaces().filter(|(_, ours)| !ours.counts.is_zero()).map(|(netns, _)| netns);
-        let wanted: BTreeSet<u32> = self.first.keys().copied().chain(counted).filter(|netns| self.is_of_interest(*netns)).collect();
-        let last = self.namespaces.read(Some(&wanted));
+        let later = tally.namespaces().filter(|(netns, _)| !self.known.contains(netns));
+        self.namespaces.find(&later.filter_map(|(netns, ours)| Some((netns, ours.first_ns?))).collect());
+        let last = self.namespaces.read(&self.namespaces.known());
         for (netns, reading) in &last {
             tally.close(*netns, reading.at_ns);
         }
@@ -52,18 +66,12 @@ impl Reconciliation {
 
     /// Once the ring is read to its end.
     pub fn compare(&self, last: &BTreeMap<u32, Reading>, tally: &Tally, counters: &Counters, undecodable: u64) -> Audit {
-        let mut spans: BTreeMap<u32, Span> = BTreeMap::new();
-        for (netns, first) in &self.first {
-            spans.insert(*netns, Span { first: Some(*first), last: last.get(netns).copied() });
-        }
-        for (netns, last) in last {
-            // One that had a name and no process has counters, and nobody knows how far they were.
-            if !self.namespaces.is_named(*netns) {
-                spans.entry(*netns).or_insert(Span { first: None, last: Some(*last) });
-            }
-        }
-        let losses =
-            Losses { lost: counters.lost_by_hook.iter().sum(), skipped: counters.skipped.iter().map(|(_, n)| n).sum(), undecodable };
+        let span = |netns: u32, last: Reading| Span { first: self.first.get(&netns).copied(), last };
+        // One that was known, but could not be read at the beginning, is no new one.
+        let comparable = |netns: &u32| self.first.contains_key(netns) || !self.known.contains(netns);
+        let spans = last.iter().filter(|(netns, _)| comparable(netns)).map(|(netns, last)| (*netns, span(*netns, *last))).collect();
+        let lost = hook::NAMES.iter().copied().zip(counters.lost_by_hook);
+        let losses = Losses { lost: of_counted(lost), skipped: of_counted(counters.skipped.iter().copied()), undecodable };
         let mut audit = audit::compare(tally, &spans, self.circumstances, losses);
         audit.not_audited.retain(|netns| self.is_of_interest(*netns));
         if let Some(foreign) = &mut audit.foreign {

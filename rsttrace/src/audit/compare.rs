@@ -36,8 +36,7 @@ impl Losses {
 pub struct Span {
     /// `None`: the namespace was not seen when tracing began.
     pub first: Option<Reading>,
-    /// `None`: it cannot be read any more.
-    pub last: Option<Reading>,
+    pub last: Reading,
 }
 
 /// How a counter and our events compare.
@@ -94,12 +93,11 @@ pub fn compare(tally: &Tally, spans: &BTreeMap<u32, Span>, circumstances: Circum
     let ours: BTreeMap<u32, &Ours> = tally.namespaces().collect();
     let nothing = Ours::default();
     for (&netns, span) in spans {
-        let Some(last) = span.last else { continue };
         let ours = ours.get(&netns).copied().unwrap_or(&nothing);
         let first = span.first.unwrap_or_default();
         let kernel = Kernel {
-            counts: last.kernel.counts.since(&first.kernel.counts),
-            embryonic: last.kernel.embryonic.saturating_sub(first.kernel.embryonic),
+            counts: span.last.kernel.counts.since(&first.kernel.counts),
+            embryonic: span.last.kernel.embryonic.saturating_sub(first.kernel.embryonic),
         };
         for counter in Counter::ALL {
             let spots = Spots { counter, circumstances, losses, ours, kernel, unplaced: tally.unplaced()[counter], span };
@@ -107,8 +105,8 @@ pub fn compare(tally: &Tally, spans: &BTreeMap<u32, Span>, circumstances: Circum
             audit.entries.push(Entry { netns, counter, kernel, ours, agreement: agreement(kernel, ours, counter, &spots.all()) });
         }
     }
-    let unread = |netns: &u32| spans.get(netns).is_none_or(|span| span.last.is_none());
-    audit.not_audited = ours.iter().filter(|(netns, ours)| !ours.counts.is_zero() && unread(netns)).map(|(netns, _)| *netns).collect();
+    let counted = ours.iter().filter(|(_, ours)| !ours.counts.is_zero()).map(|(netns, _)| *netns);
+    audit.not_audited = counted.filter(|netns| !spans.contains_key(netns)).collect();
     let certain = circumstances.sent_resets && circumstances.socketless && losses.none() && tally.unplaced().is_zero();
     audit.foreign = if certain { tally.foreign() } else { None };
     audit
@@ -179,7 +177,7 @@ impl Spots<'_> {
 
     fn unplaced(&self) -> Option<BlindSpot> {
         let n = self.unplaced;
-        spot(0, n.into(), format!("{n} RSTs of sockets that found no room (--max-sockets), of whatever namespace"))
+        spot(0, n.into(), format!("up to {n} RSTs whose socket is not known (lost, or no room for it), of whatever namespace"))
     }
 
     fn guessed(&self) -> Option<BlindSpot> {
@@ -191,8 +189,8 @@ impl Spots<'_> {
     }
 
     fn unsteady(&self) -> Option<BlindSpot> {
-        let of = |reading: &Option<Reading>| reading.map_or(0, |reading| reading.unsteady[self.counter]);
-        let n = of(&self.span.first).saturating_add(of(&self.span.last));
+        let first = self.span.first.map_or(0, |reading| reading.unsteady[self.counter]);
+        let n = first.saturating_add(self.span.last.unsteady[self.counter]);
         spot(-i128::from(n), n.into(), format!("up to {n} were counted in the moments in which the counters were read"))
     }
 

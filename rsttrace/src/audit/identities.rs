@@ -131,11 +131,12 @@ fn gave_up(end: &End) -> bool {
     end.err.is_none() || end.closer.is_some() && end.err != Some(Errno::ECONNABORTED)
 }
 
-/// What a timer leaves is ETIMEDOUT, or the latest ICMP error if there was one.
+/// What a timer leaves is ETIMEDOUT, or the latest ICMP error if there was one. Before the handshake
+/// is done ICMP errors end the connection themselves.
 fn timed_out(end: &End) -> bool {
     match end.err {
         Some(Errno::ETIMEDOUT) => true,
-        Some(errno) => end.evidence.soft_errno == Some(errno) && !(is_attempt(end.state) && gave_up(end)),
+        Some(errno) => end.evidence.soft_errno == Some(errno) && !is_attempt(end.state),
         None => false,
     }
 }

@@ -13,6 +13,8 @@ use crate::model::{AfterKind, End, Event, Hook};
 #[derive(Clone, Copy, Debug)]
 pub struct Ours {
     pub counts: Counts,
+    /// When the first was counted, `CLOCK_MONOTONIC`.
+    pub first_ns: Option<u64>,
     /// Connections refused with a RST because the accept queue was full.
     pub overflows: u64,
     /// Only what happened from then on counts, as `CLOCK_MONOTONIC`;
@@ -23,7 +25,7 @@ pub struct Ours {
 
 impl Default for Ours {
     fn default() -> Self {
-        Self { counts: Counts::default(), overflows: 0, from_ns: 0, until_ns: u64::MAX }
+        Self { counts: Counts::default(), first_ns: None, overflows: 0, from_ns: 0, until_ns: u64::MAX }
     }
 }
 
@@ -68,6 +70,10 @@ impl Tally {
         let at_ns = event.ts_ns();
         // Beyond the bound a namespace is not audited at all.
         let Some(ours) = self.of(netns).filter(|ours| ours.from_ns <= at_ns && at_ns < ours.until_ns) else { return };
+        if !counts.is_zero() {
+            // Events of different CPUs come out of order.
+            ours.first_ns = Some(ours.first_ns.map_or(at_ns, |first_ns| first_ns.min(at_ns)));
+        }
         ours.counts.add(&counts);
         if let Event::Stray(stray) = event {
             ours.overflows += u64::from(is_overflow(stray));

@@ -230,7 +230,7 @@ impl Summary {
             let resets = if *n == 1 { "RST" } else { "RSTs" };
             writeln!(
                 out,
-                "{} {resets} arrived over loopback{} that no socket of this host sent: a packet filter's",
+                "{} {resets} arrived over loopback{} that no socket there sent: a packet filter made them, unless NAT lies between",
                 grouped(*n),
                 of_netns(*netns)
             )?;
