@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Counter, Kernel, Reading, Tally, tally::Ours};
+use crate::units::grouped;
 
 /// What this kernel and the attached hooks let us see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +153,7 @@ impl Spots<'_> {
         let exact = (most - i128::from(self.ours.overflows)).max(0);
         let (least, most) = if certain { (exact, exact) } else { (0, most) };
         let n = (i128::from(self.kernel.counts[self.counter]) - i128::from(self.ours.counts[self.counter])).clamp(least, most);
-        let connections = if n == 1 { "connection" } else { "connections" };
+        let (n, connections) = (grouped(u64::try_from(n).unwrap_or(0)), if n == 1 { "connection" } else { "connections" });
         spot(least, most, format!("{n} {connections} reset while still in the SYN queue: no socket yet, no tracepoint"))
     }
 
@@ -172,12 +173,12 @@ impl Spots<'_> {
     fn missing(&self) -> Option<BlindSpot> {
         let Losses { lost, skipped, undecodable } = self.losses;
         let most = lost.saturating_add(skipped).saturating_add(undecodable);
-        spot(0, most.into(), format!("up to {most} events may be missing (lost, skipped or undecodable), of whatever namespace"))
+        spot(0, most.into(), format!("up to {} events may be missing (lost, skipped or undecodable), of whatever namespace", grouped(most)))
     }
 
     fn unplaced(&self) -> Option<BlindSpot> {
         let n = self.unplaced;
-        spot(0, n.into(), format!("up to {n} RSTs whose socket is not known (lost, or no room for it), of whatever namespace"))
+        spot(0, n.into(), format!("up to {} RSTs whose socket is not known (lost, or no room for it), of whatever namespace", grouped(n)))
     }
 
     fn guessed(&self) -> Option<BlindSpot> {
@@ -191,7 +192,7 @@ impl Spots<'_> {
     fn unsteady(&self) -> Option<BlindSpot> {
         let first = self.span.first.map_or(0, |reading| reading.unsteady[self.counter]);
         let n = first.saturating_add(self.span.last.unsteady[self.counter]);
-        spot(-i128::from(n), n.into(), format!("up to {n} were counted in the moments in which the counters were read"))
+        spot(-i128::from(n), n.into(), format!("up to {} were counted in the moments in which the counters were read", grouped(n)))
     }
 
     fn unseen(&self) -> Option<BlindSpot> {
@@ -230,7 +231,6 @@ fn agreement(kernel: u64, ours: u64, counter: Counter, spots: &[BlindSpot]) -> A
         }
     }
     match rest {
-        0 if words.is_empty() => Agreement::Equal,
         0 if difference == 0 => Agreement::Equal,
         0 => Agreement::Explained(words.join("; ")),
         _ => Agreement::Unexplained(unexplained(rest, counter, &words)),
@@ -239,7 +239,7 @@ fn agreement(kernel: u64, ours: u64, counter: Counter, spots: &[BlindSpot]) -> A
 
 fn unexplained(rest: i128, counter: Counter, partly: &[&str]) -> String {
     let who = if rest > 0 { "by the kernel alone" } else { "by us alone" };
-    let mut words = format!("not explained: {} counted {who}", rest.unsigned_abs());
+    let mut words = format!("not explained: {} counted {who}", grouped(u64::try_from(rest.unsigned_abs()).unwrap_or(u64::MAX)));
     let perhaps = match counter {
         Counter::AbortOnData if rest > 0 => Some("a close() with SO_LINGER 0 after both FINs leaves no trace"),
         Counter::OutRsts if rest < 0 => Some("a RST over IPv6 that has no route is not counted"),
@@ -250,4 +250,31 @@ fn unexplained(rest: i128, counter: Counter, partly: &[&str]) -> String {
         words = format!("{words} ({perhaps})");
     }
     if partly.is_empty() { words } else { format!("{words}; beside them, {}", partly.join("; ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_difference_is_explained_if_and_only_if_blind_spots_of_its_size_exist(
+            kernel in 0u64..200,
+            ours in 0u64..200,
+            ranges in proptest::collection::vec((-20i128..20, 0i128..40), 0..5),
+        ) {
+            let spots: Vec<_> = ranges
+                .iter()
+                .filter_map(|&(least, width)| spot(least, (least + width).max(0), "words".to_owned()))
+                .collect();
+            let difference = i128::from(kernel) - i128::from(ours);
+            let least: i128 = spots.iter().map(|spot| spot.least).sum();
+            let most: i128 = spots.iter().map(|spot| spot.most).sum();
+            let agreement = agreement(kernel, ours, Counter::EstabResets, &spots);
+            prop_assert_eq!(!matches!(agreement, Agreement::Unexplained(_)), (least..=most).contains(&difference));
+            prop_assert_eq!(agreement == Agreement::Equal, difference == 0 && (least..=most).contains(&0));
+        }
+    }
 }

@@ -110,3 +110,6 @@ pub struct Reading {
     /// By how much they moved around that moment: so much may be on its other side.
     pub unsteady: Counts,
 }
+
+#[cfg(test)]
+mod tests;
