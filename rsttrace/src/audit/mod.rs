@@ -74,6 +74,10 @@ impl Counts {
         }
     }
 
+    pub fn total(&self) -> u64 {
+        self.0.iter().fold(0, |sum, n| sum.saturating_add(*n))
+    }
+
     pub fn is_zero(&self) -> bool {
         *self == Self::default()
     }

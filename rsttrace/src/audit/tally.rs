@@ -37,6 +37,8 @@ pub struct Tally {
     namespaces: HashMap<u32, Ours>,
     /// RSTs of sockets of which nothing else is known, not even the namespace.
     unplaced: Counts,
+    /// Before, nothing counts anywhere.
+    since_ns: Option<u64>,
     foreign: Foreign,
 }
 
@@ -46,6 +48,7 @@ impl Tally {
         if let Some(ours) = self.of(netns) {
             ours.from_ns = at_ns;
         }
+        self.since_ns = Some(self.since_ns.map_or(at_ns, |since_ns| since_ns.min(at_ns)));
     }
 
     /// In this namespace, what happens from now on is not either.
@@ -63,11 +66,14 @@ impl Tally {
             Event::After(_) => end.map(|end| end.netns),
             Event::Stray(stray) => stray.netns,
         };
+        let at_ns = event.ts_ns();
         let Some(netns) = netns else {
-            self.unplaced.add(&counts);
+            // While the hooks are being attached, what follows an end is seen without it.
+            if self.since_ns.is_none_or(|since_ns| since_ns <= at_ns) {
+                self.unplaced.add(&counts);
+            }
             return;
         };
-        let at_ns = event.ts_ns();
         // Beyond the bound a namespace is not audited at all.
         let Some(ours) = self.of(netns).filter(|ours| ours.from_ns <= at_ns && at_ns < ours.until_ns) else { return };
         if !counts.is_zero() {

@@ -346,6 +346,16 @@ fn resets_of_unknown_sockets_have_no_namespace() {
 }
 
 #[test]
+fn what_follows_an_end_before_the_first_reading_is_nobodys() {
+    let end = closed(TcpState::Established, None);
+    let mut tally = Tally::default();
+    tally.begin(NETNS, end.ts_ns + 2);
+    tally.begin(NETNS + 1, end.ts_ns + 3);
+    tally.count(&reset(&end, None, false), None);
+    assert!(tally.unplaced().is_zero());
+}
+
+#[test]
 fn namespaces_are_bounded() {
     let mut tally = Tally::default();
     for netns in 0..=MAX_NAMESPACES as u32 {

@@ -92,7 +92,11 @@ impl Namespaces {
             thread::sleep(rest);
             for (netns, kernel) in self.read_once(open.keys()) {
                 let before = open.insert(netns, kernel).unwrap_or_default();
-                readings.insert(netns, Reading { at_ns, kernel, unsteady: kernel.counts.since(&before.counts) });
+                let reading = Reading { at_ns, kernel, unsteady: kernel.counts.since(&before.counts) };
+                let steadiest: &mut Reading = readings.entry(netns).or_insert(reading);
+                if reading.unsteady.total() < steadiest.unsteady.total() {
+                    *steadiest = reading;
+                }
                 if kernel == before {
                     open.remove(&netns);
                 }

@@ -276,3 +276,71 @@ fn agreement(audit: &Audit) -> Option<String> {
 fn most<K: Copy + Ord>(counts: &HashMap<K, u64>) -> Option<(K, u64)> {
     counts.iter().max_by_key(|(key, n)| (**n, Reverse(**key))).map(|(key, n)| (*key, *n))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn entry(netns: u32, counter: Counter, kernel: u64, ours: u64, agreement: Agreement) -> Entry {
+        Entry { netns, counter, kernel, ours, agreement }
+    }
+
+    /// Every counter of a namespace: equal, but for one.
+    fn audit_of(netns: u32, differs: Counter, agreement: Agreement) -> Vec<Entry> {
+        let of = |counter| match counter {
+            _ if counter == differs => entry(netns, counter, 6, 1, agreement.clone()),
+            Counter::EstabResets => entry(netns, counter, 1_054, 1_054, Agreement::Equal),
+            _ => entry(netns, counter, 0, 0, Agreement::Equal),
+        };
+        Counter::ALL.map(of).into()
+    }
+
+    fn written(audit: Audit) -> String {
+        let mut out = Vec::new();
+        let summary = Summary { audit: Some(audit), ..Summary::default() };
+        summary.write(&mut out).unwrap();
+        String::from_utf8(out).unwrap().lines().skip(1).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn agreement_takes_half_a_line() {
+        let audit = Audit { entries: audit_of(1, Counter::OutRsts, Agreement::Equal), ..Audit::default() };
+        assert_eq!(written(audit), "tracer lost 0 events; the kernel's own counters agree (EstabResets 1,054, OutRsts 6)");
+        assert_eq!(written(Audit::default()), "tracer lost 0 events");
+    }
+
+    #[test]
+    fn a_difference_has_a_line_with_its_blind_spot() {
+        let entries = audit_of(1, Counter::AttemptFails, Agreement::Explained("5 of them unseen".to_owned()));
+        let foreign = Some(BTreeMap::from([(1, 7)]));
+        assert_eq!(
+            written(Audit { entries, foreign, ..Audit::default() }),
+            "tracer lost 0 events; the kernel's own counters are accounted for (EstabResets 1,054)\n\
+             AttemptFails: 6 by the kernel, 1 by our events: 5 of them unseen\n\
+             7 RSTs arrived over loopback that no socket there sent: a packet filter made them, unless NAT lies between"
+        );
+    }
+
+    #[test]
+    fn what_is_not_explained_comes_first_and_names_its_namespace() {
+        let mut entries = audit_of(1, Counter::AttemptFails, Agreement::Explained("unseen".to_owned()));
+        entries.extend(audit_of(2, Counter::OutRsts, Agreement::Unexplained("not explained".to_owned())));
+        assert_eq!(
+            written(Audit { entries, not_audited: vec![3], ..Audit::default() }),
+            "tracer lost 0 events; not all of the kernel's own counters agree; these do: EstabResets 2,108\n\
+             OutRsts in network namespace 2: 6 by the kernel, 1 by our events: not explained\n\
+             AttemptFails in network namespace 1: 6 by the kernel, 1 by our events: unseen\n\
+             the kernel's counters of 1 network namespace could not be read: not compared"
+        );
+    }
+
+    #[test]
+    fn a_host_full_of_differences_is_summed_up() {
+        let entries = (0..50).flat_map(|netns| audit_of(netns, Counter::OutRsts, Agreement::Explained("unseen".to_owned()))).collect();
+        let text = written(Audit { entries, ..Audit::default() });
+        assert_eq!(text.lines().count(), 1 + MAX_DIFFERENCES + 1, "{text}");
+        assert!(text.ends_with("40 more counters differ: --json has them all"), "{text}");
+    }
+}
