@@ -97,7 +97,7 @@ fn by_circumstances(end: &End, task: Option<&Task>, answer: bool) -> Option<Coun
         return (!established).then_some(AbortOnData);
     }
     // close() is in CLOSE before it sends; timers and ss -K send first.
-    if end.orphan || established != (end.hook == Hook::SetState) || !closes(end, task) {
+    if end.orphan || established && end.hook != Hook::SetState || !closes(end, task) {
         return None;
     }
     match end.state {

@@ -199,6 +199,11 @@ fn without_reasons_circumstances_tell() {
     assert_steps(&reset(&end, None, false), Some(&end), false, &[OutRsts]);
     let after_close = super::tests::end(Hook::ReceiveReset, TcpState::FinWait2);
     assert_steps(&reset(&after_close, None, true), Some(&after_close), false, &[OutRsts, AbortOnData]);
+    // After shutdown(), with and without the orderly end that -a reports first.
+    for hook in [Hook::SetState, Hook::SendReset] {
+        let half_closed = End { hook, ..lingering(closed(TcpState::FinWait2, Some("close"))) };
+        assert_steps(&reset(&half_closed, None, false), Some(&half_closed), false, &[OutRsts, AbortOnData]);
+    }
     // ss -K sends first.
     let killed = lingering(super::tests::end(Hook::SendReset, TcpState::Established));
     assert_steps(&Event::End(Box::new(killed)), None, false, &[EstabResets, OutRsts]);
