@@ -233,24 +233,32 @@ fn resets_of_filters_of_embryonic_connections_and_of_time_wait_are_accounted_for
 #[test]
 fn namespaces_are_told_apart_and_later_ones_begin_at_nothing() {
     require_root!();
-    let first = NetNs::new();
-    let _resident = Actor::spawn_in(&first, "resident");
-    // What was counted before the start is not counted.
-    first.run_in(|| aborts(7001, 2));
-    let tracer = Tracer::start(&[]);
-    let second = NetNs::new();
-    let _resident = Actor::spawn_in(&second, "resident");
-    first.run_in(|| {
-        aborts(7001, 3);
-        settled(2 + 3, 2 * (2 + 3));
-    });
-    second.run_in(|| {
-        closed_ports(7002, 5);
-        settled(5, 0);
-    });
-    let run = tracer.stop();
-    assert_equal(&run, &first, &[("EstabResets", 6), ("OutRsts", 3), ("AttemptFails", 0), ("TCPAbortOnData", 3)]);
-    assert_equal(&run, &second, &[("EstabResets", 0), ("OutRsts", 5), ("AttemptFails", 5), ("TCPAbortOnData", 0)]);
+    // A number that another test's namespace had at the start proves nothing: then it is not audited.
+    for _ in 0..5 {
+        let first = NetNs::new();
+        let _resident = Actor::spawn_in(&first, "resident");
+        // What was counted before the start is not counted.
+        first.run_in(|| aborts(7001, 2));
+        let tracer = Tracer::start(&[]);
+        let second = NetNs::new();
+        let _resident = Actor::spawn_in(&second, "resident");
+        first.run_in(|| {
+            aborts(7001, 3);
+            settled(2 + 3, 2 * (2 + 3));
+        });
+        second.run_in(|| {
+            closed_ports(7002, 5);
+            settled(5, 0);
+        });
+        let run = tracer.stop();
+        assert_equal(&run, &first, &[("EstabResets", 6), ("OutRsts", 3), ("AttemptFails", 0), ("TCPAbortOnData", 3)]);
+        if run.summary["not_audited"].as_array().expect("an array").contains(&json!(second.inode())) {
+            continue;
+        }
+        assert_equal(&run, &second, &[("EstabResets", 0), ("OutRsts", 5), ("AttemptFails", 5), ("TCPAbortOnData", 0)]);
+        return;
+    }
+    panic!("a later namespace is never audited");
 }
 
 #[test]
