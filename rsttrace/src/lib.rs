@@ -1,5 +1,6 @@
 //! rsttrace: why TCP connections end. See ARCHITECTURE.md for the path of an event.
 
+pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod model;
 pub mod output;
 pub mod pipeline;
 pub mod probe;
+pub mod reconcile;
 pub mod run;
 pub mod sandbox;
 pub mod status;

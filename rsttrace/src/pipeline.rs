@@ -4,11 +4,12 @@
 use std::io::{self, Write};
 
 use crate::{
+    audit::Tally,
     decode::Decoder,
     enrich::Processes,
     filter::{Condition, Filter},
     join::Joiner,
-    model::{Cause, EndKind, Judged, LateObservation, Record, Seen, Teardown},
+    model::{Cause, EndKind, Event, Judged, LateObservation, Record, Seen, Teardown},
     output::{WallClock, json, summary::Summary, text::TextFormat},
     probe::Counters,
     verdict::{self, timers::Timers},
@@ -44,6 +45,8 @@ pub struct Pipeline {
     pub failed: bool,
     pub printed: u64,
     pub ready: Vec<Record>,
+    /// Every event, whatever is shown: for the comparison with the kernel's counters.
+    pub tally: Tally,
     last_event_ns: u64,
 }
 
@@ -64,6 +67,7 @@ impl Pipeline {
             failed: false,
             printed: 0,
             ready: Vec::new(),
+            tally: Tally::default(),
             last_event_ns: 0,
         }
     }
@@ -73,6 +77,8 @@ impl Pipeline {
         match self.decoder.decode(bytes) {
             Ok(event) => {
                 self.last_event_ns = self.last_event_ns.max(event.ts_ns());
+                let end = if let Event::After(after) = &event { self.joiner.end_of(after) } else { None };
+                self.tally.count(&event, end);
                 // What was due before this event is told without it, however late we read.
                 self.joiner.tick(event.ts_ns().saturating_sub(DISORDER_NS), &mut self.ready);
                 self.joiner.push(event, &mut self.ready);

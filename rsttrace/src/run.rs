@@ -33,6 +33,7 @@ use crate::{
     },
     pipeline::{Format, Pipeline},
     probe::{Options, Probe, preflight},
+    reconcile::Reconciliation,
     sandbox::{Broker, Sandbox},
     status::Status,
     stdout::Stdout,
@@ -93,12 +94,21 @@ pub async fn run(config: Config, broker: Option<io::Result<Broker>>) -> anyhow::
     pipeline.fail_on = config.fail_on.clone();
     pipeline.summary.started = started;
     pipeline.summary.filters = !config.filter_words.is_empty();
+    let reconciliation = Reconciliation::begin(&probe, config.filter.netns, &mut pipeline.tally);
 
     let end = config.duration.map(|duration| std::time::Instant::now() + duration);
     let mut out = BufWriter::with_capacity(64 * 1024, Stdout::new(Arc::clone(&signals.stopping), end));
     status.permanent(&ready_line(&config, &probe, &mut pipeline.processes, &status));
-    let mut live =
-        Live { probe: &mut probe, pipeline: &mut pipeline, status: &mut status, out: &mut out, config: &config, end, tracing: None };
+    let mut live = Live {
+        probe: &mut probe,
+        pipeline: &mut pipeline,
+        status: &mut status,
+        out: &mut out,
+        config: &config,
+        end,
+        reconciliation,
+        tracing: None,
+    };
     let mut child = live.spawn()?;
     if confined {
         live.give_up_privileges();
@@ -176,6 +186,7 @@ struct Live<'a, W: Write> {
     config: &'a Config,
     /// The duration is over then.
     end: Option<std::time::Instant>,
+    reconciliation: Reconciliation,
     /// What is traced, in words, and when that was counted.
     tracing: Option<(Instant, String)>,
 }
@@ -326,10 +337,15 @@ impl<W: Write> Live<'_, W> {
 
     /// Everything that is still there, as it stands.
     fn finish(&mut self) -> io::Result<()> {
-        while !self.pipeline.done() && self.move_events()? == Moved::Batch {}
+        // In this order: what the kernel has counted by now is in the ring.
+        let counted = self.reconciliation.close(&mut self.pipeline.tally);
+        while self.move_events()? == Moved::Batch {}
         self.pipeline.joiner.finish(&mut self.pipeline.ready);
         self.status.clear();
         self.pipeline.write(self.out, self.status.columns())?;
+        let counters = self.probe.counters();
+        self.pipeline.summary.audit =
+            Some(self.reconciliation.compare(&counted, &self.pipeline.tally, &counters, self.pipeline.summary.undecodable));
         self.update_summary();
         if self.config.json {
             json::write_summary(self.out, &self.pipeline.summary)?;

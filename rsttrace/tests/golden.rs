@@ -7,6 +7,7 @@ use std::{fs, path::Path};
 
 use jiff::{Timestamp, tz::TimeZone};
 use rsttrace::{
+    audit::{Counter, Counts},
     decode::Decoder,
     filter::Filter,
     join::Joiner,
@@ -98,4 +99,28 @@ fn json_is_valid_by_the_schema() {
         validator.validate(&value).unwrap_or_else(|error| panic!("{error}: {line}"));
     }
     insta::assert_snapshot!(shown);
+}
+
+/// What the run's own audit counts of the recording.
+fn counted(reasons: bool) -> Vec<(u32, Counts)> {
+    let names = if reasons { REASONS.map(|(number, name)| (number, name.to_owned())).to_vec() } else { Vec::new() };
+    let mut pipeline = Pipeline::new(
+        Decoder::new(4_000_000, names),
+        Joiner::new(1_000_000_000, 4096),
+        Filter::default(),
+        Format::Json,
+        WallClock::new(0, 0),
+        None,
+    );
+    pipeline.tally.reasons = reasons;
+    events().iter().for_each(|event| pipeline.feed(event));
+    assert!(pipeline.tally.unplaced().is_zero());
+    pipeline.tally.namespaces().map(|(netns, ours)| (netns, ours.counts)).collect()
+}
+
+#[test]
+fn circumstances_tell_the_audit_what_the_kernels_reasons_tell() {
+    let by_reasons = counted(true);
+    assert!(by_reasons.iter().any(|(_, counts)| counts[Counter::AbortOnClose] > 0 && counts[Counter::AbortOnData] > 0), "{by_reasons:?}");
+    assert_eq!(counted(false), by_reasons);
 }

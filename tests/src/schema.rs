@@ -68,6 +68,8 @@ const SUMMARY: &[&str] = &[
     "evicted",
     "filtered",
     "audit",
+    "not_audited",
+    "foreign_resets",
 ];
 
 /// What is wrong with a record, if anything.

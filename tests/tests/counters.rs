@@ -356,6 +356,8 @@ fn the_records_of_a_namespace_add_up_to_the_kernels_counters_and_to_the_wire() {
         let run = tracer.stop();
         let seen = wire.stop(expected["OutRsts"] as usize);
         assert_eq!(run.summary["lost"]["total"], 0, "{}", run.summary);
+        let audit: Vec<_> = run.summary["audit"].as_array().into_iter().flatten().filter(|entry| entry["netns"] == netns.inode()).collect();
+        assert!(audit.len() > made.len() && audit.iter().all(|entry| entry["explained"].is_null()), "the tracer's own audit: {audit:?}");
         let ours = counted_by_records(&run);
         let mut table: BTreeMap<String, usize> = BTreeMap::new();
         for record in run.teardowns() {

@@ -1,5 +1,6 @@
 //! Numbers to names, from /proc. May always answer "unknown": processes end.
 
+pub mod netns;
 mod proc;
 
 use std::{

@@ -74,6 +74,11 @@ impl Joiner {
         }
     }
 
+    /// The end that an event follows, as long as it is remembered.
+    pub fn end_of(&self, after: &After) -> Option<&End> {
+        self.story_of(after).map(Story::end)
+    }
+
     /// When [`Joiner::tick`] has something to do next.
     pub fn next_deadline_ns(&self) -> Option<u64> {
         let waiting = self.waiting.front().map(|&(at, _)| at);
@@ -115,6 +120,14 @@ impl Joiner {
 
     fn story(&mut self, id: SockId) -> Option<&mut Story> {
         self.stories.get_mut(&id)
+    }
+
+    fn story_of(&self, after: &After) -> Option<&Story> {
+        // A RST that follows the destruction comes without the birth time, which is gone.
+        if after.id.born_ns != 0 {
+            return self.stories.get(&after.id);
+        }
+        self.stories.get(self.latest.get(&after.id.sk)?).filter(|story| story.released())
     }
 
     fn end(&mut self, end: Box<End>, out: &mut Vec<Record>) {
@@ -164,13 +177,8 @@ impl Joiner {
     }
 
     fn after(&mut self, after: After, out: &mut Vec<Record>) {
-        // A RST that follows the destruction comes without the birth time, which is gone.
-        let id = if after.id.born_ns == 0 { self.latest.get(&after.id.sk).copied() } else { Some(after.id) };
-        let Some(story) = id.and_then(|id| self.stories.get_mut(&id)) else { return };
-        if after.id.born_ns == 0 && !story.released() {
-            return;
-        }
-        let id = story.id();
+        let Some(id) = self.story_of(&after).map(Story::id) else { return };
+        let Some(story) = self.story(id) else { return };
         match after.kind {
             AfterKind::Observed { errno } => {
                 if let Some(late) = story.observed(after.ts_ns, after.task, errno) {

@@ -10,7 +10,10 @@ use serde::{Serialize, ser::SerializeMap as _};
 use serde_json::{Serializer, ser::Formatter};
 
 use super::{WallClock, escape::is_harmless, rfc3339, summary::Summary};
-use crate::model::{self, EndKind, Errno, FirstFin, Judged, LateObservation, Speaker, Teardown, Verdict};
+use crate::{
+    audit,
+    model::{self, EndKind, Errno, FirstFin, Judged, LateObservation, Speaker, Teardown, Verdict},
+};
 
 const SCHEMA: u32 = 1;
 
@@ -231,7 +234,30 @@ struct SummaryLine<'a> {
     undecodable: u64,
     evicted: u64,
     filtered: u64,
-    audit: [(); 0],
+    audit: Vec<AuditEntry<'a>>,
+    not_audited: &'a [u32],
+    foreign_resets: Option<Vec<ForeignResets>>,
+}
+
+#[derive(Serialize)]
+struct AuditEntry<'a> {
+    netns: u32,
+    counter: &'static str,
+    kernel: u64,
+    ours: u64,
+    explained: Option<&'a str>,
+}
+
+impl<'a> From<&'a audit::Entry> for AuditEntry<'a> {
+    fn from(entry: &'a audit::Entry) -> Self {
+        Self { netns: entry.netns, counter: entry.counter.name(), kernel: entry.kernel, ours: entry.ours, explained: entry.words() }
+    }
+}
+
+#[derive(Serialize)]
+struct ForeignResets {
+    netns: u32,
+    resets: u64,
 }
 
 #[derive(Serialize)]
@@ -303,7 +329,13 @@ pub fn write_summary(out: &mut impl Write, summary: &Summary) -> io::Result<()> 
             undecodable: summary.undecodable,
             evicted: summary.evicted,
             filtered: summary.filtered,
-            audit: [],
+            audit: summary.audit.iter().flat_map(|audit| &audit.entries).map(Into::into).collect(),
+            not_audited: summary.audit.as_ref().map_or(&[], |audit| &audit.not_audited),
+            foreign_resets: summary
+                .audit
+                .as_ref()
+                .and_then(|audit| audit.foreign.as_ref())
+                .map(|foreign| foreign.iter().map(|(&netns, &resets)| ForeignResets { netns, resets }).collect()),
         },
     )
 }

@@ -10,6 +10,7 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
+    audit::{Agreement, Audit, Counter, Entry},
     model::{Cause, EndKind, Harm, Judged},
     units::{grouped, size},
 };
@@ -38,6 +39,8 @@ pub struct Summary {
     pub undecodable: u64,
     pub evicted: u64,
     pub filtered: u64,
+    /// The comparison with the kernel's own counters, once the run is over.
+    pub audit: Option<Audit>,
 }
 
 /// Connections that lost data.
@@ -179,7 +182,11 @@ impl Summary {
             writeln!(out, "the kernel skipped runs within runs: as many events may be missing ({})", skipped.join(", "))?;
         }
         if lost == 0 && self.undecodable == 0 && self.evicted == 0 {
-            return writeln!(out, "tracer lost 0 events");
+            match self.audit.as_ref().and_then(agreement) {
+                Some(words) => writeln!(out, "tracer lost 0 events; {words}")?,
+                None => writeln!(out, "tracer lost 0 events")?,
+            }
+            return self.write_differences(out);
         }
         if lost > 0 {
             let by_hook: Vec<String> =
@@ -198,11 +205,142 @@ impl Summary {
         if self.undecodable > 0 {
             writeln!(out, "{} events could not be decoded: please report this", grouped(self.undecodable))?;
         }
-        Ok(())
+        if let Some(words) = self.audit.as_ref().and_then(agreement) {
+            writeln!(out, "{words}")?;
+        }
+        self.write_differences(out)
     }
+
+    /// Where the kernel's counters and our events differ, one line each.
+    fn write_differences(&self, out: &mut impl Write) -> io::Result<()> {
+        let Some(audit) = &self.audit else { return Ok(()) };
+        let several = audit.namespaces() > 1;
+        let of_netns = |netns: u32| if several { format!(" in network namespace {netns}") } else { String::new() };
+        let mut differences: Vec<_> = audit.entries.iter().filter_map(|entry| Some((entry, entry.words()?))).collect();
+        // What nothing accounts for comes first.
+        differences.sort_by_key(|(entry, _)| matches!(entry.agreement, Agreement::Explained(_)));
+        for (Entry { netns, counter, kernel, ours, .. }, words) in differences.iter().take(MAX_DIFFERENCES) {
+            let (kernel, ours) = (grouped(*kernel), grouped(*ours));
+            writeln!(out, "{}{}: {kernel} by the kernel, {ours} by our events: {words}", counter.name(), of_netns(*netns))?;
+        }
+        if let Some(more @ 1..) = differences.len().checked_sub(MAX_DIFFERENCES) {
+            writeln!(out, "{} more counters differ: --json has them all", grouped(more as u64))?;
+        }
+        for (netns, n) in audit.foreign.iter().flatten().take(MAX_DIFFERENCES) {
+            let resets = if *n == 1 { "RST" } else { "RSTs" };
+            writeln!(
+                out,
+                "{} {resets} arrived over loopback{} that no socket there sent: a packet filter made them, unless NAT lies between",
+                grouped(*n),
+                of_netns(*netns)
+            )?;
+        }
+        match audit.not_audited.len() as u64 {
+            0 => Ok(()),
+            1 => writeln!(out, "the kernel's counters of 1 network namespace could not be read: not compared"),
+            n => writeln!(out, "the kernel's counters of {} network namespaces could not be read: not compared", grouped(n)),
+        }
+    }
+}
+
+/// Differences that are said in text.
+const MAX_DIFFERENCES: usize = 10;
+
+/// Whether the kernel's counters agree with ours; nothing where none was compared.
+fn agreement(audit: &Audit) -> Option<String> {
+    let agrees = |counter: Counter| audit.entries.iter().all(|entry| entry.counter != counter || entry.agreement == Agreement::Equal);
+    let total = |counter| audit.entries.iter().filter(|entry| entry.counter == counter).map(|entry| entry.kernel).sum::<u64>();
+    let equal: Vec<String> = Counter::ALL
+        .into_iter()
+        .filter(|counter| agrees(*counter) && total(*counter) > 0)
+        .map(|counter| format!("{} {}", counter.name(), grouped(total(counter))))
+        .collect();
+    let list = if equal.is_empty() { String::new() } else { format!(" ({})", equal.join(", ")) };
+    let across = match audit.namespaces() {
+        0 => return None,
+        1 => String::new(),
+        n => format!(" in {} network namespaces", grouped(n)),
+    };
+    let unexplained = audit.entries.iter().any(|entry| matches!(entry.agreement, Agreement::Unexplained(_)));
+    Some(match (unexplained, audit.entries.iter().all(|entry| entry.agreement == Agreement::Equal)) {
+        (_, true) => format!("the kernel's own counters agree{across}{list}"),
+        (false, false) => format!("the kernel's own counters are accounted for{across}{list}"),
+        (true, false) => {
+            let equal = if equal.is_empty() { String::new() } else { format!("; these do: {}", equal.join(", ")) };
+            format!("not all of the kernel's own counters agree{equal}")
+        }
+    })
 }
 
 /// The most frequent key; among equals the smallest, so that the words are the same every time.
 fn most<K: Copy + Ord>(counts: &HashMap<K, u64>) -> Option<(K, u64)> {
     counts.iter().max_by_key(|(key, n)| (**n, Reverse(**key))).map(|(key, n)| (*key, *n))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn entry(netns: u32, counter: Counter, kernel: u64, ours: u64, agreement: Agreement) -> Entry {
+        Entry { netns, counter, kernel, ours, agreement }
+    }
+
+    /// Every counter of a namespace: equal, but for one.
+    fn audit_of(netns: u32, differs: Counter, agreement: Agreement) -> Vec<Entry> {
+        let of = |counter| match counter {
+            _ if counter == differs => entry(netns, counter, 6, 1, agreement.clone()),
+            Counter::EstabResets => entry(netns, counter, 1_054, 1_054, Agreement::Equal),
+            _ => entry(netns, counter, 0, 0, Agreement::Equal),
+        };
+        Counter::ALL.map(of).into()
+    }
+
+    fn written(audit: Audit) -> String {
+        let mut out = Vec::new();
+        let summary = Summary { audit: Some(audit), ..Summary::default() };
+        summary.write(&mut out).unwrap();
+        String::from_utf8(out).unwrap().lines().skip(1).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn agreement_takes_half_a_line() {
+        let audit = Audit { entries: audit_of(1, Counter::OutRsts, Agreement::Equal), ..Audit::default() };
+        assert_eq!(written(audit), "tracer lost 0 events; the kernel's own counters agree (EstabResets 1,054, OutRsts 6)");
+        assert_eq!(written(Audit::default()), "tracer lost 0 events");
+    }
+
+    #[test]
+    fn a_difference_has_a_line_with_its_blind_spot() {
+        let entries = audit_of(1, Counter::AttemptFails, Agreement::Explained("5 of them unseen".to_owned()));
+        let foreign = Some(BTreeMap::from([(1, 7)]));
+        assert_eq!(
+            written(Audit { entries, foreign, ..Audit::default() }),
+            "tracer lost 0 events; the kernel's own counters are accounted for (EstabResets 1,054)\n\
+             AttemptFails: 6 by the kernel, 1 by our events: 5 of them unseen\n\
+             7 RSTs arrived over loopback that no socket there sent: a packet filter made them, unless NAT lies between"
+        );
+    }
+
+    #[test]
+    fn what_is_not_explained_comes_first_and_names_its_namespace() {
+        let mut entries = audit_of(1, Counter::AttemptFails, Agreement::Explained("unseen".to_owned()));
+        entries.extend(audit_of(2, Counter::OutRsts, Agreement::Unexplained("not explained".to_owned())));
+        assert_eq!(
+            written(Audit { entries, not_audited: vec![3], ..Audit::default() }),
+            "tracer lost 0 events; not all of the kernel's own counters agree; these do: EstabResets 2,108\n\
+             OutRsts in network namespace 2: 6 by the kernel, 1 by our events: not explained\n\
+             AttemptFails in network namespace 1: 6 by the kernel, 1 by our events: unseen\n\
+             the kernel's counters of 1 network namespace could not be read: not compared"
+        );
+    }
+
+    #[test]
+    fn a_host_full_of_differences_is_summed_up() {
+        let entries = (0..50).flat_map(|netns| audit_of(netns, Counter::OutRsts, Agreement::Explained("unseen".to_owned()))).collect();
+        let text = written(Audit { entries, ..Audit::default() });
+        assert_eq!(text.lines().count(), 1 + MAX_DIFFERENCES + 1, "{text}");
+        assert!(text.ends_with("40 more counters differ: --json has them all"), "{text}");
+    }
 }
