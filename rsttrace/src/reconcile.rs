@@ -14,7 +14,8 @@ use crate::{
 const REASON: &str = "TCP_ABORT_ON_CLOSE";
 
 /// Hooks whose events step no counter.
-const UNCOUNTED: [&str; 5] = ["sock_recv_length", "sock_send_length", "tcp_destroy_sock", "cgroup/getsockopt", hook::TCP_PROBE];
+const UNCOUNTED: [&str; 7] =
+    ["sock_recv_length", "sock_send_length", "tcp_destroy_sock", "cgroup/getsockopt", "sys_exit", hook::TCP_PROBE, hook::TCP_RESET];
 
 /// What is missing for the comparison, of what is missing by hook.
 fn of_counted(by_hook: impl Iterator<Item = (&'static str, u64)>) -> u64 {
@@ -40,7 +41,7 @@ impl Reconciliation {
         let circumstances = Circumstances {
             sent_resets: attached("tcp_send_reset"),
             // The hook has had its reason since it fires for every RST.
-            socketless: !probe.reasons.is_empty() || attached("tcp_v4_send_reset"),
+            socketless: !probe.reasons.is_empty() || attached(hook::TCP_V4_SEND_RESET) && attached(hook::TCP_V6_SEND_RESET),
             reasons: probe.reasons.iter().any(|(_, name)| name == REASON),
         };
         tally.reasons = circumstances.reasons;
