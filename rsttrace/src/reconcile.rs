@@ -6,7 +6,7 @@ use rsttrace_common::hook;
 
 use crate::{
     audit::{self, Audit, Circumstances, Losses, Reading, Span, Tally},
-    enrich::netns::Namespaces,
+    enrich::{Processes, netns::Namespaces},
     probe::{Counters, Probe},
 };
 
@@ -54,10 +54,15 @@ impl Reconciliation {
         Self { namespaces, only, circumstances, known, first }
     }
 
+    /// Privileges are about to be given up.
+    pub fn confine(&mut self) {
+        self.namespaces.confine();
+    }
+
     /// Reads the counters for the last time. What has happened before is in the ring by now.
-    pub fn close(&mut self, tally: &mut Tally) -> BTreeMap<u32, Reading> {
+    pub fn close(&mut self, tally: &mut Tally, processes: &mut Processes) -> BTreeMap<u32, Reading> {
         let later = tally.namespaces().filter(|(netns, _)| !self.known.contains(netns));
-        self.namespaces.find(&later.filter_map(|(netns, ours)| Some((netns, ours.first_ns?))).collect());
+        self.namespaces.find(&later.filter_map(|(netns, ours)| Some((netns, ours.first_ns?))).collect(), processes);
         let last = self.namespaces.read(&self.namespaces.known());
         for (netns, reading) in &last {
             tally.close(*netns, reading.at_ns);

@@ -296,7 +296,8 @@ impl<W: Write> Live<'_, W> {
     }
 
     /// CMD has been started with what we had; from here on nothing is needed but to read and write.
-    fn give_up_privileges(&self) {
+    fn give_up_privileges(&mut self) {
+        self.reconciliation.confine();
         let sandbox = Sandbox::enter(|| self.probe.counters_can_be_read());
         if self.config.verbose >= 1 {
             self.status.permanent(&format!("rsttrace: sandbox: {sandbox}"));
@@ -338,7 +339,7 @@ impl<W: Write> Live<'_, W> {
     /// Everything that is still there, as it stands.
     fn finish(&mut self) -> io::Result<()> {
         // In this order: what the kernel has counted by now is in the ring.
-        let counted = self.reconciliation.close(&mut self.pipeline.tally);
+        let counted = self.reconciliation.close(&mut self.pipeline.tally, &mut self.pipeline.processes);
         while self.move_events()? == Moved::Batch {}
         self.pipeline.joiner.finish(&mut self.pipeline.ready);
         self.status.clear();

@@ -143,7 +143,9 @@ fn where_everything_is_there_it_says_so_and_shows_every_field() {
     assert_eq!(report["status"], 0, "{:#}", report["degraded"]);
     assert_eq!(report["degraded"], Value::Array(Vec::new()));
     for (name, hook) in report["hooks"].as_object().expect("hooks") {
-        assert!(hook["how"].is_string(), "{name}: {hook}");
+        // More evidence, where there is fentry or kprobes; or not for this kernel.
+        let dispensable = name == "tcp_reset" || hook["why"].as_str().is_some_and(|why| why.starts_with("not needed"));
+        assert!(hook["how"].is_string() || dispensable, "{name}: {hook}");
     }
     assert_eq!(with_status(&report, "not-tried"), BTreeSet::from(UNTRIED));
     assert_eq!(with_status(&report, "delivered").len() + UNTRIED.len(), report["fields"].as_object().expect("fields").len());

@@ -299,7 +299,9 @@ fn sees_everything(tracer: Tracer) {
     expect(&record, json!({ "owner": pair.server.process(), "seen": "not-yet" }));
     let run = tracer.stop();
     assert!(run.status.success());
-    assert!(run.records[0]["hooks"].as_object().is_some_and(|hooks| hooks.values().all(Value::is_string)), "{}", run.records[0]["hooks"]);
+    // The one that is only more evidence needs fentry or kprobes.
+    let missing = |(name, how): (&String, &Value)| how.is_null() && name != "tcp_reset";
+    assert!(!run.records[0]["hooks"].as_object().expect("hooks").iter().any(missing), "{}", run.records[0]["hooks"]);
     assert!(!run.stderr.contains("warning"), "{}", run.stderr);
 }
 

@@ -31,6 +31,8 @@ pub trait ProcessSource: fmt::Debug {
     fn holder(&mut self, inode: u64) -> Option<u32>;
     /// The next numbers of living processes above `tgid`, ascending; none at the end.
     fn after(&mut self, tgid: u32) -> Vec<u32>;
+    /// The network namespace that a process lives in, by its inode number.
+    fn netns(&mut self, tgid: u32) -> Option<u32>;
     /// It will never answer again.
     fn is_gone(&self) -> bool {
         false
@@ -86,6 +88,11 @@ impl Processes {
         let tgid = self.source.holder(inode)?;
         let info = self.process(tgid)?;
         Some(Owner { tgid, parent_tgid: info.parent, comm: Comm::from(info.comm.as_str()) })
+    }
+
+    /// The network namespace that a process lives in, by its inode number.
+    pub fn netns(&mut self, tgid: u32) -> Option<u32> {
+        self.source.netns(tgid)
     }
 
     /// All processes of the host that are there now.

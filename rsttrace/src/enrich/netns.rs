@@ -17,7 +17,7 @@ use rustix::{
     time::{ClockId, Timespec, clock_getres, clock_gettime},
 };
 
-use super::netns_of;
+use super::{Processes, netns_of};
 use crate::audit::{Counter, Counts, Kernel, MAX_NAMESPACES, Reading};
 
 /// Processes remembered of each namespace, the oldest: one of them should live as long as we do.
@@ -35,6 +35,7 @@ pub struct Namespaces {
     ways: BTreeMap<u32, Ways>,
     /// Nothing else is looked at.
     only: Option<u32>,
+    confined: bool,
 }
 
 /// How one namespace is reached. The kernel gives its number to another as soon as it is gone: each
@@ -62,9 +63,14 @@ struct Name {
 impl Namespaces {
     /// All of this host, or the only one of interest.
     pub fn look(only: Option<u32>) -> Self {
-        let mut namespaces = Self { ways: BTreeMap::new(), only };
-        namespaces.scan(|_| Some(u64::MAX));
+        let mut namespaces = Self { ways: BTreeMap::new(), only, confined: false };
+        namespaces.scan(|_| Some(u64::MAX), |pid| netns_of(&format!("/proc/{pid}/ns/net")).ok());
         namespaces
+    }
+
+    /// From now on nothing is visited: that takes privileges which are about to be given up.
+    pub fn confine(&mut self) {
+        self.confined = true;
     }
 
     /// Every namespace that is known.
@@ -74,10 +80,11 @@ impl Namespaces {
 
     /// Looks for further namespaces, each with the time at which it was there already; what can be
     /// reached under its number, but may have come later, may be another.
-    pub fn find(&mut self, further: &BTreeMap<u32, u64>) {
+    pub fn find(&mut self, further: &BTreeMap<u32, u64>, processes: &mut Processes) {
         let known = self.known();
         if further.keys().any(|netns| !known.contains(netns)) {
-            self.scan(|netns| further.get(&netns).copied().filter(|_| !known.contains(&netns)));
+            let bound = |netns| further.get(&netns).copied().filter(|_| !known.contains(&netns));
+            self.scan(bound, |pid| processes.netns(pid.cast_unsigned()));
         }
     }
 
@@ -109,17 +116,18 @@ impl Namespaces {
     }
 
     fn read_once<'a>(&self, wanted: impl IntoIterator<Item = &'a u32>) -> BTreeMap<u32, Kernel> {
-        wanted.into_iter().filter_map(|netns| Some((*netns, self.ways.get(netns)?.counters(*netns)?))).collect()
+        wanted.into_iter().filter_map(|netns| Some((*netns, self.ways.get(netns)?.counters(*netns, self.confined)?))).collect()
     }
 
-    /// `bound`: whether a namespace is wanted, and until when a way to it must have existed.
-    fn scan(&mut self, bound: impl Fn(u32) -> Option<u64>) {
+    /// `bound`: whether a namespace is wanted, and until when a way to it must have existed; `home`: where a
+    /// process lives.
+    fn scan(&mut self, bound: impl Fn(u32) -> Option<u64>, mut home: impl FnMut(i32) -> Option<u32>) {
         let clocks = Clocks::read();
         let own = i32::try_from(std::process::id()).ok();
         let all = all_processes().into_iter().flatten().flatten().map(|process| process.pid());
         // We live as long as we do.
         for pid in own.into_iter().chain(all) {
-            let Ok(netns) = netns_of(&format!("/proc/{pid}/ns/net")) else { continue };
+            let Some(netns) = home(pid) else { continue };
             let Some((ways, until_ns)) = self.room(netns).zip(bound(netns)) else { continue };
             if ways.members.len() < MAX_MEMBERS
                 && ways.members.iter().all(|member| member.pid != pid)
@@ -148,12 +156,12 @@ impl Namespaces {
 
 impl Ways {
     /// Through the first process that still lives there, else by a visit.
-    fn counters(&self, netns: u32) -> Option<Kernel> {
+    fn counters(&self, netns: u32, confined: bool) -> Option<Kernel> {
         let by_process = self.members.iter().find_map(|member| {
             let counters = member.lives_in(netns).then(|| read(&member.pid.to_string()))??;
             member.lives_in(netns).then_some(counters)
         });
-        by_process.or_else(|| self.name.as_ref()?.visit(netns))
+        by_process.or_else(|| self.name.as_ref().filter(|_| !confined)?.visit(netns))
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use procfs::process::{FDTarget, Process, all_processes};
 
-use super::ProcessSource;
+use super::{ProcessSource, netns_of};
 use crate::filter::ProcessInfo;
 
 /// A look at all descriptors of the host is not repeated sooner.
@@ -42,6 +42,10 @@ impl ProcessSource for Proc {
             self.scanned = Some(Instant::now());
         }
         *self.holders.get(&inode)?
+    }
+
+    fn netns(&mut self, tgid: u32) -> Option<u32> {
+        netns_of(&format!("/proc/{tgid}/ns/net")).ok()
     }
 
     fn after(&mut self, tgid: u32) -> Vec<u32> {

@@ -1,7 +1,7 @@
 //! Somebody who may still read /proc when we no longer may. After the tracer has given up its
 //! capabilities, the kernel hides from it who holds which socket and what others execute
 //! (`ptrace_may_access()`), and under hidepid that others exist. A child that was forked before
-//! answers three questions about it, over a socket, and can do nothing else: it has
+//! answers four questions about it, over a socket, and can do nothing else: it has
 //! `CAP_SYS_PTRACE` and `CAP_DAC_READ_SEARCH` where we had them, can open files for reading only,
 //! and cannot make a socket, a process or a file (`syscalls::Role::Reader`). Landlock is not for
 //! it: a process in a Landlock domain is refused by `ptrace_may_access()` whatever it is capable of.
@@ -47,6 +47,7 @@ enum Question {
     Process(u32),
     Holder(u64),
     After(u32),
+    Netns(u32),
 }
 
 /// The tracer's end.
@@ -126,6 +127,10 @@ impl ProcessSource for Broker {
         self.ask(Question::After(tgid)).map(|answer| decode_numbers(answer).collect()).unwrap_or_default()
     }
 
+    fn netns(&mut self, tgid: u32) -> Option<u32> {
+        decode_numbers(self.ask(Question::Netns(tgid))?).next()
+    }
+
     fn is_gone(&self) -> bool {
         self.gone
     }
@@ -166,6 +171,7 @@ fn serve(socket: impl AsFd, source: &mut impl ProcessSource) {
             Question::Process(tgid) => encode_process(source.process(tgid)),
             Question::Holder(inode) => encode_numbers(source.holder(inode)),
             Question::After(tgid) => encode_numbers(source.after(tgid)),
+            Question::Netns(tgid) => encode_numbers(source.netns(tgid)),
         };
         let sent = match retry_on_intr(|| send(&socket, &answer, SendFlags::NOSIGNAL)) {
             // The system allows only smaller packets (net.core.wmem_max).
@@ -184,6 +190,7 @@ impl Question {
             Self::Process(tgid) => (b'p', u64::from(tgid)),
             Self::Holder(inode) => (b'h', inode),
             Self::After(tgid) => (b'a', u64::from(tgid)),
+            Self::Netns(tgid) => (b'n', u64::from(tgid)),
         };
         let mut packet = [kind; QUESTION];
         packet[1..].copy_from_slice(&number.to_le_bytes());
@@ -199,6 +206,7 @@ impl Question {
             b'p' => u32::try_from(number).ok().map(Self::Process),
             b'h' => Some(Self::Holder(number)),
             b'a' => u32::try_from(number).ok().map(Self::After),
+            b'n' => u32::try_from(number).ok().map(Self::Netns),
             _ => None,
         }
     }
@@ -290,6 +298,10 @@ mod tests {
 
         fn holder(&mut self, inode: u64) -> Option<u32> {
             (inode == 4_711).then_some(7)
+        }
+
+        fn netns(&mut self, tgid: u32) -> Option<u32> {
+            (tgid == 7).then_some(4_026_531_840)
         }
 
         fn after(&mut self, tgid: u32) -> Vec<u32> {
