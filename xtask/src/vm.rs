@@ -18,6 +18,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    thread,
     time::Instant,
 };
 
@@ -71,30 +72,33 @@ pub fn run(options: &Options) -> Result<()> {
     let machine = Machine::new(scope)?;
     let mut flags = options.flags.clone();
     flags.extend(options.quick.then(|| "vm.quick".to_owned()));
-    let mut found = Vec::new();
-    let mut failed = Vec::new();
-    let mut attempt = |name: &str, kernel: Result<Kernel>| match kernel.and_then(|kernel| machine.run(&kernel, &flags)) {
-        Ok(report) => {
-            // Drift is no failure where it is about to be put on file.
-            let drift = if options.record { Vec::new() } else { report.drift() };
-            report.print(&drift);
-            if !report.problems.is_empty() || !drift.is_empty() {
-                failed.push(name.to_owned());
-            }
-            found.extend(report.support);
-        }
-        Err(error) => {
-            println!("{name}: {error:#}");
-            failed.push(name.to_owned());
-        }
-    };
+    let mut kernels: Vec<(String, Result<Kernel>)> = Vec::new();
     if let Some(image) = &options.kernel {
-        attempt(&image.display().to_string(), Kernel::of_file(image, options.modules.as_deref()));
+        kernels.push((image.display().to_string(), Kernel::of_file(image, options.modules.as_deref())));
     }
     let wanted = |name: &&str| options.all || options.kernels.iter().any(|wanted| wanted == name);
-    for name in kernels::NAMES.into_iter().filter(wanted) {
-        attempt(name, Kernel::fetch(name, options.fresh));
-    }
+    kernels.extend(kernels::NAMES.into_iter().filter(wanted).map(|name| (name.to_owned(), Kernel::fetch(name, options.fresh))));
+    let mut found = Vec::new();
+    let mut failed = Vec::new();
+    side_by_side(
+        kernels,
+        |(name, kernel)| (name, kernel.and_then(|kernel| machine.run(&kernel, &kernel.name, &flags))),
+        |(name, outcome)| match outcome {
+            Ok(report) => {
+                // Drift is no failure where it is about to be put on file.
+                let drift = if options.record { Vec::new() } else { report.drift() };
+                report.print(&drift);
+                if !report.problems.is_empty() || !drift.is_empty() {
+                    failed.push(name);
+                }
+                found.extend(report.support);
+            }
+            Err(error) => {
+                println!("{name}: {error:#}");
+                failed.push(name);
+            }
+        },
+    );
     if options.record {
         support::record(found)?;
     }
@@ -110,20 +114,38 @@ pub fn test() -> Result<Sums> {
     const KERNELS: [&str; 2] = ["6.1", "6.12"];
     let mut sums = Sums::default();
     let machine = Machine::new(Scope::Some)?;
-    for name in KERNELS {
-        let report = machine.run(&Kernel::fetch(name, false)?, &[])?;
-        report.print(&report.drift());
-        let problems: Vec<String> = report.problems.iter().cloned().chain(report.drift()).collect();
-        sums.note(&format!("vm {name}"), if problems.is_empty() { None } else { Some(problems.join("\n    ")) });
-        sums.add(&format!("vm {name}"), report.sums);
-    }
+    let kernels = KERNELS.map(|name| (name, Kernel::fetch(name, false)));
+    side_by_side(
+        kernels.into(),
+        |(name, kernel)| (name, kernel.and_then(|kernel| machine.run(&kernel, name, &[]))),
+        |(name, outcome)| {
+            let problems = match outcome {
+                Ok(report) => {
+                    let drift = report.drift();
+                    report.print(&drift);
+                    sums.add(&format!("vm {name}"), report.sums);
+                    report.problems.into_iter().chain(drift).collect()
+                }
+                Err(error) => vec![format!("{error:#}")],
+            };
+            sums.note(&format!("vm {name}"), (!problems.is_empty()).then(|| problems.join("\n    ")));
+        },
+    );
     let kernel = Kernel::fetch(KERNELS[1], false)?;
-    for (flags, words) in SABOTAGE {
-        let flags: Vec<String> = ["vm.quick"].iter().chain(*flags).map(|flag| (*flag).to_owned()).collect();
-        let problems = machine.run(&kernel, &flags)?.problems.join("\n    ");
-        let unnoticed = (!problems.contains(words)).then(|| format!("{words:?} was to be noticed, and this was: {problems}"));
-        sums.note(&format!("vm, sabotaged: {}", flags.join(" ")), unnoticed);
-    }
+    side_by_side(
+        SABOTAGE.to_vec(),
+        |(flags, words)| {
+            let flags: Vec<String> = ["vm.quick"].iter().chain(flags).map(|flag| (*flag).to_owned()).collect();
+            let label = format!("{}-sabotaged-{}", kernel.name, flags[flags.len() - 1].replace('/', "-"));
+            (flags.join(" "), words, machine.run(&kernel, &label, &flags))
+        },
+        |(flags, words, outcome)| {
+            let told = outcome.map_or_else(|error| format!("{error:#}"), |report| report.problems.join("\n    "));
+            let unnoticed = (!told.contains(words)).then(|| format!("{words:?} was to be noticed, and this was: {told}"));
+            println!("test: a guest sabotaged by {flags}: {}", if unnoticed.is_none() { "noticed" } else { "NOT NOTICED" });
+            sums.note(&format!("vm, sabotaged: {flags}"), unnoticed);
+        },
+    );
     Ok(sums)
 }
 
@@ -135,6 +157,26 @@ const SABOTAGE: &[(&[&str], &str)] = &[
     // A scenario that comes out otherwise: its observer is then concluded.
     (&["--without", "cgroup/getsockopt"], "the same with a non-blocking connect:"),
 ];
+
+/// Does as many at once as this machine has CPUs, which a guest keeps busy one each; what comes of them is
+/// handed over in order.
+fn side_by_side<T: Send, R: Send>(all: Vec<T>, work: impl Fn(T) -> R + Sync, mut done: impl FnMut(R)) {
+    let at_once = thread::available_parallelism().map_or(1, usize::from);
+    let mut all = all.into_iter();
+    loop {
+        let some: Vec<T> = all.by_ref().take(at_once).collect();
+        if some.is_empty() {
+            return;
+        }
+        let work = &work;
+        thread::scope(|scope| {
+            let running: Vec<_> = some.into_iter().map(|one| scope.spawn(move || work(one))).collect();
+            for one in running {
+                done(one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            }
+        });
+    }
+}
 
 /// Where consoles and records are kept.
 fn directory() -> Result<PathBuf> {
@@ -154,9 +196,9 @@ impl Machine {
         Ok(Self { emulator: Emulator::find()?, programs: Programs::build(scope)? })
     }
 
-    /// Boots a kernel, and keeps what was said.
-    fn run(&self, kernel: &Kernel, flags: &[String]) -> Result<Report> {
-        let stem = directory()?.join(&kernel.name);
+    /// Boots a kernel, and keeps what was said under this label.
+    fn run(&self, kernel: &Kernel, label: &str, flags: &[String]) -> Result<Report> {
+        let stem = directory()?.join(label);
         let initramfs = stem.with_added_extension("initramfs");
         write(&initramfs, self.programs.initramfs(kernel)?)?;
         let started = Instant::now();
@@ -180,6 +222,8 @@ struct Report {
     /// Its own `uname -r`.
     kernel: String,
     seconds: u64,
+    /// Scenarios of the workload, with what came of them in each run.
+    scenarios: Vec<(&'static str, Vec<&'static str>)>,
     details: Vec<String>,
     problems: Vec<String>,
     sums: Sums,
@@ -208,7 +252,7 @@ impl Report {
         for (number, run) in runs.iter().enumerate() {
             self.workload(run, number == 0)?;
         }
-        self.scenarios(console);
+        self.test_programs(console);
         let doctor = console.lines("doctor").next().context("the doctor said nothing")?;
         let doctor = serde_json::from_str(doctor).with_context(|| format!("the doctor printed no JSON: {doctor}"))?;
         self.support = Some(Support::of_doctor(&self.name, &doctor));
@@ -226,6 +270,9 @@ impl Report {
 
     fn print(&self, drift: &[String]) {
         println!("{}: {}, {} s", self.name, self.kernel, self.seconds);
+        for (scenario, outcomes) in &self.scenarios {
+            println!("    {:<10} {scenario}", outcomes.join(" "));
+        }
         self.details.iter().for_each(|line| println!("    {line}"));
         self.problems.iter().chain(drift).for_each(|line| println!("  ! {line}"));
     }
@@ -237,7 +284,13 @@ impl Report {
         let Some(start) = records.first() else { bail!("rsttrace printed nothing") };
         let judged = judge::judge(run, &records)?;
         let flags = if run.name == "-" { String::new() } else { format!(" ({})", run.name) };
-        self.details.push(format!("{}; {}{flags}", judged.summary, hooks(start)));
+        self.details.push(format!("{}; {}{flags}", judged.summary(), hooks(start)));
+        for (scenario, outcome) in &judged.scenarios {
+            match self.scenarios.iter_mut().find(|(known, _)| known == scenario) {
+                Some((_, outcomes)) => outcomes.push(outcome),
+                None => self.scenarios.push((scenario, vec![outcome])),
+            }
+        }
         if first {
             self.details.extend(["end", "cause"].map(|key| counts(&records, key)));
             self.details.push(verified(run));
@@ -247,7 +300,7 @@ impl Report {
     }
 
     /// What the test programs said.
-    fn scenarios(&mut self, console: &Console) {
+    fn test_programs(&mut self, console: &Console) {
         let mut all = Sums::default();
         let second: Vec<_> = console.parts("again");
         for first in console.parts("scenarios") {
@@ -255,6 +308,12 @@ impl Report {
             if let Some(second) = second.iter().find(|second| second.name == first.name) {
                 sums.retried(&second.sums());
             }
+            let (passed, failed) = (sums.passed(), sums.failed.len());
+            self.details.push(format!(
+                "{}: {}",
+                first.name,
+                if failed == 0 { format!("{passed} passed") } else { format!("{passed} passed, {failed} failed") }
+            ));
             all.add(first.name, sums);
         }
         if !all.is_empty() {

@@ -45,7 +45,7 @@ impl Sources<'_> {
     /// Of these hooks those that are not attached, by the reason why.
     fn why_unattached(&self, names: &[&'static str]) -> Vec<String> {
         let mut by_reason: Vec<(&str, Vec<&str>)> = Vec::new();
-        for hook in self.hooks.iter().filter(|hook| hook.how.is_none() && names.contains(&hook.name)) {
+        for hook in self.hooks.iter().filter(|hook| hook.how.is_none() && !hook.extra && names.contains(&hook.name)) {
             let why = hook.why.as_deref().unwrap_or("not attached");
             match by_reason.iter_mut().find(|(reason, _)| *reason == why) {
                 Some((_, hooks)) => hooks.push(hook.name),

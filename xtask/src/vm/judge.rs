@@ -10,8 +10,16 @@ use super::{
 
 /// What came of all scenarios.
 pub struct Judged {
-    pub summary: String,
+    /// Each with `ok`, `differs`, or `-` where the machine cannot make it.
+    pub scenarios: Vec<(&'static str, &'static str)>,
     pub problems: Vec<String>,
+}
+
+impl Judged {
+    pub fn summary(&self) -> String {
+        let count = |wanted: &str| self.scenarios.iter().filter(|(_, outcome)| *outcome == wanted).count();
+        format!("{} of {} scenarios as expected, {} impossible there", count("ok"), SCENARIOS.len(), count("-"))
+    }
 }
 
 /// `run` is one run of the workload, named by the tracer's flags.
@@ -22,8 +30,8 @@ pub fn judge(run: &Part<'_>, records: &[Value]) -> Result<Judged> {
     if !blind {
         problems.extend(contradictions(run, records)?);
     }
-    let summary = scenarios(run, records, blind, &mut problems)?;
-    Ok(Judged { summary, problems })
+    let scenarios = scenarios(run, records, blind, &mut problems)?;
+    Ok(Judged { scenarios, problems })
 }
 
 /// Hooks that the flags do not leave out.
@@ -73,16 +81,17 @@ fn counter(run: &Part<'_>, when: &str, name: &str) -> Option<usize> {
 
 /// Compares the records after each announcement with the expected ones.
 /// `blind`: RSTs without a full socket are not seen, by a choice of ours.
-fn scenarios(run: &Part<'_>, records: &[Value], blind: bool, problems: &mut Vec<String>) -> Result<String> {
+fn scenarios(run: &Part<'_>, records: &[Value], blind: bool, problems: &mut Vec<String>) -> Result<Vec<(&'static str, &'static str)>> {
     let parts = parts(run)?;
-    let (mut as_expected, mut left_out) = (0, 0);
+    let mut outcomes = Vec::new();
     for (announced, expected) in SCENARIOS {
         let Some(part) = parts.iter().find(|part| part.announced.starts_with(announced)) else {
             problems.push(format!("the workload did not announce: {announced}"));
+            outcomes.push((*announced, "differs"));
             continue;
         };
         if part.not_here {
-            left_out += 1;
+            outcomes.push((*announced, "-"));
             continue;
         }
         let told: Vec<String> = records.iter().filter(|record| part.has(record)).map(told).collect();
@@ -92,13 +101,14 @@ fn scenarios(run: &Part<'_>, records: &[Value], blind: bool, problems: &mut Vec<
         };
         let missed = differences(&visible(expected), &told);
         if missed.is_empty() || alternatives.any(|(_, expected)| differences(&visible(expected), &told).is_empty()) {
-            as_expected += 1;
+            outcomes.push((*announced, "ok"));
         } else {
+            outcomes.push((*announced, "differs"));
             problems.push(format!("{announced}:"));
             problems.extend(missed);
         }
     }
-    Ok(format!("{as_expected} of {} scenarios as expected, {left_out} impossible there", SCENARIOS.len()))
+    Ok(outcomes)
 }
 
 /// The workload from one announcement to the next; times are written as in the records.
@@ -158,8 +168,8 @@ mod tests {
 
     #[test]
     fn a_record_belongs_to_the_last_announcement_before_it() {
-        assert_eq!(judged(&[late("10:00:02.5Z")]).summary, "1 of 17 scenarios as expected, 1 impossible there");
-        assert_eq!(judged(&[late("10:00:01.5Z")]).summary, "0 of 17 scenarios as expected, 1 impossible there");
+        assert_eq!(judged(&[late("10:00:02.5Z")]).summary(), "1 of 17 scenarios as expected, 1 impossible there");
+        assert_eq!(judged(&[late("10:00:01.5Z")]).summary(), "0 of 17 scenarios as expected, 1 impossible there");
     }
 
     #[test]
