@@ -308,6 +308,10 @@ impl Report {
             if let Some(second) = second.iter().find(|second| second.name == first.name) {
                 sums.retried(&second.sums());
             }
+            if sums.is_empty() {
+                // No libtest: it has nothing to say but how it ended.
+                sums.note(first.name, None);
+            }
             let (passed, failed) = (sums.passed(), sums.failed.len());
             self.details.push(format!(
                 "{}: {}",
