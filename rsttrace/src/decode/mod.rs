@@ -233,13 +233,14 @@ impl Decoder {
         })
     }
 
-    /// A number that this kernel has no name for is shown as a number.
+    /// A number that this kernel has no name for is shown as a number. Not to specify a reason is to
+    /// give none: 6.10 and 6.11 do so for every RST that answers no segment.
     fn reason(&self, number: i32) -> Option<Reason> {
         if number < 0 {
             return None;
         }
         let known = self.reasons.iter().find(|(value, _)| *value == number).map(|(_, name)| name.clone());
-        Some(known.unwrap_or_else(|| number.to_string().into()))
+        Some(known.unwrap_or_else(|| number.to_string().into())).filter(|reason| &**reason != "NOT_SPECIFIED")
     }
 }
 
@@ -339,7 +340,7 @@ mod tests {
     use super::*;
 
     fn decoder() -> Decoder {
-        Decoder::new(4_000_000, [(11, "TCP_ABORT_ON_CLOSE".to_owned())])
+        Decoder::new(4_000_000, [(0, "NOT_SPECIFIED".to_owned()), (11, "TCP_ABORT_ON_CLOSE".to_owned())])
     }
 
     fn header(kind: u16, abi: u16, length: usize) -> Vec<u8> {
@@ -365,6 +366,7 @@ mod tests {
         assert_eq!(decoder().reason(11).as_deref(), Some("TCP_ABORT_ON_CLOSE"));
         assert_eq!(decoder().reason(77).as_deref(), Some("77"));
         assert_eq!(decoder().reason(-1), None);
+        assert_eq!(decoder().reason(0), None, "not specified");
     }
 
     proptest! {
