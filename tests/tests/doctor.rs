@@ -249,7 +249,7 @@ fn a_moved_clock_is_noticed_by_the_events_themselves() {
         rsttrace_tests::tell_skipped("this kernel has no time namespaces");
         return;
     }
-    let report = report(&mut unshared(&["-T", "--monotonic", "1000"], "exec \"$0\" doctor --json"));
+    let report = report(&mut unshared(&["-T", "-f", "--kill-child", "--monotonic", "1000"], "exec \"$0\" doctor --json"));
     assert_eq!(report["status"], 1);
     assert!(complaint(&report, "clocks").contains("1000 s behind"), "{:#}", report["degraded"]);
     assert_eq!(report["fields"]["time"]["status"], "wrong");

@@ -57,11 +57,14 @@ impl Sums {
     /// Takes the second attempt of what failed in.
     pub fn retried(&mut self, second: &Self) {
         let failed = std::mem::take(&mut self.failed);
-        // What is no test's name was not tried again.
-        let (again, failed): (Vec<_>, _) = failed.into_iter().partition(|name| second.ok.contains(name));
+        // What is no test's name was not tried again; and tests of two programs may share a name.
+        let passed = |name: &String| second.ok.contains(name) && !second.failed.contains(name);
+        let (again, failed): (Vec<_>, _) = failed.into_iter().partition(passed);
         self.ran_well += again.len();
         self.failed = failed;
         self.again.extend(again);
+        let further: Vec<String> = second.failed.iter().filter(|name| !self.failed.contains(name)).cloned().collect();
+        self.failed.extend(further);
     }
 
     /// One more thing that was tried; `problem`: why it failed.
@@ -72,6 +75,11 @@ impl Sums {
         }
     }
 
+    /// Skips for these reasons are meant.
+    pub fn expect_skips(&mut self, reasons: &[&str]) {
+        self.skipped.retain(|skip| !reasons.iter().any(|reason| skip.ends_with(reason)));
+    }
+
     pub fn is_empty(&self) -> bool {
         self.ran_well == 0 && self.failed.is_empty() && self.skipped.is_empty()
     }
@@ -79,6 +87,7 @@ impl Sums {
     /// Takes another program's in.
     pub fn add(&mut self, program: &str, other: Self) {
         self.ran_well += other.ran_well;
+        self.returned_early += other.returned_early;
         self.skipped.extend(other.skipped.into_iter().map(|skip| format!("{program}: {skip}")));
         self.failed.extend(other.failed.into_iter().map(|name| format!("{program}: {name}")));
         self.again.extend(other.again.into_iter().map(|name| format!("{program}: {name}")));

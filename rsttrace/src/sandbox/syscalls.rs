@@ -56,7 +56,7 @@ const LIVING: &[libc::c_long] = &[
     libc::SYS_exit_group,
 ];
 
-/// What is open already, and looking at files; `openat` is conditional.
+/// What is open already, and looking at files; `openat` and `fcntl` are conditional.
 const READING: &[libc::c_long] = &[
     libc::SYS_read,
     libc::SYS_readv,
@@ -64,7 +64,6 @@ const READING: &[libc::c_long] = &[
     libc::SYS_preadv,
     libc::SYS_lseek,
     libc::SYS_close,
-    libc::SYS_fcntl,
     libc::SYS_getdents64,
     libc::SYS_readlink,
     libc::SYS_readlinkat,
@@ -137,6 +136,15 @@ fn conditional(role: Role) -> Result<Vec<(i64, Vec<SeccompRule>)>, BackendError>
         (libc::SYS_openat, vec![none_of(2, writing)?]),
         (libc::SYS_mmap, vec![none_of(2, executable)?]),
         (libc::SYS_mprotect, vec![none_of(2, executable)?]),
+        // Whoever sets a descriptor's owner and O_ASYNC can send signals.
+        (
+            libc::SYS_fcntl,
+            [libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_DUPFD_CLOEXEC]
+                .into_iter()
+                .map(|command| equal(1, bits(command)))
+                .chain([set_flags_without(libc::O_ASYNC)])
+                .collect::<Result<_, _>>()?,
+        ),
         // abort() raises its signal so.
         (libc::SYS_tgkill, vec![equal(0, u64::from(std::process::id()))?]),
         (
@@ -148,6 +156,11 @@ fn conditional(role: Role) -> Result<Vec<(i64, Vec<SeccompRule>)>, BackendError>
         calls.push((libc::SYS_bpf, vec![equal(0, BPF_MAP_LOOKUP_ELEM)?]));
     }
     Ok(calls)
+}
+
+fn set_flags_without(flags: libc::c_int) -> Result<SeccompRule, BackendError> {
+    let command = SeccompCondition::new(1, Dword, SeccompCmpOp::Eq, bits(libc::F_SETFL))?;
+    SeccompRule::new(vec![command, SeccompCondition::new(2, Dword, SeccompCmpOp::MaskedEq(bits(flags)), 0)?])
 }
 
 fn bits(flags: libc::c_int) -> u64 {

@@ -102,6 +102,8 @@ fn seccomp_answers_eperm_to_what_a_trace_does_not_do() {
                 ("mount", libc::syscall(libc::SYS_mount, 0, 0, 0, 0, 0)),
                 ("io_uring_setup", libc::syscall(libc::SYS_io_uring_setup, 0, 0)),
                 ("executable memory", libc::syscall(libc::SYS_mmap, 0, 4096, 4, 0x22, -1, 0)),
+                ("F_SETOWN", libc::syscall(libc::SYS_fcntl, 0, libc::F_SETOWN, 1)),
+                ("O_ASYNC", libc::syscall(libc::SYS_fcntl, 0, libc::F_SETFL, libc::O_ASYNC)),
                 ("TIOCSTI", libc::syscall(libc::SYS_ioctl, 0, libc::TIOCSTI, 0)),
             ]
         };

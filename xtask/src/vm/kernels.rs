@@ -96,12 +96,15 @@ fn fetch(name: &str, dir: &Path) -> Result<()> {
         bail!("{} has no package linux-image-*-cloud-amd64 of it", suite(name));
     }
     unpack(&work, &work.join("tree"))?;
-    let _ = fs::remove_dir_all(dir);
-    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let kept = work.join("kept");
+    fs::create_dir_all(&kept).with_context(|| format!("cannot create {}", kept.display()))?;
     for file in find(&work.join("tree"), &|name| is_image(name) || is_needed_module(name))? {
-        let kept = dir.join(file.file_name().unwrap_or_default());
+        let kept = kept.join(file.file_name().unwrap_or_default());
         fs::rename(&file, &kept).with_context(|| format!("cannot create {}", kept.display()))?;
     }
+    // All of it, or nothing.
+    let _ = fs::remove_dir_all(dir);
+    fs::rename(&kept, dir).with_context(|| format!("cannot create {}", dir.display()))?;
     fs::remove_dir_all(&work).with_context(|| format!("cannot remove {}", work.display()))
 }
 

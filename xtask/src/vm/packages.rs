@@ -119,6 +119,9 @@ fn mirror_in(targets: &str) -> Option<String> {
     let releases = ["bullseye", "bookworm", "trixie", "forky", "sid", "oldoldstable", "oldstable", "stable", "testing", "unstable"];
     targets.lines().find_map(|line| {
         let [uri, release, component] = line.split(' ').collect::<Vec<_>>()[..] else { return None };
+        // A list of mirrors, as cloud images have it: its first.
+        let listed = uri.strip_prefix("mirror+file:").and_then(|file| fs::read_to_string(file).ok());
+        let uri = listed.as_deref().map_or(uri, |list| list.split_whitespace().next().unwrap_or_default());
         let debian = uri.split('/').any(|part| part == "debian") && releases.contains(&release) && component == "main";
         debian.then(|| uri.to_owned())
     })
