@@ -65,7 +65,7 @@ pub struct Entry {
     pub taker: Task,
     pub remote_fin: Snapshot,
     pub local_fin: Snapshot,
-    /// Of the latest RST that arrived in ESTABLISHED.
+    /// Of the latest RST that arrived, where it was looked at.
     pub reset: ResetHeader,
     /// `snd_wl1` and `snd_una` as the peer's FIN found them ([`FIN_SEEN`]).
     pub wl1_before_fin: u32,

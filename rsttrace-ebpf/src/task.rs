@@ -20,6 +20,8 @@ const SENDFILE64_COMPAT: u64 = 239;
 /// `splice(2)` has the socket in its third argument when it writes to it.
 const SPLICE: u64 = 275;
 const SPLICE_COMPAT: u64 = 313;
+/// Its first argument is the number of the call that is meant.
+const SOCKETCALL_COMPAT: u64 = 102;
 /// `O_NONBLOCK` on x86.
 const O_NONBLOCK: u32 = 0o4000;
 
@@ -126,7 +128,20 @@ pub fn socket_of_call() -> u64 {
         return 0;
     }
     let compat = peek::<u32>(task, &OFFSETS.task_struct__status) & TS_COMPAT != 0;
-    let file = file_of(task, first_argument(regs, compat) as u32);
+    let number: u64 = peek(regs, &OFFSETS.pt_regs__orig_ax);
+    if compat && number == SOCKETCALL_COMPAT {
+        return 0;
+    }
+    let first = socket_of(file_of(task, first_argument(regs, compat) as u32));
+    if first != 0 || number != (if compat { SPLICE_COMPAT } else { SPLICE }) {
+        return first;
+    }
+    socket_of(file_of(task, peek::<u64>(regs, &OFFSETS.pt_regs__dx) as u32))
+}
+
+/// The `struct sock` behind a file; 0 where it is no socket's.
+#[inline(always)]
+fn socket_of(file: u64) -> u64 {
     let socket: u64 = peek(file, &OFFSETS.file__private_data);
     // Any file may have something there; a socket leads back to its file.
     if socket == 0 || peek::<u64>(socket, &OFFSETS.socket__file) != file {

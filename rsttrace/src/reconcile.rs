@@ -17,6 +17,9 @@ const REASON: &str = "TCP_ABORT_ON_CLOSE";
 const UNCOUNTED: [&str; 7] =
     ["sock_recv_length", "sock_send_length", "tcp_destroy_sock", "cgroup/getsockopt", "sys_exit", hook::TCP_PROBE, hook::TCP_RESET];
 
+/// For RSTs without a full socket, before 6.10.
+const STAND_IN: [&str; 2] = [hook::TCP_V4_SEND_RESET, hook::TCP_V6_SEND_RESET];
+
 /// What is missing for the comparison, of what is missing by hook.
 fn of_counted(by_hook: impl Iterator<Item = (&'static str, u64)>) -> u64 {
     by_hook.filter(|(name, _)| !UNCOUNTED.contains(name)).map(|(_, n)| n).sum()
@@ -40,8 +43,9 @@ impl Reconciliation {
         let attached = |name: &str| probe.hooks.iter().any(|hook| hook.name == name && hook.how.is_some());
         let circumstances = Circumstances {
             sent_resets: attached("tcp_send_reset"),
-            // The hook has had its reason since it fires for every RST.
-            socketless: !probe.reasons.is_empty() || attached(hook::TCP_V4_SEND_RESET) && attached(hook::TCP_V6_SEND_RESET),
+            // The tracepoint has had its reason since it fires for every RST; else others stand in, one per family.
+            socketless: !probe.reasons.is_empty()
+                || probe.hooks.iter().filter(|hook| STAND_IN.contains(&hook.name)).all(|hook| hook.how.is_some()),
             reasons: probe.reasons.iter().any(|(_, name)| name == REASON),
         };
         tally.reasons = circumstances.reasons;

@@ -1147,12 +1147,17 @@ fn an_accept_queue_that_overflows_is_named_where_resets_are_asked_for() {
     assert_eq!(client.fails(format!("recv {late} 1")), "ECONNRESET");
     client.ok(format!("close {late}"));
     let stray = shared().wait("a RST of the listener", |r| is_stray(r) && r["netns"] == netns.inode() && flow.peer().matches(r));
-    says(
-        &stray,
-        "reset-sent LISTEN accepting accept-queue-overflow local-kernel lost",
-        "accept queue full: the end of the handshake was answered with a RST; 20 B never read here",
-    );
-    expect(&stray, json!({ "reason": "INVALID_SYN", "peer": null }));
+    if stray["reason"].is_null() {
+        // Before 6.10 nothing tells it from a segment for a connection that is not known.
+        expect(&stray, json!({ "end": "reset-sent", "state": "LISTEN", "cause": "no-connection", "harm": "lost" }));
+    } else {
+        says(
+            &stray,
+            "reset-sent LISTEN accepting accept-queue-overflow local-kernel lost",
+            "accept queue full: the end of the handshake was answered with a RST; 20 B never read here",
+        );
+        expect(&stray, json!({ "reason": "INVALID_SYN", "peer": null }));
+    }
     let record = shared().wait("its client", |r| !is_stray(r) && r["netns"] == netns.inode() && flow.matches(r));
     says(
         &record,

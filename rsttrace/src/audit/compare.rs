@@ -164,7 +164,7 @@ impl Spots<'_> {
             return spot(0, UNBOUNDED, "the hook tcp_send_reset is not attached".to_owned());
         }
         if self.counter == OutRsts && !self.circumstances.socketless {
-            let words = "RSTs without a full socket (closed ports, TIME_WAIT): not traced before Linux 6.10";
+            let words = "RSTs without a full socket (closed ports, TIME_WAIT): not traced here before Linux 6.10";
             return spot(0, UNBOUNDED, words.to_owned());
         }
         None

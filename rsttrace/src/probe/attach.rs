@@ -77,6 +77,10 @@ const fn optional(name: &'static str, ways: &'static [Way], cost_of_missing: &'s
     Hook { name, cost_of_missing: Some(cost_of_missing), extra: false, ways }
 }
 
+/// It has nothing to do with the socket table.
+const RESET_PROBE: &str = "send_reset_kprobe";
+const OLD_TABLE: &str = "needs Linux 6.1: before, the kernel warns of such programs with a table that grows";
+
 /// Destruction first and opens last: no entry is made that nobody removes.
 static HOOKS: [Hook; 13] = [
     required("tcp_destroy_sock"),
@@ -87,7 +91,7 @@ static HOOKS: [Hook; 13] = [
             Way::Exit(&[function("tcp_recvmsg", 6, "tcp_recvmsg_6"), function("tcp_recvmsg", 5, "tcp_recvmsg_5")]),
             Way::Probe("recv_kretprobe", &["tcp_recvmsg"]),
         ],
-        "errors returned by receives are concluded when the socket is closed (observer \"inferred\"); --syscall-hooks shows them",
+        "errors returned by receives are concluded when the socket is closed (observer \"inferred\")",
     ),
     optional(
         "sock_send_length",
@@ -96,7 +100,7 @@ static HOOKS: [Hook; 13] = [
             Way::Exit(&[function("tcp_sendmsg", 3, "tcp_sendmsg_3"), function("tcp_sendpage", 5, "tcp_sendpage_5")]),
             Way::Probe("send_kretprobe", &["tcp_sendmsg", "tcp_sendpage"]),
         ],
-        "errors returned by sends are concluded when the socket is closed (observer \"inferred\"); --syscall-hooks shows them",
+        "errors returned by sends are concluded when the socket is closed (observer \"inferred\")",
     ),
     optional(
         hook::NAMES[hook::SYS_EXIT as usize],
@@ -114,12 +118,12 @@ static HOOKS: [Hook; 13] = [
     optional("tcp_send_reset", TRACEPOINT, "RSTs that this host sends are told from their effects only, without the kernel's reason"),
     optional(
         hook::TCP_V4_SEND_RESET,
-        &[Way::Entry(&[function("tcp_v4_send_reset", 2, "tcp_v4_send_reset")]), Way::Probe("send_reset_kprobe", &["tcp_v4_send_reset"])],
+        &[Way::Entry(&[function("tcp_v4_send_reset", 2, "tcp_v4_send_reset")]), Way::Probe(RESET_PROBE, &["tcp_v4_send_reset"])],
         "RSTs over IPv4 from closed ports and TIME_WAIT are not seen (nstat's OutRsts counts them)",
     ),
     optional(
         hook::TCP_V6_SEND_RESET,
-        &[Way::Entry(&[function("tcp_v6_send_reset", 2, "tcp_v6_send_reset")]), Way::Probe("send_reset_kprobe", &["tcp_v6_send_reset"])],
+        &[Way::Entry(&[function("tcp_v6_send_reset", 2, "tcp_v6_send_reset")]), Way::Probe(RESET_PROBE, &["tcp_v6_send_reset"])],
         "RSTs over IPv6 from closed ports and TIME_WAIT are not seen (nstat's OutRsts counts them)",
     ),
     required("inet_sock_set_state"),
@@ -146,7 +150,8 @@ pub fn hooks(kernel: &KernelBtf, options: &Options) -> Vec<Hook> {
     let wanted = |name: &str| match name {
         hook::TCP_RESET => kernel.function_args("tcp_reset") == Some(2),
         // Since 6.10 the tracepoint shows these too.
-        hook::TCP_V4_SEND_RESET | hook::TCP_V6_SEND_RESET => kernel.tracepoint_args("tcp_send_reset") == Some(2),
+        hook::TCP_V4_SEND_RESET => kernel.tracepoint_args("tcp_send_reset") == Some(2),
+        hook::TCP_V6_SEND_RESET => kernel.tracepoint_args("tcp_send_reset") == Some(2) && preflight::has_ipv6(),
         "sys_exit" => options.syscall_hooks,
         _ => true,
     };
@@ -204,6 +209,8 @@ impl Attacher<'_> {
 
     fn attach_by(&mut self, hook: &'static str, way: Way) -> Result<(), String> {
         match way {
+            Way::Probe(name, _) if name != RESET_PROBE && !self.table_serves_probes() => Err(OLD_TABLE.to_owned()),
+            Way::SystemCalls if !self.table_serves_probes() => Err(OLD_TABLE.to_owned()),
             Way::Tracepoint if self.kernel.tracepoint_args(hook).is_none() => Err("this kernel has no such tracepoint".to_owned()),
             Way::Tracepoint => {
                 let btf = self.btf;
@@ -228,6 +235,12 @@ impl Attacher<'_> {
             Way::Getsockopt => self.attach_getsockopt(hook),
             Way::Files => self.read_files(hook),
         }
+    }
+
+    /// The socket table allocates its entries as they come. Before 6.1 the verifier warns of that in a program
+    /// that is no tracing program, and a host may be set to panic at warnings (`check_map_prog_compatibility()`).
+    fn table_serves_probes(&self) -> bool {
+        self.kernel.has_function("bpf_mem_alloc_init")
     }
 
     /// A program of the object, noted as the hook's.

@@ -243,7 +243,7 @@ impl Probe {
             orderly: read(counter::ORDERLY),
             untracked: read(counter::UNTRACKED),
             seeded: read(counter::SEEDED),
-            skipped: self.attached.iter().filter_map(|(hook, program)| Some((*hook, self.skipped(program)?))).collect(),
+            skipped: by_hook(&self.attached, |program| self.skipped(program)),
         }
     }
 
@@ -281,6 +281,20 @@ impl Probe {
     }
 }
 
+/// Sums by hook: a hook may have several programs, and what two hooks share is counted once.
+fn by_hook(attached: &[(&'static str, &'static str)], skipped: impl Fn(&str) -> Option<u64>) -> Vec<(&'static str, u64)> {
+    let mut sums: Vec<(&'static str, u64)> = Vec::new();
+    for (at, (hook, program)) in attached.iter().enumerate() {
+        let shared = attached[..at].iter().any(|(_, earlier)| earlier == program);
+        let Some(n) = skipped(program).map(|n| if shared { 0 } else { n }) else { continue };
+        match sums.iter_mut().find(|(known, _)| known == hook) {
+            Some((_, sum)) => *sum += n,
+            None => sums.push((hook, n)),
+        }
+    }
+    sums
+}
+
 fn take_map<T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T, ProbeError> {
     ebpf.take_map(name)
         .ok_or_else(|| format!("map {name} is not in the object"))
@@ -290,4 +304,21 @@ fn take_map<T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(ebpf: &mut 
 
 fn page_size() -> u32 {
     u32::try_from(rustix::param::page_size()).unwrap_or(4096)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn skipped_runs_add_up_by_hook_and_no_program_counts_twice() {
+        let attached = [("send", "sendmsg"), ("send", "sendpage"), ("v4", "shared"), ("v6", "shared"), ("old", "untold")];
+        let skipped = |program: &str| match program {
+            "sendmsg" => Some(5),
+            "sendpage" => Some(2),
+            "shared" => Some(3),
+            _ => None,
+        };
+        assert_eq!(by_hook(&attached, skipped), [("send", 7), ("v4", 3), ("v6", 0)]);
+    }
 }

@@ -83,6 +83,11 @@ pub fn missing() -> Result<Vec<&'static str>, String> {
     Ok(missing)
 }
 
+/// Whether the kernel speaks IPv6.
+pub fn has_ipv6() -> bool {
+    Path::new("/proc/net/tcp6").exists()
+}
+
 /// The mode of the kernel's lockdown; `None` where the kernel has none, or does not show it.
 pub fn lockdown() -> Option<String> {
     let modes = fs::read_to_string("/sys/kernel/security/lockdown").ok()?;

@@ -100,7 +100,7 @@ fn reset_sent(f: &Facts<'_>) -> Cause {
     }
     match by_call {
         Some(closer) if closer.syscall == Some("connect") => Cause::Disconnect,
-        // Before 6.10 the kernel gives no reason.
+        // Before 6.12 the kernel gives no reason.
         Some(_) if f.t.reason.is_none() && f.bytes.unread > 0 => Cause::CloseWithUnreadData,
         Some(_) if e.linger_zero => Cause::LingerZero,
         None | Some(_) if e.linger2 && f.state() == TcpState::FinWait2 => Cause::Linger2Abort,

@@ -183,8 +183,14 @@ fn trace(console: &Console, quick: bool) -> io::Result<()> {
     // What it finds wrong is in what it says; without the flags of the runs, which it may not know.
     let doctor = Command::new(TRACER).args(["doctor", "--json"]).stderr(Stdio::null()).output()?;
     console.say_all("doctor", &String::from_utf8_lossy(&doctor.stdout));
-    let runs = if quick { &RUNS[..1] } else { &RUNS };
+    // Before 6.1 the other ways are not offered.
+    let runs = if quick || older_than(kernel.trim_end(), (6, 1)) { &RUNS[..1] } else { &RUNS };
     runs.iter().try_for_each(|flags| run_workload(console, flags))
+}
+
+fn older_than(release: &str, version: (u32, u32)) -> bool {
+    let mut numbers = release.split('.').map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < version
 }
 
 fn run_workload(console: &Console, flags: &[&str]) -> io::Result<()> {
