@@ -210,7 +210,7 @@ impl Machine {
         let initramfs = stem.with_added_extension("initramfs");
         write(&initramfs, self.programs.initramfs(kernel)?)?;
         let started = Instant::now();
-        let console = console::boot(&self.emulator, &kernel.image, &initramfs, flags)?;
+        let console = console::boot(&self.emulator, &stem.with_added_extension("console"), &kernel.image, &initramfs, flags)?;
         let seconds = started.elapsed().as_secs();
         write(&stem.with_added_extension("console"), &console.text)?;
         write(&stem.with_added_extension("jsonl"), console.joined("record"))?;

@@ -1,6 +1,14 @@
 //! The machine, and what is said on its console.
 
-use std::{io::Read, path::Path, process::Stdio, sync::mpsc, thread, time::Duration};
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    path::Path,
+    process::Stdio,
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 
@@ -27,8 +35,9 @@ pub struct Console {
     timed_out: bool,
 }
 
-/// Runs the machine until it powers off, panics or takes too long.
-pub fn boot(emulator: &Emulator, kernel: &Path, initramfs: &Path, flags: &[String]) -> Result<Console> {
+/// Runs the machine until it powers off, panics or takes too long. What it says comes into the file `live` at once.
+pub fn boot(emulator: &Emulator, live: &Path, kernel: &Path, initramfs: &Path, flags: &[String]) -> Result<Console> {
+    let live = File::create(live).with_context(|| format!("cannot create {}", live.display()))?;
     let mut qemu = emulator.command();
     qemu.args(["-accel", ACCELERATOR, "-cpu", CPU, "-smp", "2", "-m", "1024", "-nic", "none", "-nographic", "-no-reboot"]);
     qemu.args(CLOCK).arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
@@ -39,10 +48,10 @@ pub fn boot(emulator: &Emulator, kernel: &Path, initramfs: &Path, flags: &[Strin
     let (sender, receiver) = mpsc::channel();
     let reader = thread::spawn(move || {
         let mut text = Vec::new();
-        let result = stdout.read_to_end(&mut text);
+        let result = read_to_end(&mut stdout, &mut text, live);
         // Nobody listens any more after the deadline.
         let _ = sender.send(());
-        result.map(|_| printable(&text))
+        result.map(|()| printable(&text))
     });
     // A machine that hangs on purpose is not waited for that long.
     let deadline = if flags.iter().any(|flag| flag == "vm.hang") { HANG_DEADLINE } else { DEADLINE };
@@ -57,6 +66,19 @@ pub fn boot(emulator: &Emulator, kernel: &Path, initramfs: &Path, flags: &[Strin
         bail!("qemu-system-x86_64 failed ({status}); its message is above");
     }
     Ok(Console { text, timed_out })
+}
+
+/// Shows what is read in a file too, as it comes.
+fn read_to_end(from: &mut impl Read, text: &mut Vec<u8>, mut live: File) -> io::Result<()> {
+    let mut buffer = [0; 4096];
+    loop {
+        let n = from.read(&mut buffer)?;
+        if n == 0 {
+            return Ok(());
+        }
+        live.write_all(&buffer[..n])?;
+        text.extend(&buffer[..n]);
+    }
 }
 
 /// Without what moves cursors and clears screens, as the firmware does.
