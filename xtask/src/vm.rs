@@ -120,7 +120,7 @@ pub fn test() -> Result<Sums> {
     let kernels = KERNELS.map(|name| (name, Kernel::fetch(name, false)));
     side_by_side(
         kernels.into(),
-        |(name, kernel)| (name, kernel.and_then(|kernel| machine.run(&kernel, name, &[]))),
+        |(name, kernel)| (name, kernel.and_then(|kernel| machine.run_twice_at_most(&kernel))),
         |(name, outcome)| {
             let problems = match outcome {
                 Ok(report) => {
@@ -202,6 +202,18 @@ struct Machine {
 impl Machine {
     fn new(scope: Scope) -> Result<Self> {
         Ok(Self { emulator: Emulator::find()?, programs: Programs::build(scope)? })
+    }
+
+    /// Once more if anything was not as expected: that is said, and what counts is the second time.
+    fn run_twice_at_most(&self, kernel: &Kernel) -> Result<Report> {
+        let first = self.run(kernel, &kernel.name, &[])?;
+        let drift = first.drift();
+        if first.problems.is_empty() && drift.iter().all(|line| support::is_growth(line)) {
+            return Ok(first);
+        }
+        first.print(&drift);
+        println!("    once more:");
+        self.run(kernel, &format!("{}-again", kernel.name), &[])
     }
 
     /// Boots a kernel, and keeps what was said under this label.
