@@ -134,7 +134,7 @@ pub const ALTERNATIVES: &[(&str, &[&str])] = &[
 ];
 
 /// What is only expected, and what is only told, in any order.
-pub fn differences(expected: &[&str], told: &[String]) -> Vec<String> {
+pub fn differences(expected: &[String], told: &[String]) -> Vec<String> {
     let mut surplus = told.to_vec();
     let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut missing: Vec<String> = expected.iter().map(|line| words(line)).collect();

@@ -96,11 +96,8 @@ fn scenarios(run: &Part<'_>, records: &[Value], blind: bool, problems: &mut Vec<
         }
         let told: Vec<String> = records.iter().filter(|record| part.has(record)).map(told).collect();
         let mut alternatives = ALTERNATIVES.iter().filter(|(of, _)| of == announced);
-        let visible = |expected: &[&'static str]| {
-            expected.iter().copied().filter(|line| !blind || line.split_whitespace().nth(1) != Some("-")).collect::<Vec<_>>()
-        };
-        let missed = differences(&visible(expected), &told);
-        if missed.is_empty() || alternatives.any(|(_, expected)| differences(&visible(expected), &told).is_empty()) {
+        let missed = differences(&adapted(expected, run.name, blind), &told);
+        if missed.is_empty() || alternatives.any(|(_, expected)| differences(&adapted(expected, run.name, blind), &told).is_empty()) {
             outcomes.push((*announced, "ok"));
         } else {
             outcomes.push((*announced, "differs"));
@@ -109,6 +106,15 @@ fn scenarios(run: &Part<'_>, records: &[Value], blind: bool, problems: &mut Vec<
         }
     }
     Ok(outcomes)
+}
+
+/// What is expected under these flags: without a hook for them RSTs without a full socket (role `-`) are not
+/// seen, and the exit of a system call shows what a blocking connect() returned, which is concluded otherwise.
+fn adapted(expected: &[&'static str], flags: &str, blind: bool) -> Vec<String> {
+    let stray = |line: &str| line.starts_with("reset-sent") && line.split_whitespace().nth(1) == Some("-");
+    let seen = expected.iter().filter(|line| !blind || !stray(line));
+    let caught = if flags.contains("--syscall-hooks") { "connect:" } else { "~connect:" };
+    seen.map(|line| line.replace("~connect:", caught)).collect()
 }
 
 /// The workload from one announcement to the next; times are written as in the records.
