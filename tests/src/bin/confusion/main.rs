@@ -149,8 +149,12 @@ impl Drop for OnPanic<'_> {
 }
 
 /// Whether a requester has waited is a matter of milliseconds, which must not depend on what else
-/// the machine does: this thread, and the processes that it starts, run before all ordinary ones.
+/// the machine does: this thread, and the processes that it starts, run before all ordinary ones. On a
+/// single CPU these would wait for us, and with them the kernel's thread that delivers segments.
 fn prefer_this_thread() {
+    if thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1) {
+        return;
+    }
     let parameters = libc::sched_param { sched_priority: 1 };
     // SAFETY: a parameter of ours. Without the right to it, everything is made all the same.
     unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &parameters) };
