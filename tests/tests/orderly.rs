@@ -48,7 +48,7 @@ fn every_orderly_end_is_counted_once() {
         if orderly == 2 * CONNECTIONS {
             return;
         }
-        seen.push(orderly);
+        seen.push(format!("{orderly} ({} without room, skipped {})", run.summary["evicted"], run.summary["lost"]["skipped"]));
     }
-    panic!("{seen:?} orderly ends were counted, of which {} are ours", 2 * CONNECTIONS);
+    panic!("orderly ends that were counted: {seen:#?}; {} are ours", 2 * CONNECTIONS);
 }
