@@ -223,7 +223,9 @@ impl<'a> Records<'a> {
     /// The record of this end; the socket's cookie tells two lives of one port apart.
     fn take(&mut self, end: &Expected) -> Option<&'a Value> {
         let candidates = self.0.get_mut(&(Some(end.flow), end.stray))?;
-        let at = candidates.iter().position(|record| end.cookie.is_none_or(|cookie| record["cookie"] == cookie))?;
+        // Before 5.12 a socket has no cookie until somebody asks for it, which may be after its end.
+        let fits = |record: &&Value| end.cookie.is_none_or(|cookie| record["cookie"] == cookie || record["cookie"].is_null());
+        let at = candidates.iter().position(fits)?;
         Some(candidates.remove(at))
     }
 
