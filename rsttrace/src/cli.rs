@@ -228,7 +228,8 @@ pub struct Trace {
     /// Watch the exit of every system call too: shows which call got the error where no other hook can
     ///
     /// That is for kernels without sock_recv_length whose functions cannot be traced either, and for
-    /// splice() and kernel TLS. Every system call of the host pays for it (docs/kernel-support.md).
+    /// splice() and kernel TLS; it needs Linux 6.1. Every system call of the host pays for it
+    /// (docs/kernel-support.md).
     #[arg(long, help_heading = "Run")]
     pub syscall_hooks: bool,
 
