@@ -1,5 +1,6 @@
 //! rsttrace: why TCP connections end. See ARCHITECTURE.md for the path of an event.
 
+pub mod applog;
 pub mod audit;
 pub mod cli;
 pub mod clock;
