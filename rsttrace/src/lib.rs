@@ -5,6 +5,7 @@ pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod correlate;
 pub mod decode;
 pub mod doctor;
 pub mod enrich;

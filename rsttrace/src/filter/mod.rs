@@ -126,7 +126,7 @@ impl FromStr for Condition {
 impl Filter {
     /// Whether a record is shown.
     pub fn accepts(&self, judged: &Judged, lineage: &mut dyn Lineage) -> bool {
-        let Judged { teardown: t, verdict } = judged;
+        let Judged { teardown: t, verdict, .. } = judged;
         let errno = t.observer.map(|observer| observer.errno);
         (self.harms.is_empty() || self.harms.contains(&verdict.harm))
             && (self.causes.is_empty() || self.causes.contains(&verdict.cause))

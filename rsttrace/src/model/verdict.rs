@@ -1,6 +1,6 @@
 //! The words of a verdict.
 
-use super::{Comm, EndKind, Teardown};
+use super::{Comm, EndKind, Finding, Teardown};
 
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
@@ -198,4 +198,6 @@ pub struct Verdict {
 pub struct Judged {
     pub teardown: Teardown,
     pub verdict: Verdict,
+    /// What the application's log has about it.
+    pub log: Finding,
 }

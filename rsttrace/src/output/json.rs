@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, Write},
+    sync::Arc,
 };
 
 use serde::{Serialize, ser::SerializeMap as _};
@@ -12,7 +13,7 @@ use serde_json::{Serializer, ser::Formatter};
 use super::{WallClock, escape::is_harmless, rfc3339, summary::Summary};
 use crate::{
     audit,
-    model::{self, EndKind, Errno, FirstFin, Judged, LateObservation, Speaker, Teardown, Verdict},
+    model::{self, EndKind, Errno, Finding, FirstFin, Judged, LateObservation, LogLine, Side, Speaker, Teardown, Verdict},
 };
 
 const SCHEMA: u32 = 1;
@@ -174,6 +175,48 @@ struct Evidence<'a> {
     rst: Option<ResetHeader>,
 }
 
+/// A line of the application's log. Its key is the format for `rsttrace correlate` too.
+#[derive(Serialize)]
+pub struct Log<'a> {
+    side: Option<&'static str>,
+    client: Option<String>,
+    upstream: Option<&'a str>,
+    request: Option<&'a str>,
+    host: Option<&'a str>,
+    phrase: Option<&'a str>,
+    line: &'a str,
+    further: Vec<&'a str>,
+}
+
+/// The lines that are about this record and no other.
+pub fn certain(log: &Finding) -> Option<Log<'_>> {
+    let Finding::About(lines) = log else { return None };
+    let (first, further) = lines.split_first()?;
+    Some(of_line(first, further))
+}
+
+fn of_line<'a>(line: &'a LogLine, further: &'a [Arc<LogLine>]) -> Log<'a> {
+    Log {
+        side: line.side.map(Side::name),
+        client: line.client.as_ref().map(ToString::to_string),
+        upstream: line.upstream_text.as_deref(),
+        request: line.request.as_deref(),
+        host: line.host.as_deref(),
+        phrase: line.phrase.as_deref(),
+        line: &line.raw,
+        further: further.iter().map(|line| line.raw.as_str()).collect(),
+    }
+}
+
+/// The lines that may be about it.
+pub fn candidates(log: &Finding) -> Vec<&str> {
+    let Finding::Ambiguous(lines) = log else { return Vec::new() };
+    lines.iter().take(MAX_CANDIDATES).map(|line| line.raw.as_str()).collect()
+}
+
+/// More are not told: they help nobody.
+const MAX_CANDIDATES: usize = 8;
+
 #[derive(Serialize)]
 struct TeardownLine<'a> {
     schema: u32,
@@ -207,6 +250,8 @@ struct TeardownLine<'a> {
     harm: &'static str,
     evidence: Option<Evidence<'a>>,
     verdict: &'a str,
+    log: Option<Log<'a>>,
+    log_candidates: Vec<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -218,6 +263,15 @@ struct LateLine<'a> {
     local: Endpoint,
     remote: Endpoint,
     observer: Observer<'a>,
+    log: Option<Log<'a>>,
+    log_candidates: Vec<&'a str>,
+}
+
+#[derive(Serialize)]
+struct LogOnlyLine<'a> {
+    schema: u32,
+    record: &'static str,
+    log: Log<'a>,
 }
 
 #[derive(Serialize)]
@@ -300,8 +354,16 @@ pub fn write_teardown(out: &mut impl Write, judged: &Judged, clock: &WallClock) 
 ///
 /// # Errors
 /// What writing returns.
-pub fn write_late(out: &mut impl Write, late: &LateObservation, clock: &WallClock) -> io::Result<()> {
-    line(out, &late_line(late, clock))
+pub fn write_late(out: &mut impl Write, late: &LateObservation, log: &Finding, clock: &WallClock) -> io::Result<()> {
+    line(out, &late_line(late, log, clock))
+}
+
+/// Writes a line of the log that no record belongs to.
+///
+/// # Errors
+/// What writing returns.
+pub fn write_unmatched(out: &mut impl Write, log: &LogLine) -> io::Result<()> {
+    line(out, &LogOnlyLine { schema: SCHEMA, record: "log-line", log: of_line(log, &[]) })
 }
 
 /// Writes the last line.
@@ -372,7 +434,7 @@ impl Formatter for TerminalSafe {
 }
 
 fn teardown_line<'a>(judged: &'a Judged, clock: &WallClock) -> TeardownLine<'a> {
-    let Judged { teardown: t, verdict } = judged;
+    let Judged { teardown: t, verdict, log } = judged;
     TeardownLine {
         schema: SCHEMA,
         record: "teardown",
@@ -428,6 +490,8 @@ fn teardown_line<'a>(judged: &'a Judged, clock: &WallClock) -> TeardownLine<'a> 
         harm: verdict.harm.name(),
         evidence: evidence(t, verdict),
         verdict: &verdict.words,
+        log: certain(log),
+        log_candidates: candidates(log),
     }
 }
 
@@ -460,7 +524,7 @@ fn symbol(errno: Errno) -> String {
     errno.name().map_or_else(|| errno.0.to_string(), str::to_owned)
 }
 
-fn late_line<'a>(late: &'a LateObservation, clock: &WallClock) -> LateLine<'a> {
+fn late_line<'a>(late: &'a LateObservation, log: &'a Finding, clock: &WallClock) -> LateLine<'a> {
     LateLine {
         schema: SCHEMA,
         record: "late-observation",
@@ -469,6 +533,8 @@ fn late_line<'a>(late: &'a LateObservation, clock: &WallClock) -> LateLine<'a> {
         local: late.local.into(),
         remote: late.remote.into(),
         observer: (&late.observer).into(),
+        log: certain(log),
+        log_candidates: candidates(log),
     }
 }
 
