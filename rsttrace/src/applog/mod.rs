@@ -1,10 +1,13 @@
 //! What applications log about the ends of their connections. Pure: bytes of a line in, values out;
 //! one file per format. What a line means for a record is for `correlate` to say.
 
+mod lines;
+
 use std::{net::IpAddr, time::Duration};
 
 use jiff::{Timestamp, civil::DateTime};
 
+pub use self::lines::{Line, LineSplitter, MAX_LINE};
 use crate::model::Errno;
 
 /// The end of a proxy's work that a line is about.
@@ -63,6 +66,8 @@ pub enum Fault {
     ClosedByPeer,
     /// The application lost patience and closed it.
     TimedOut,
+    /// It could not be opened; the line does not tell whether it was refused, unreachable or given up.
+    NotConnected,
     /// There was an error, but no connection that could have a record: accept() failed, a queue was full.
     NoConnection,
 }
