@@ -3,6 +3,7 @@
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::Styles};
 use jiff::SignedDuration;
 
+use crate::applog::Format;
 use crate::filter::{AddrMatch, Condition, PortSet};
 use crate::model::{Cause, Errno, Harm};
 
@@ -180,6 +181,22 @@ pub struct Trace {
     /// More timers to match idle times with: lines of SECONDS NAME
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub timers: Vec<std::path::PathBuf>,
+
+    /// Join the lines of this error log with the records that they are about; - is standard input
+    ///
+    /// Follows the file through rotation. A record then names the request that it hit, as the
+    /// application logged it, and orderly ends that the log complains of are shown too
+    /// (docs/logs.md). May be given several times.
+    #[arg(long, value_name = "FILE", help_heading = "Log")]
+    pub error_log: Vec<std::path::PathBuf>,
+
+    /// What writes the log
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Format::Nginx, requires = "error_log", help_heading = "Log")]
+    pub log_format: Format,
+
+    /// Show lines of the log without a record, and errors without a line
+    #[arg(long, requires = "error_log", help_heading = "Log")]
+    pub unmatched: bool,
 
     /// One JSON object per line (docs/json.md)
     #[arg(short, long, help_heading = "Output")]

@@ -5,9 +5,11 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use thiserror::Error;
 
 use crate::{
+    applog::Format,
     cli::{ColorChoice, EndChoice, TimeChoice, Trace},
     enrich,
     filter::{AddrFilter, Condition, Family, Filter, PortSet, ProcessSelector},
+    follow,
     model::EndKind,
     verdict::timers::Timers,
 };
@@ -41,6 +43,17 @@ pub struct Config {
     pub syscall_hooks: bool,
     pub command: Vec<OsString>,
     pub keep_privileges: bool,
+    pub log: Option<LogConfig>,
+}
+
+/// The log that is joined with the records.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// In the order of the command line.
+    pub paths: Vec<PathBuf>,
+    pub stdin: bool,
+    pub format: Format,
+    pub show_unmatched: bool,
 }
 
 impl TryFrom<Trace> for Config {
@@ -97,6 +110,7 @@ impl TryFrom<Trace> for Config {
             syscall_hooks: cli.syscall_hooks,
             command: cli.command,
             keep_privileges: cli.keep_privileges,
+            log: log(cli.error_log, cli.log_format, cli.unmatched)?,
         })
     }
 }
@@ -124,6 +138,20 @@ fn timers(files: &[PathBuf]) -> Result<Timers, UsageError> {
         timers.add(&text).map_err(|error| refused(&error))?;
     }
     Ok(timers)
+}
+
+/// Files are only looked at here: one that is not there yet is waited for.
+fn log(files: Vec<PathBuf>, format: Format, show_unmatched: bool) -> Result<Option<LogConfig>, UsageError> {
+    let (stdin, paths): (Vec<_>, Vec<_>) = files.into_iter().partition(|path| path.as_os_str() == "-");
+    for path in &paths {
+        match follow::look_at(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(UsageError(format!("--error-log: {}: {error}", path.display()))),
+            Ok(()) => {}
+        }
+    }
+    let stdin = !stdin.is_empty();
+    Ok((stdin || !paths.is_empty()).then_some(LogConfig { paths, stdin, format, show_unmatched }))
 }
 
 fn kinds(end: EndChoice) -> &'static [EndKind] {

@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod enrich;
 pub mod explain;
 pub mod filter;
+pub mod follow;
 pub mod join;
 pub mod model;
 pub mod output;

@@ -7,6 +7,7 @@ use rsttrace::{
     cli::{Cli, Task},
     config::Config,
     doctor, explain,
+    follow::Doors,
     output::escape::for_terminal,
     probe::ProbeError,
     run,
@@ -43,7 +44,14 @@ fn main() -> ExitCode {
         }
     };
     // Before there is a runtime: it forks.
-    let broker = (!config.keep_privileges).then(Broker::start);
+    let files = match config.log.as_ref().map(|log| Doors::new(log.paths.clone())).transpose() {
+        Ok(files) => files,
+        Err(error) => {
+            complain(&format!("cannot watch log files: {error} (fs.inotify.max_user_instances)"));
+            return FAILED.into();
+        }
+    };
+    let broker = (!config.keep_privileges).then(|| Broker::start(files.clone()));
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -51,7 +59,7 @@ fn main() -> ExitCode {
             return FAILED.into();
         }
     };
-    match runtime.block_on(run::run(config, broker)) {
+    match runtime.block_on(run::run(config, files, broker)) {
         Ok(code) => code,
         Err(error) => {
             complain(&format!("{error:#}"));

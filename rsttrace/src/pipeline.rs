@@ -4,17 +4,23 @@
 use std::{
     io::{self, Write},
     sync::Arc,
+    time::Duration,
 };
 
 use crate::{
     audit::Tally,
-    correlate::{Correlator, Facts},
+    correlate::{Correlator, Facts, Patience},
     decode::Decoder,
     enrich::Processes,
     filter::{Condition, Filter},
+    follow::Counts,
     join::Joiner,
     model::{Cause, EndKind, Event, Finding, Judged, LateObservation, LogLine, Record, Seen, Teardown},
-    output::{WallClock, json, summary::Summary, text::TextFormat},
+    output::{
+        WallClock, json,
+        summary::{LogCounts, Summary},
+        text::TextFormat,
+    },
     probe::Counters,
     verdict::{self, timers::Timers},
 };
@@ -65,6 +71,29 @@ pub struct LogJoin {
     pub show_unmatched: bool,
     /// Shown records of an error that a call returned, and no line about it.
     pub errors_without_line: u64,
+    /// Lines that were read.
+    pub counts: Counts,
+}
+
+/// How long a record waits for its line, which was mostly written before.
+const LINE_FOLLOWS_NS: u64 = 250_000_000;
+
+impl LogJoin {
+    /// `join_timeout`: how long a record may take to come.
+    pub fn new(join_timeout: Duration, show_unmatched: bool) -> Self {
+        let join_ns = u64::try_from(join_timeout.as_nanos()).unwrap_or(u64::MAX);
+        let patience = Patience {
+            record_ns: LINE_FOLLOWS_NS,
+            entangled_ns: 4 * LINE_FOLLOWS_NS,
+            line_ns: join_ns.saturating_add(4 * LINE_FOLLOWS_NS),
+        };
+        Self { correlator: Correlator::new(patience), show_unmatched, errors_without_line: 0, counts: Counts::default() }
+    }
+
+    fn counts(&self) -> LogCounts {
+        let Counts { lines, malformed, too_long } = self.counts;
+        LogCounts { lines, malformed, too_long, of_ends: self.correlator.tally(), errors_without_line: self.errors_without_line }
+    }
 }
 
 /// What is told together.
@@ -295,6 +324,7 @@ impl Pipeline {
         self.summary.skipped = counters.skipped.clone();
         self.summary.lost_by_hook = rsttrace_common::hook::NAMES.iter().copied().zip(counters.lost_by_hook).collect();
         self.summary.evicted = counters.untracked + self.joiner.evicted();
+        self.summary.log = self.log.as_ref().map(LogJoin::counts);
     }
 
     /// A socket that still lives, and that nobody used since it was accepted, is looked up.

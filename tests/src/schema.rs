@@ -41,6 +41,8 @@ const TEARDOWN: &[(&str, &[&str])] = &[
             "harm",
             "evidence",
             "verdict",
+            "log",
+            "log_candidates",
         ],
     ),
     ("/local", &["addr", "port"]),
@@ -51,6 +53,7 @@ const TEARDOWN: &[(&str, &[&str])] = &[
     ("/observer", &["tgid", "tid", "comm", "syscall", "fd", "errno", "delay_us", "inferred"]),
     ("/closer", &["tgid", "tid", "comm", "syscall", "exiting"]),
     ("/released", &["tgid", "tid", "comm", "syscall", "exiting"]),
+    ("/log", &["side", "client", "upstream", "request", "host", "phrase", "line", "further"]),
     ("/fin", &["first", "local", "remote", "remote_data_bytes", "half_closed_us"]),
 ];
 
@@ -70,6 +73,7 @@ const SUMMARY: &[&str] = &[
     "audit",
     "not_audited",
     "foreign_resets",
+    "log",
 ];
 
 /// What is wrong with a record, if anything.

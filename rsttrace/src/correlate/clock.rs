@@ -9,7 +9,7 @@ use crate::model::{LogTime, Stamp};
 /// while later.
 const LAG_NS: u64 = 1_000_000_000;
 /// Between the return of a call and the line about it the writer may lose the CPU.
-const SLACK_NS: u64 = 250_000_000;
+pub const SLACK_NS: u64 = 250_000_000;
 /// Zones differ from UTC by multiples of this.
 const QUARTER_NS: i128 = 15 * 60 * 1_000_000_000;
 /// A line is not read later than this after it was written, else its stamp is not used.

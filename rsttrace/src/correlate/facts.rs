@@ -1,5 +1,6 @@
 //! What of a record a log line can be compared with.
 
+use super::clock::SLACK_NS;
 use crate::model::{
     EndKind, Endpoint, Errno, Fault, FirstFin, Judged, LateObservation, LogLine, Observer, Remote, Role, Side, Task, TcpState, Teardown,
 };
@@ -33,10 +34,14 @@ pub struct Facts {
     remote: Endpoint,
     /// The error that a call returned, which call that was if it was caught, and when.
     error: Option<(Errno, Option<&'static str>, Window)>,
-    /// The other end was the first to close, or reset it: when the application may have noticed.
+    /// The other end was the first to close, in order: when the application may have noticed.
+    fin: Option<Window>,
+    /// The same, or it reset the connection.
     closed_by_peer: Option<Window>,
     /// The application closed it, before the other end did: when.
     closed_by_us: Option<Window>,
+    /// It was never open: when it failed, or was given up.
+    not_connected: Option<Window>,
     /// The request that it hit.
     request: Option<String>,
 }
@@ -53,8 +58,10 @@ impl Facts {
             role: t.role,
             remote: t.remote,
             error: t.observer.as_ref().map(|observer| (observer.errno, caught(observer), error_window(t, observer))),
-            closed_by_peer: closed_by_peer(t),
+            fin: by_fin(t).then(|| until_released(t)),
+            closed_by_peer: (by_fin(t) || t.end == EndKind::ResetReceived).then(|| until_released(t)),
             closed_by_us: closed_by_us(t),
+            not_connected: (t.state == Some(TcpState::SynSent)).then(|| until_released(t)),
             request: None,
         }
     }
@@ -67,8 +74,10 @@ impl Facts {
             role: None,
             remote: late.remote,
             error: Some((observer.errno, caught(observer), Window::point(late.at_ns))),
+            fin: None,
             closed_by_peer: None,
             closed_by_us: None,
+            not_connected: None,
             request: None,
         }
     }
@@ -89,13 +98,17 @@ impl Facts {
     }
 
     fn fits_fault(&self, fault: &Fault, window: Window) -> bool {
-        let within = |when: Option<Window>| when.is_some_and(|when| when.meets(window));
+        // What the application does about it comes after its line.
+        let acting = Window { to_ns: window.to_ns.saturating_add(SLACK_NS), ..window };
+        let within = |when: Option<Window>| when.is_some_and(|when| when.meets(acting));
         match fault {
             Fault::Error { errno, calls } => self.error.is_some_and(|(seen, call, when)| {
                 seen == *errno && when.meets(window) && (calls.is_empty() || call.is_none_or(|call| calls.contains(&call)))
             }),
+            Fault::EndOfFile => within(self.fin),
             Fault::ClosedByPeer => within(self.closed_by_peer),
             Fault::TimedOut => within(self.closed_by_us),
+            Fault::NotConnected => within(self.not_connected),
             Fault::NoConnection => false,
         }
     }
@@ -136,14 +149,14 @@ fn error_window(t: &Teardown, observer: &Observer) -> Window {
     }
 }
 
-/// From the first sign of it to our own close, or to the end.
-fn closed_by_peer(t: &Teardown) -> Option<Window> {
-    let by_fin = matches!(t.fin.first, Some(FirstFin::Remote | FirstFin::Both));
-    if !by_fin && t.end != EndKind::ResetReceived {
-        return None;
-    }
-    let from_ns = t.fin.first_ns.filter(|_| by_fin).unwrap_or(t.at_ns).min(t.at_ns);
-    Some(Window { from_ns, to_ns: t.released_ns.unwrap_or(t.at_ns).max(t.at_ns) })
+fn by_fin(t: &Teardown) -> bool {
+    matches!(t.fin.first, Some(FirstFin::Remote | FirstFin::Both))
+}
+
+/// From the first sign of the end to our own close, or to the end's.
+fn until_released(t: &Teardown) -> Window {
+    let from_ns = t.fin.first_ns.filter(|_| by_fin(t)).unwrap_or(t.at_ns).min(t.at_ns);
+    Window { from_ns, to_ns: t.released_ns.unwrap_or(t.at_ns).max(t.at_ns) }
 }
 
 fn closed_by_us(t: &Teardown) -> Option<Window> {

@@ -3,6 +3,7 @@
 //! moment together. What stays ambiguous is told as ambiguous. Pure: time comes in as an argument.
 
 mod align;
+mod clock;
 mod facts;
 
 use std::{
@@ -11,8 +12,11 @@ use std::{
 };
 
 use self::align::align;
-pub use self::facts::{Facts, Window};
-use crate::model::{Fault, Finding, LogLine, Remote, Side};
+pub use self::{
+    clock::LineClock,
+    facts::{Facts, Window},
+};
+use crate::model::{Fault, Finding, LogLine, LogTally, Remote, Side};
 
 /// How long to wait, in nanoseconds of the time that is handed in.
 #[derive(Clone, Copy, Debug)]
@@ -23,19 +27,6 @@ pub struct Patience {
     pub entangled_ns: u64,
     /// A line for its record.
     pub line_ns: u64,
-}
-
-/// What became of lines and records.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Lines about the end of a connection.
-    pub lines: u64,
-    pub joined: u64,
-    pub ambiguous: u64,
-    /// No record fits.
-    pub without_record: u64,
-    /// About a Unix socket, or an error without a connection: there is nothing to join them with.
-    pub no_connection: u64,
 }
 
 /// Lines and records held at a time; beyond, the oldest are told as they stand.
@@ -81,7 +72,7 @@ pub struct Correlator<T> {
     lines: VecDeque<Waiting>,
     /// Topics of joined lines, newest last.
     joined: VecDeque<Topic>,
-    tally: Tally,
+    tally: LogTally,
     unmatched: Vec<Arc<LogLine>>,
 }
 
@@ -95,12 +86,12 @@ impl<T> Correlator<T> {
             held: VecDeque::new(),
             lines: VecDeque::new(),
             joined: VecDeque::new(),
-            tally: Tally::default(),
+            tally: LogTally::default(),
             unmatched: Vec::new(),
         }
     }
 
-    pub fn tally(&self) -> Tally {
+    pub fn tally(&self) -> LogTally {
         self.tally
     }
 

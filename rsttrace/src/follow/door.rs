@@ -7,7 +7,7 @@ use std::{
         fd::{AsRawFd as _, OwnedFd},
         unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -43,15 +43,7 @@ impl Doors {
     }
 
     fn open_and_watch(&self, number: usize) -> io::Result<Opened> {
-        let path = self.paths.get(number).ok_or(io::ErrorKind::NotFound)?;
-        // A FIFO would wait for a writer, a terminal become ours.
-        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
-        let kind = file.metadata()?.file_type();
-        if !kind.is_file() {
-            let what = if kind.is_dir() { "a directory" } else if kind.is_fifo() { "a pipe" } else { "a device" };
-            let hint = if kind.is_dir() { "" } else { "; give it as standard input: --error-log - < FILE" };
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what} and no file{hint}")));
-        }
+        let file = open(self.paths.get(number).ok_or(io::ErrorKind::NotFound)?)?;
         // By the descriptor: the path may have another file by now.
         let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
         let changes = WatchFlags::MODIFY | WatchFlags::MOVE_SELF | WatchFlags::DELETE_SELF | WatchFlags::ATTRIB;
@@ -65,3 +57,28 @@ impl Door for Doors {
         crate::sandbox::as_the_user(|| self.open_and_watch(number))?
     }
 }
+
+/// Whether a path can be followed.
+///
+/// # Errors
+/// What the system says, or that it is no regular file.
+pub fn look_at(path: &Path) -> io::Result<()> {
+    open(path).map(|_| ())
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    // A FIFO would wait for a writer, a terminal become ours.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_file() {
+        return Ok(file);
+    }
+    let (what, hint) = match kind {
+        _ if kind.is_dir() => ("a directory", ""),
+        _ if kind.is_fifo() => ("a pipe", PIPE_HINT),
+        _ => ("a device", PIPE_HINT),
+    };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what} and no file{hint}")))
+}
+
+const PIPE_HINT: &str = "; as standard input it can be read: --error-log - < FILE";

@@ -89,7 +89,15 @@ impl LogFile {
         }
         let offset = if at_the_end { metadata.len() } else { 0 };
         let skip_first = offset > 0 && !ends_a_line(&file, offset);
-        self.generations.push_back(Generation { file, watch, identity, offset, lines: LineSplitter::new(), skip_first, grew: Instant::now() });
+        self.generations.push_back(Generation {
+            file,
+            watch,
+            identity,
+            offset,
+            lines: LineSplitter::new(),
+            skip_first,
+            grew: Instant::now(),
+        });
         self.searching = false;
         Ok(())
     }

@@ -14,7 +14,7 @@ use std::{
 
 use rustix::{event, fs::inotify};
 
-pub use self::door::{Door, Doors, Opened};
+pub use self::door::{Door, Doors, Opened, look_at};
 use self::file::LogFile;
 use crate::{
     applog::{Line, LineSplitter, LogFormat, Parsed},
@@ -40,7 +40,10 @@ pub struct Counts {
 enum Source {
     File(LogFile),
     /// Standard input; gone at its end.
-    Stdin { lines: LineSplitter, open: bool },
+    Stdin {
+        lines: LineSplitter,
+        open: bool,
+    },
 }
 
 /// One log.
@@ -60,6 +63,8 @@ pub struct Logs {
     counts: Counts,
     /// Nothing was written since the last look before this moment, on the records' clock.
     quiet_ns: u64,
+    /// The last look left something for the next.
+    more: bool,
 }
 
 /// Where lines come from.
@@ -73,7 +78,12 @@ pub enum Place {
 impl Logs {
     /// Begins at the present end of each file; one that is not there yet is waited for, and named
     /// in what is returned beside it.
-    pub fn open(places: Vec<(Place, Box<dyn LogFormat>)>, inotify: Arc<OwnedFd>, mut door: Box<dyn Door>, now_ns: u64) -> (Self, Vec<(usize, io::Error)>) {
+    pub fn open(
+        places: Vec<(Place, Box<dyn LogFormat>)>,
+        inotify: Arc<OwnedFd>,
+        mut door: Box<dyn Door>,
+        now_ns: u64,
+    ) -> (Self, Vec<(usize, io::Error)>) {
         let mut missing = Vec::new();
         let logs = places
             .into_iter()
@@ -89,7 +99,12 @@ impl Logs {
                 Log { source, format }
             })
             .collect();
-        (Self { logs, inotify, door, clock: LineClock::Live, counts: Counts::default(), quiet_ns: now_ns }, missing)
+        (Self { logs, inotify, door, clock: LineClock::Live, counts: Counts::default(), quiet_ns: now_ns, more: false }, missing)
+    }
+
+    /// From now on somebody else opens files.
+    pub fn set_door(&mut self, door: Box<dyn Door>) {
+        self.door = door;
     }
 
     /// Becomes readable when a file changes.
@@ -102,22 +117,24 @@ impl Logs {
         self.logs.iter().any(|log| matches!(log.source, Source::Stdin { open: true, .. }))
     }
 
-    /// A file is to be looked for, once a second.
+    /// The last look left something for the next, which should come soon.
+    pub fn has_more(&self) -> bool {
+        self.more
+    }
+
+    /// A file is to be looked for, now and then.
     pub fn is_searching(&self) -> bool {
         self.logs.iter().any(|log| matches!(&log.source, Source::File(file) if file.is_searching()))
     }
 
-    pub fn counts(&self) -> Counts {
-        self.counts
-    }
-
     /// Reads what has been written since the last look; `each` gets the lines about ends of
     /// connections, with the span in which that happened. `zero_ns`: where the records' clock has its
-    /// zero, since 1970. Returns whether more may be waiting.
-    pub fn poll(&mut self, now_ns: impl Fn() -> u64, zero_ns: i128, mut each: impl FnMut(LogLine, Window)) -> bool {
+    /// zero, since 1970. Returns what all lines so far came to.
+    pub fn poll(&mut self, now_ns: impl Fn() -> u64, zero_ns: i128, mut each: impl FnMut(LogLine, Window)) -> Counts {
         let began_ns = now_ns();
         let changed = self.take_changes();
         let since_ns = self.quiet_ns;
+        let look = changed.any() || self.more;
         let Self { logs, door, clock, counts, .. } = self;
         let mut more = false;
         for log in logs {
@@ -138,14 +155,15 @@ impl Logs {
                 }
             };
             more |= match &mut log.source {
-                Source::File(file) => (changed.any() || file.is_searching()) && file.read(&changed, &mut **door, &mut line),
+                Source::File(file) => (look || file.is_searching()) && file.read(&changed, &mut **door, &mut line),
                 Source::Stdin { lines, open } => *open && read_stdin(lines, open, &mut line),
             };
         }
+        self.more = more;
         if !more {
             self.quiet_ns = began_ns;
         }
-        more
+        self.counts
     }
 
     /// Changes since the last look.
@@ -155,7 +173,8 @@ impl Logs {
         let mut changes = Changes::default();
         while let Ok(event) = reader.next() {
             changes.some = true;
-            let left = inotify::ReadFlags::MOVE_SELF | inotify::ReadFlags::DELETE_SELF | inotify::ReadFlags::ATTRIB | inotify::ReadFlags::IGNORED;
+            let left =
+                inotify::ReadFlags::MOVE_SELF | inotify::ReadFlags::DELETE_SELF | inotify::ReadFlags::ATTRIB | inotify::ReadFlags::IGNORED;
             if event.events().intersects(left) {
                 changes.left.push(event.wd());
             }
@@ -215,6 +234,3 @@ fn is_readable(fd: BorrowedFd<'_>) -> bool {
 fn passed(since: Instant, time: std::time::Duration) -> bool {
     since.elapsed() >= time
 }
-
-#[cfg(test)]
-mod tests;

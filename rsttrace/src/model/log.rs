@@ -74,10 +74,14 @@ impl fmt::Display for Remote {
 pub enum Fault {
     /// A call returned this error: one of `calls` (by their kernel names), or any if that is empty.
     Error { errno: Errno, calls: &'static [&'static str] },
+    /// The other end closed it too early, in order: a receive returned 0.
+    EndOfFile,
     /// The other end closed or reset it too early.
     ClosedByPeer,
     /// The application lost patience and closed it.
     TimedOut,
+    /// It could not be opened; the line does not tell whether it was refused, unreachable or given up.
+    NotConnected,
     /// There was an error, but no connection that could have a record: accept() failed, a queue was full.
     NoConnection,
 }
@@ -115,4 +119,17 @@ pub enum Finding {
     About(Vec<Arc<LogLine>>),
     /// One of these lines may be about it, or about another end.
     Ambiguous(Vec<Arc<LogLine>>),
+}
+
+/// What became of lines about ends of connections, once they are settled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogTally {
+    /// Lines about the end of a connection.
+    pub lines: u64,
+    pub joined: u64,
+    pub ambiguous: u64,
+    /// No record fits.
+    pub without_record: u64,
+    /// About a Unix socket, or an error without a connection: there is nothing to join them with.
+    pub no_connection: u64,
 }

@@ -16,7 +16,7 @@ use std::{
 pub use self::{
     event::{After, AfterKind, End, Event, FirstFin, Hook, SequenceSpace, SockId, Stray},
     evidence::{AtFin, Evidence, ResetHeader, Segment, Speaker},
-    log::{Fault, Finding, LogLine, LogTime, Remote, Side, Stamp},
+    log::{Fault, Finding, LogLine, LogTally, LogTime, Remote, Side, Stamp},
     teardown::{Bytes, Closer, EndKind, Fin, Idle, LateObservation, Observer, Owner, Record, Role, Seen, Teardown},
     verdict::{Cause, Damage, Harm, Initiator, Judged, Peer, Phase, Timer, Verdict},
 };

@@ -10,7 +10,12 @@ use std::{
 use serde::{Serialize, ser::SerializeMap as _};
 use serde_json::{Serializer, ser::Formatter};
 
-use super::{WallClock, escape::is_harmless, rfc3339, summary::Summary};
+use super::{
+    WallClock,
+    escape::is_harmless,
+    rfc3339,
+    summary::{LogCounts, Summary},
+};
 use crate::{
     audit,
     model::{self, EndKind, Errno, Finding, FirstFin, Judged, LateObservation, LogLine, Side, Speaker, Teardown, Verdict},
@@ -291,6 +296,37 @@ struct SummaryLine<'a> {
     audit: Vec<AuditEntry<'a>>,
     not_audited: &'a [u32],
     foreign_resets: Option<Vec<ForeignResets>>,
+    log: Option<LogSummary>,
+}
+
+#[derive(Serialize)]
+struct LogSummary {
+    lines: u64,
+    ends: u64,
+    joined: u64,
+    ambiguous: u64,
+    without_record: u64,
+    no_connection: u64,
+    malformed: u64,
+    too_long: u64,
+    errors_without_line: u64,
+}
+
+impl From<&LogCounts> for LogSummary {
+    fn from(log: &LogCounts) -> Self {
+        let ends = log.of_ends;
+        Self {
+            lines: log.lines,
+            ends: ends.lines,
+            joined: ends.joined,
+            ambiguous: ends.ambiguous,
+            without_record: ends.without_record,
+            no_connection: ends.no_connection,
+            malformed: log.malformed,
+            too_long: log.too_long,
+            errors_without_line: log.errors_without_line,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -398,6 +434,7 @@ pub fn write_summary(out: &mut impl Write, summary: &Summary) -> io::Result<()> 
                 .as_ref()
                 .and_then(|audit| audit.foreign.as_ref())
                 .map(|foreign| foreign.iter().map(|(&netns, &resets)| ForeignResets { netns, resets }).collect()),
+            log: summary.log.as_ref().map(Into::into),
         },
     )
 }
