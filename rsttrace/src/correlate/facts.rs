@@ -29,21 +29,21 @@ const TAKEN_WITHIN_NS: u64 = 1_000_000_000;
 /// One socket's end, as its application may have logged it.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    processes: Vec<u32>,
-    role: Option<Role>,
-    remote: Endpoint,
+    pub(super) processes: Vec<u32>,
+    pub(super) role: Option<Role>,
+    pub(super) remote: Endpoint,
     /// The error that a call returned, which call that was if it was caught, and when.
-    error: Option<(Errno, Option<&'static str>, Window)>,
+    pub(super) error: Option<(Errno, Option<&'static str>, Window)>,
     /// The other end was the first to close, in order: when the application may have noticed.
-    fin: Option<Window>,
+    pub(super) fin: Option<Window>,
     /// The same, or it reset the connection.
-    closed_by_peer: Option<Window>,
+    pub(super) closed_by_peer: Option<Window>,
     /// The application closed it, before the other end did: when.
-    closed_by_us: Option<Window>,
+    pub(super) closed_by_us: Option<Window>,
     /// It was never open: when it failed, or was given up.
-    not_connected: Option<Window>,
+    pub(super) not_connected: Option<Window>,
     /// The request that it hit.
-    request: Option<String>,
+    pub(super) request: Option<String>,
 }
 
 impl Facts {

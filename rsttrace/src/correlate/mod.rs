@@ -298,3 +298,6 @@ impl<T> Correlator<T> {
         one_writer && noticed.windows(2).all(|pair| matches!(pair, [Some(a), Some(b)] if a.to_ns < b.from_ns))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -234,3 +234,6 @@ fn is_readable(fd: BorrowedFd<'_>) -> bool {
 fn passed(since: Instant, time: std::time::Duration) -> bool {
     since.elapsed() >= time
 }
+
+#[cfg(test)]
+mod tests;
