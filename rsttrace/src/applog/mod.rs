@@ -1,17 +1,34 @@
 //! What applications log about the ends of their connections. Pure: bytes of a line in, values out;
 //! one file per format. What a line means for a record is for `correlate` to say.
 
+mod envoy;
+mod format;
+mod haproxy;
 mod lines;
+mod nginx;
+mod nginx_access;
+mod syslog;
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+    time::Duration,
+};
 
 use jiff::{Timestamp, civil::DateTime};
 
-pub use self::lines::{Line, LineSplitter, MAX_LINE};
+pub use self::{
+    envoy::Envoy,
+    format::Format,
+    haproxy::HaProxy,
+    lines::{Line, LineSplitter, MAX_LINE},
+    nginx::NginxError,
+    nginx_access::NginxAccess,
+};
 use crate::model::Errno;
 
 /// The end of a proxy's work that a line is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Side {
     /// The connection that somebody made to the application.
     Client,
@@ -55,6 +72,17 @@ pub enum Remote {
     Unix(String),
     /// A host name, or a name from the application's configuration.
     Name(String),
+}
+
+impl Remote {
+    /// `127.0.0.1`, `::1`, `127.0.0.1:80` or `[::1]:80`; a v4-mapped address is the IPv4 address that it is.
+    fn of_address(text: &str) -> Option<Self> {
+        let (addr, port) = match text.parse::<SocketAddr>() {
+            Ok(socket) => (socket.ip(), Some(socket.port())),
+            Err(_) => (text.parse().ok()?, None),
+        };
+        Some(Self::Tcp { addr: IpAddr::to_canonical(&addr), port })
+    }
 }
 
 /// What a line says about the end of a connection.
@@ -110,4 +138,9 @@ pub enum Parsed {
 pub trait LogFormat: std::fmt::Debug + Send {
     /// Takes one line apart, without its end of line. Any bytes may come.
     fn parse(&self, line: &[u8]) -> Parsed;
+}
+
+/// A number of digits alone: no sign, no blanks.
+fn digits<T: FromStr>(text: &str) -> Option<T> {
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
