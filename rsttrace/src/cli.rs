@@ -1,6 +1,9 @@
 //! The command line, and nothing but it.
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::Styles};
+use clap::{
+    ArgAction, Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValuesParser, Styles, TypedValueParser},
+};
 use jiff::SignedDuration;
 
 use crate::applog::Format;
@@ -191,7 +194,7 @@ pub struct Trace {
     pub error_log: Vec<std::path::PathBuf>,
 
     /// What writes the log
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Format::Nginx, requires = "error_log", help_heading = "Log")]
+    #[arg(long, value_name = "FORMAT", value_parser = log_formats(), default_value = "nginx", requires = "error_log", help_heading = "Log")]
     pub log_format: Format,
 
     /// Show lines of the log without a record, and errors without a line
@@ -259,8 +262,12 @@ pub struct Trace {
     pub keep_privileges: bool,
 }
 
-fn hooks() -> clap::builder::PossibleValuesParser {
+fn hooks() -> PossibleValuesParser {
     crate::probe::attach::names().collect::<Vec<_>>().into()
+}
+
+fn log_formats() -> impl TypedValueParser<Value = Format> {
+    PossibleValuesParser::new(Format::ALL.map(Format::name)).try_map(|name| name.parse::<Format>())
 }
 
 fn duration(text: &str) -> Result<std::time::Duration, String> {

@@ -1,9 +1,24 @@
 //! What applications log about the ends of their connections. Pure: bytes of a line in, values out;
 //! one file per format. What a line means for a record is for `correlate` to say.
 
+mod envoy;
+mod format;
+mod haproxy;
 mod lines;
+mod nginx;
+mod nginx_access;
+mod syslog;
 
-pub use self::lines::{Line, LineSplitter, MAX_LINE};
+use std::str::FromStr;
+
+pub use self::{
+    envoy::Envoy,
+    format::Format,
+    haproxy::HaProxy,
+    lines::{Line, LineSplitter, MAX_LINE},
+    nginx::NginxError,
+    nginx_access::NginxAccess,
+};
 pub use crate::model::{Fault, LogLine, LogTime, Remote, Side, Stamp};
 
 /// What a line came to.
@@ -22,23 +37,7 @@ pub trait LogFormat: std::fmt::Debug + Send {
     fn parse(&self, line: &[u8]) -> Parsed;
 }
 
-/// PLACEHOLDER until the formats land.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    Nginx,
-}
-
-#[derive(Debug)]
-struct Nothing;
-
-impl LogFormat for Nothing {
-    fn parse(&self, _: &[u8]) -> Parsed {
-        Parsed::Malformed
-    }
-}
-
-impl Format {
-    pub fn parser(self) -> Box<dyn LogFormat> {
-        Box::new(Nothing)
-    }
+/// A number of digits alone: no sign, no blanks.
+fn digits<T: FromStr>(text: &str) -> Option<T> {
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }

@@ -12,7 +12,7 @@ use jiff::{Timestamp, civil::DateTime};
 use super::Errno;
 
 /// The end of a proxy's work that a line is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Side {
     /// The connection that somebody made to the application.
     Client,
@@ -56,6 +56,17 @@ pub enum Remote {
     Unix(String),
     /// A host name, or a name from the application's configuration.
     Name(String),
+}
+
+impl Remote {
+    /// `127.0.0.1`, `::1`, `127.0.0.1:80` or `[::1]:80`; a v4-mapped address is the IPv4 address that it is.
+    pub fn of_address(text: &str) -> Option<Self> {
+        let (addr, port) = match text.parse::<SocketAddr>() {
+            Ok(socket) => (socket.ip(), Some(socket.port())),
+            Err(_) => (text.parse().ok()?, None),
+        };
+        Some(Self::Tcp { addr: IpAddr::to_canonical(&addr), port })
+    }
 }
 
 impl fmt::Display for Remote {
