@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::Timestamp;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -20,18 +20,15 @@ use tokio::{
 };
 
 use crate::{
-    cli::{ColorChoice, TimeChoice},
     clock::{monotonic_ns, tick_ns},
     config::{Config, LogConfig},
+    correlate::{Book, Origin},
     decode::Decoder,
     enrich::Processes,
     filter::ProcessSelector,
     follow::{Doors, Logs, Place},
     join::Joiner,
-    output::{
-        WallClock, json,
-        text::{Appearance, TextFormat, TimeFormat},
-    },
+    output::{WallClock, json, text::TextFormat},
     pipeline::{Format, LogJoin, Pipeline},
     probe::{Options, Probe, preflight},
     reconcile::Reconciliation,
@@ -85,7 +82,7 @@ pub async fn run(config: Config, files: Option<Doors>, broker: Option<io::Result
 
     let joiner = Joiner::new(u64::try_from(config.join_timeout.as_nanos()).unwrap_or(u64::MAX), config.max_sockets as usize);
     let decoder = Decoder::new(tick_ns(), probe.reasons.clone());
-    let format = if config.json { Format::Json } else { Format::Text(TextFormat::new(appearance(&config, started))) };
+    let format = if config.json { Format::Json } else { Format::Text(TextFormat::new(config.look.on_stdout(started))) };
     let mut pipeline = Pipeline::new(decoder, joiner, config.filter.clone(), format, clock, config.count);
     let confined = broker.is_some();
     let mut logs = files.zip(config.log.as_ref()).map(|(files, log)| open_logs(log, files, &status));
@@ -309,7 +306,10 @@ impl<W: Write> Live<'_, W> {
     fn read_logs(&mut self) {
         if let (Some(logs), Some(join)) = (&mut self.logs, &mut self.pipeline.log) {
             let zero_ns = self.pipeline.clock.zero_ns();
-            join.counts = logs.poll(monotonic_ns, zero_ns, |line, window| join.correlator.push_line(monotonic_ns(), line, window));
+            join.counts = logs.poll(monotonic_ns, zero_ns, |file, line, window| {
+                let origin = Origin { book: Book::Errors, file };
+                join.correlator.push_line(monotonic_ns(), origin, line, window);
+            });
         }
     }
 
@@ -537,28 +537,4 @@ fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a String>) -> Opti
         .filter(|(score, _)| *score > 0.75)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)
-}
-
-fn appearance(config: &Config, started: Timestamp) -> Appearance {
-    let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
-        .iter()
-        .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
-        .unwrap_or_default();
-    let utf8 = locale.to_ascii_lowercase().replace('-', "").contains("utf8");
-    let color = match config.color {
-        ColorChoice::Always => true,
-        ColorChoice::Never => false,
-        ColorChoice::Auto => anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never,
-    };
-    Appearance {
-        time: match config.time {
-            TimeChoice::Local => TimeFormat::Zoned(TimeZone::system()),
-            TimeChoice::Utc => TimeFormat::Zoned(TimeZone::UTC),
-            TimeChoice::Relative => TimeFormat::Relative(started),
-        },
-        color,
-        unicode: utf8 && !config.ascii,
-        cjk: ["zh", "ja", "ko"].iter().any(|language| locale.starts_with(language)),
-        timeline: config.verbose >= 1,
-    }
 }

@@ -7,7 +7,8 @@ mod clock;
 mod facts;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    cell::Cell,
+    collections::{HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -38,23 +39,79 @@ const MAX_REMEMBERED: usize = 4_096;
 struct Held<T> {
     since_ns: u64,
     due_ns: u64,
-    halves: Vec<(Facts, Option<Finding>)>,
+    halves: Vec<Half>,
     payload: T,
+}
+
+/// One socket's end.
+#[derive(Debug)]
+struct Half {
+    facts: Facts,
+    /// From every book that has been asked.
+    finding: Finding,
+    asked: [bool; Book::ALL.len()],
+}
+
+impl Half {
+    fn new(facts: Facts) -> Self {
+        Self { facts, finding: Finding::Nothing, asked: [false; Book::ALL.len()] }
+    }
+
+    fn is_settled(&self) -> bool {
+        self.asked == [true; Book::ALL.len()]
+    }
+
+    /// What is certain in one book outweighs what is not in another.
+    fn take(&mut self, book: Book, found: Finding) {
+        self.asked[book as usize] = true;
+        self.finding = match (std::mem::take(&mut self.finding), found) {
+            (Finding::About(mut lines), Finding::About(more)) => {
+                lines.extend(more);
+                Finding::About(lines)
+            }
+            (about @ Finding::About(_), _) | (_, about @ Finding::About(_)) => about,
+            (Finding::Ambiguous(mut lines), Finding::Ambiguous(more)) => {
+                lines.extend(more);
+                Finding::Ambiguous(lines)
+            }
+            (Finding::Nothing, other) | (other, Finding::Nothing) => other,
+        };
+    }
+}
+
+/// What an application writes into one of these says it once; both may have a line about one end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Book {
+    Errors,
+    Accesses,
+}
+
+/// Where a line stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    pub book: Book,
+    /// Lines of one file are in the order in which they were written.
+    pub file: usize,
+}
+
+impl Book {
+    pub const ALL: [Self; 2] = [Self::Errors, Self::Accesses];
 }
 
 impl<T> Held<T> {
     fn is_settled(&self) -> bool {
-        self.halves.iter().all(|(_, finding)| finding.is_some())
+        self.halves.iter().all(Half::is_settled)
     }
 }
 
 #[derive(Debug)]
 struct Waiting {
+    origin: Origin,
     line: Arc<LogLine>,
     window: Window,
     due_ns: u64,
     /// Told as one of several.
-    ambiguous: bool,
+    ambiguous: Cell<bool>,
 }
 
 /// The connection that a line is about, by the application's own number.
@@ -76,8 +133,8 @@ pub struct Correlator<T> {
     unmatched: Vec<Arc<LogLine>>,
 }
 
-/// A half of a held record.
-type Half = (usize, usize);
+/// A half of a held record: the record's index, and the half's.
+type At = (usize, usize);
 
 impl<T> Correlator<T> {
     pub fn new(patience: Patience) -> Self {
@@ -97,18 +154,24 @@ impl<T> Correlator<T> {
 
     /// Takes a record: one [`Facts`] for each of its sockets.
     pub fn push_record(&mut self, now_ns: u64, facts: Vec<Facts>, payload: T) {
-        let halves = facts.into_iter().map(|facts| (facts, None)).collect();
+        let halves = facts.into_iter().map(Half::new).collect();
         self.held.push_back(Held { since_ns: now_ns, due_ns: now_ns + self.patience.record_ns, halves, payload });
     }
 
     /// Takes a line; `window`: when what it is about happened.
-    pub fn push_line(&mut self, now_ns: u64, line: LogLine, window: Window) {
+    pub fn push_line(&mut self, now_ns: u64, origin: Origin, line: LogLine, window: Window) {
         self.tally.lines += 1;
         if line.fault == Fault::NoConnection || line.side == Some(Side::Upstream) && matches!(line.upstream, Some(Remote::Unix(_))) {
             self.tally.no_connection += 1;
             return;
         }
-        self.lines.push_back(Waiting { line: Arc::new(line), window, due_ns: now_ns + self.patience.line_ns, ambiguous: false });
+        self.lines.push_back(Waiting {
+            origin,
+            line: Arc::new(line),
+            window,
+            due_ns: now_ns + self.patience.line_ns,
+            ambiguous: Cell::new(false),
+        });
     }
 
     /// When [`Correlator::tick`] has something to do next.
@@ -127,7 +190,7 @@ impl<T> Correlator<T> {
             }
         }
         while let Some(front) = self.held.pop_front_if(|held| held.is_settled()) {
-            told(front.payload, front.halves.into_iter().map(|(_, finding)| finding.unwrap_or_default()).collect());
+            told(front.payload, front.halves.into_iter().map(|half| half.finding).collect());
         }
         let waiting = self.lines.len();
         while let Some(line) = self.lines.pop_front_if(|line| line.due_ns <= now_ns) {
@@ -152,7 +215,7 @@ impl<T> Correlator<T> {
 
     fn expire(&mut self, waiting: Waiting) {
         let goes_on = topic(&waiting.line).is_some_and(|topic| self.joined.contains(&topic));
-        if waiting.ambiguous {
+        if waiting.ambiguous.get() {
             self.tally.ambiguous += 1;
         } else if goes_on {
             self.tally.joined += 1;
@@ -164,34 +227,36 @@ impl<T> Correlator<T> {
 
     fn settle_record(&mut self, record: usize, now_ns: u64, now_or_never: bool) {
         for half in 0..self.held[record].halves.len() {
-            if self.held[record].halves[half].1.is_none() {
-                self.settle_half((record, half), now_ns, now_or_never);
+            for book in Book::ALL {
+                if !self.held[record].halves[half].asked[book as usize] {
+                    self.settle_half((record, half), book, now_ns, now_or_never);
+                }
             }
         }
     }
 
     /// Settles a socket's end, with all others that the same lines may be about.
-    fn settle_half(&mut self, half: Half, now_ns: u64, now_or_never: bool) {
-        let (lines, halves) = self.entangled_with(half);
+    fn settle_half(&mut self, at: At, book: Book, now_ns: u64, now_or_never: bool) {
+        let (lines, halves) = self.entangled_with(at, book);
         if lines.is_empty() {
-            self.held[half.0].halves[half.1].1 = Some(Finding::Nothing);
+            self.held[at.0].halves[at.1].take(book, Finding::Nothing);
             return;
         }
-        let patient = now_ns < self.held[half.0].since_ns.saturating_add(self.patience.entangled_ns) && !now_or_never;
+        let patient = now_ns < self.held[at.0].since_ns.saturating_add(self.patience.entangled_ns) && !now_or_never;
         let latest = halves.iter().map(|&(record, _)| self.held[record].due_ns).max().unwrap_or(now_ns);
         if patient && latest > now_ns {
-            self.held[half.0].due_ns = latest;
+            self.held[at.0].due_ns = latest;
             return;
         }
-        self.settle(&lines, &halves);
+        self.settle(&lines, &halves, book);
     }
 
-    /// Lines that may be about a half, the other halves that they may be about, and so on.
-    fn entangled_with(&self, half: Half) -> (Vec<usize>, Vec<Half>) {
+    /// Lines of a book that may be about a half, the other halves that they may be about, and so on.
+    fn entangled_with(&self, at: At, book: Book) -> (Vec<usize>, Vec<At>) {
         let mut lines = Vec::new();
-        let mut halves = vec![half];
-        let mut known_lines = vec![false; self.lines.len()];
-        let mut known_halves = HashSet::from([half]);
+        let mut halves = vec![at];
+        let mut known_lines: Vec<bool> = self.lines.iter().map(|waiting| waiting.origin.book != book).collect();
+        let mut known_halves = HashSet::from([at]);
         let mut looked_at = 0;
         while looked_at < halves.len() {
             let facts = self.facts(halves[looked_at]);
@@ -203,23 +268,23 @@ impl<T> Correlator<T> {
                 known_lines[index] = true;
                 lines.push(index);
                 for (record, held) in self.held.iter().enumerate() {
-                    for (number, (facts, finding)) in held.halves.iter().enumerate() {
-                        let half = (record, number);
-                        if finding.is_none() && !known_halves.contains(&half) && self.fits(index, facts) {
-                            known_halves.insert(half);
-                            halves.push(half);
+                    for (number, half) in held.halves.iter().enumerate() {
+                        let at = (record, number);
+                        if !half.asked[book as usize] && !known_halves.contains(&at) && self.fits(index, &half.facts) {
+                            known_halves.insert(at);
+                            halves.push(at);
                         }
                     }
                 }
             }
         }
         lines.sort_unstable();
-        halves.sort_unstable_by_key(|&half| self.facts(half).noticed().map(|window| window.to_ns));
+        halves.sort_unstable_by_key(|&at| self.facts(at).noticed().map(|window| window.to_ns));
         (lines, halves)
     }
 
-    fn facts(&self, (record, half): Half) -> &Facts {
-        &self.held[record].halves[half].0
+    fn facts(&self, (record, half): At) -> &Facts {
+        &self.held[record].halves[half].facts
     }
 
     fn fits(&self, line: usize, facts: &Facts) -> bool {
@@ -227,53 +292,44 @@ impl<T> Correlator<T> {
         facts.fits(&waiting.line, waiting.window)
     }
 
-    fn settle(&mut self, lines: &[usize], halves: &[Half]) {
+    fn settle(&mut self, lines: &[usize], halves: &[At], book: Book) {
         let candidates = align(lines.len(), halves.len(), self.is_in_order(lines, halves), |line, half| {
             self.fits(lines[line], self.facts(halves[half]))
         });
-        let mut found: HashMap<usize, Vec<usize>> = HashMap::new();
+        let mut found = vec![Vec::new(); halves.len()];
         for (line, candidates) in candidates.iter().enumerate() {
-            for &half in &candidates.records {
-                found.entry(half).or_default().push(line);
-            }
+            candidates.records.iter().for_each(|&half| found[half].push(line));
         }
-        let certain = |line: usize, half: usize| candidates[line].always && candidates[line].records == [half];
+        let certain = |line: usize| candidates[line].always && candidates[line].records.len() == 1;
         // Several lines about one connection of the application, and about no other socket.
         let one_topic = |of_half: &[usize]| {
-            let first = topic(&self.lines[lines[of_half[0]]].line);
-            first.is_some()
-                && of_half.iter().all(|&line| candidates[line].records.len() == 1 && topic(&self.lines[lines[line]].line) == first)
+            let mut topics = of_half.iter().map(|&line| topic(&self.lines[lines[line]].line));
+            let first = topics.next().flatten();
+            first.is_some() && topics.all(|topic| topic == first) && of_half.iter().all(|&line| candidates[line].records.len() == 1)
         };
         let mut joined = Vec::new();
-        let mut findings = Vec::with_capacity(halves.len());
-        for half in 0..halves.len() {
-            let of_half = found.remove(&half).unwrap_or_default();
-            let text = |of_half: &[usize]| of_half.iter().map(|&line| Arc::clone(&self.lines[lines[line]].line)).collect();
-            findings.push(match &of_half[..] {
-                [] => Finding::Nothing,
-                [line] if certain(*line, half) => {
-                    joined.push(*line);
-                    Finding::About(text(&of_half))
+        let findings: Vec<_> = found
+            .iter()
+            .map(|of_half| {
+                let told = of_half.iter().map(|&line| Arc::clone(&self.lines[lines[line]].line)).collect();
+                match &of_half[..] {
+                    [] => Finding::Nothing,
+                    of_half if of_half.len() == 1 && certain(of_half[0]) || one_topic(of_half) => {
+                        joined.extend(of_half.iter().map(|&line| lines[line]));
+                        Finding::About(told)
+                    }
+                    of_half => {
+                        of_half.iter().for_each(|&line| self.lines[lines[line]].ambiguous.set(true));
+                        Finding::Ambiguous(told)
+                    }
                 }
-                of_half if one_topic(of_half) => {
-                    joined.extend(of_half);
-                    Finding::About(text(of_half))
-                }
-                of_half => Finding::Ambiguous(text(of_half)),
-            });
-        }
+            })
+            .collect();
         for (&(record, half), finding) in halves.iter().zip(findings) {
-            if let Finding::Ambiguous(_) = finding {
-                for waiting in &mut self.lines {
-                    let Finding::Ambiguous(told) = &finding else { continue };
-                    waiting.ambiguous |= told.iter().any(|line| Arc::ptr_eq(line, &waiting.line));
-                }
-            }
-            self.held[record].halves[half].1 = Some(finding);
+            self.held[record].halves[half].take(book, finding);
         }
-        let mut gone: Vec<usize> = joined.into_iter().map(|line| lines[line]).collect();
-        gone.sort_unstable();
-        for index in gone.into_iter().rev() {
+        joined.sort_unstable();
+        for index in joined.into_iter().rev() {
             if let Some(waiting) = self.lines.remove(index) {
                 self.tally.joined += 1;
                 self.remember(&waiting.line);
@@ -290,11 +346,12 @@ impl<T> Correlator<T> {
         }
     }
 
-    /// One process wrote all of the lines, as it met the errors, and when it met each of them is known.
-    fn is_in_order(&self, lines: &[usize], halves: &[Half]) -> bool {
-        let process = self.lines[lines[0]].line.process;
-        let one_writer = process.is_some() && lines.iter().all(|&line| self.lines[line].line.process == process);
-        let noticed: Vec<_> = halves.iter().map(|&half| self.facts(half).noticed()).collect();
+    /// One process wrote all of the lines into one file, as it met the errors, and when it met each of them is known.
+    fn is_in_order(&self, lines: &[usize], halves: &[At]) -> bool {
+        let Waiting { origin, line: first, .. } = &self.lines[lines[0]];
+        let by_the_same = |waiting: &Waiting| waiting.origin == *origin && waiting.line.process == first.process;
+        let one_writer = first.process.is_some() && lines.iter().all(|&line| by_the_same(&self.lines[line]));
+        let noticed: Vec<_> = halves.iter().map(|&at| self.facts(at).noticed()).collect();
         one_writer && noticed.windows(2).all(|pair| matches!(pair, [Some(a), Some(b)] if a.to_ns < b.from_ns))
     }
 }

@@ -46,7 +46,12 @@ fn line(worker: u32, client: u8, number: u64) -> LogLine {
 
 /// A line that was read at a moment, after a quiet second.
 fn at(correlator: &mut Correlator<u64>, now_ns: u64, line: LogLine) {
-    correlator.push_line(now_ns, line, Window { from_ns: now_ns.saturating_sub(1_000 * MS), to_ns: now_ns });
+    correlator.push_line(
+        now_ns,
+        Origin { book: Book::Errors, file: 0 },
+        line,
+        Window { from_ns: now_ns.saturating_sub(1_000 * MS), to_ns: now_ns },
+    );
 }
 
 #[derive(Default)]

@@ -46,6 +46,7 @@ const DESCRIPTOR: &[&str] =
     &["pt_regs__di", "task_struct__stack", "task_struct__files", "files_struct__fdt", "fdtable__fd", "file__private_data"];
 const PAYLOAD: &[&str] = &["tcp_sock__snd_una", "tcp_sock__snd_nxt", "tcp_sock__write_seq"];
 const RESET: &[&str] = &["sk_buff__head", "sk_buff__transport_header", "sk_buff__network_header", "tcp_skb_cb__tcp_flags"];
+const LOG: &str = "it takes the log of an application (--error-log)";
 const SLOW: &str = "it takes a connection that idles for as long as a well-known timer";
 
 const fn source(field: &'static str, hooks: &'static [&'static str], members: &'static [&'static str]) -> Source {
@@ -141,6 +142,15 @@ static SOURCES: &[Source] = &[
     source("evidence.rst.ttl", ARRIVED, RESET),
     source("evidence.rst.window", ARRIVED, RESET),
     source("verdict", EVERYTHING, &[]),
+    source("log.side", &[], &[]).untried(LOG),
+    source("log.client", &[], &[]).untried(LOG),
+    source("log.upstream", &[], &[]).untried(LOG),
+    source("log.request", &[], &[]).untried(LOG),
+    source("log.host", &[], &[]).untried(LOG),
+    source("log.phrase", &[], &[]).untried(LOG),
+    source("log.line", &[], &[]).untried(LOG),
+    source("log.further", &[], &[]).untried(LOG),
+    source("log_candidates", &[], &[]).untried(LOG),
 ];
 
 #[cfg(test)]

@@ -128,16 +128,16 @@ impl Logs {
     }
 
     /// Reads what has been written since the last look; `each` gets the lines about ends of
-    /// connections, with the span in which that happened. `zero_ns`: where the records' clock has its
-    /// zero, since 1970. Returns what all lines so far came to.
-    pub fn poll(&mut self, now_ns: impl Fn() -> u64, zero_ns: i128, mut each: impl FnMut(LogLine, Window)) -> Counts {
+    /// connections, with the number of their log and the span in which that happened. `zero_ns`: where
+    /// the records' clock has its zero, since 1970. Returns what all lines so far came to.
+    pub fn poll(&mut self, now_ns: impl Fn() -> u64, zero_ns: i128, mut each: impl FnMut(usize, LogLine, Window)) -> Counts {
         let began_ns = now_ns();
         let changed = self.take_changes();
         let since_ns = self.quiet_ns;
         let look = changed.any() || self.more;
         let Self { logs, door, clock, counts, .. } = self;
         let mut more = false;
-        for log in logs {
+        for (number, log) in logs.iter_mut().enumerate() {
             let format = &*log.format;
             let mut line = |line: Line<'_>| {
                 counts.lines += 1;
@@ -147,7 +147,7 @@ impl Logs {
                         Parsed::About(about) => {
                             let arrived = Window { from_ns: since_ns, to_ns: now_ns() };
                             let window = clock.window(&about.time, Some(arrived), zero_ns);
-                            each(*about, window);
+                            each(number, *about, window);
                         }
                         Parsed::Other => {}
                         Parsed::Malformed => counts.malformed += 1,

@@ -71,7 +71,7 @@ impl Scene {
 
     fn poll(&mut self) -> Counts {
         let read = &mut self.read;
-        self.logs.poll(|| 0, 0, |line, _| read.push(line.raw))
+        self.logs.poll(|| 0, 0, |_, line, _| read.push(line.raw))
     }
 
     #[track_caller]

@@ -295,7 +295,7 @@ fn most<K: Copy + Ord>(counts: &HashMap<K, u64>) -> Option<(K, u64)> {
 }
 
 /// "log: 41 lines about ends: 38 joined, 2 ambiguous, 1 without a record"
-fn log_words(log: &LogCounts) -> String {
+pub fn log_words(log: &LogCounts) -> String {
     let ends = &log.of_ends;
     let plural = if ends.lines == 1 { "" } else { "s" };
     let mut parts = vec![format!("{} joined", grouped(ends.joined))];
