@@ -216,13 +216,20 @@ fn about(head: &Head<'_>, raw: &str) -> Option<LogLine> {
         return None;
     }
     let fields = Fields::of(sentence.fields, sentence.phrase);
+    let client = fields.client.map(remote);
+    if matches!(client, Some(Remote::Name(_))) {
+        // Not nginx's doing: it names files as they are, line ends included, so that a client can begin
+        // a line. See docs/logs.md.
+        return None;
+    }
     let side = side(message.3, head.level, &sentence, &fields);
     let fault = fault(message, &sentence)?;
     let named = message.name_in(sentence.message).map(remote);
+    let upstream = fields.upstream.map(upstream_of);
     let (client, upstream) = match message.3 {
-        Whose::Client => (fields.client.map(remote).or(named), fields.upstream.map(upstream_of)),
-        Whose::Upstream => (fields.client.map(remote), fields.upstream.map(upstream_of).or(named)),
-        _ => (fields.client.map(remote), fields.upstream.map(upstream_of)),
+        Whose::Client => (client.or(named), upstream),
+        Whose::Upstream => (client, upstream.or(named)),
+        _ => (client, upstream),
     };
     Some(LogLine {
         time: LogTime { stamp: Stamp::Civil(head.time), precision: Duration::from_secs(1) },
@@ -313,6 +320,7 @@ const HOST: &str = ", host: \"";
 const REFERRER: &str = ", referrer: \"";
 /// The stream module's last fields.
 const BYTES: &str = ", bytes from/to client:";
+const AFTER_UPSTREAM: &[&str] = &[HOST, REFERRER, BYTES];
 /// The mail module's; the upstream that may follow has no quotes.
 const LOGIN: &str = ", login: \"";
 const MAIL_UPSTREAM: &str = ", upstream: ";
@@ -350,7 +358,7 @@ impl<'a> Fields<'a> {
         if let Some(text) = rest.strip_prefix(UPSTREAM) {
             let (upstream, after) = match self.request.and_then(|request| unchanged_uri_end(text, request)) {
                 Some(end) => (&text[..end], &text[end + 1..]),
-                None => after_quote(text, &[HOST, REFERRER, BYTES]),
+                None => after_quote(text, AFTER_UPSTREAM),
             };
             self.upstream = Some(upstream);
             rest = after;
@@ -378,17 +386,21 @@ fn unchanged_uri_end(upstream: &str, request: &str) -> Option<usize> {
     let uri = request.split_once(' ')?.1.rsplit_once(" HTTP/")?.0;
     let authority = upstream.find("://")? + 3;
     let start = authority + upstream[authority..].find('/')?;
-    let rest = upstream[start..].strip_prefix(uri)?;
-    rest.starts_with('"').then_some(start + uri.len())
+    let rest = upstream[start..].strip_prefix(uri)?.strip_prefix('"')?;
+    is_field(rest, AFTER_UPSTREAM).then_some(start + uri.len())
 }
 
 /// A value up to the first quote behind which one of these fields follows, or nothing; and the rest.
 fn after_quote<'a>(text: &'a str, next: &[&str]) -> (&'a str, &'a str) {
-    let is_end = |rest: &str| rest.is_empty() || next.iter().any(|field| rest.starts_with(field));
-    match text.match_indices('"').find(|(at, _)| is_end(&text[at + 1..])) {
+    match text.match_indices('"').find(|(at, _)| is_field(&text[at + 1..], next)) {
         Some((at, _)) => (&text[..at], &text[at + 1..]),
         None => (&text[..unclosed(text)], ""),
     }
+}
+
+/// Whether a value may end before this: at one of these fields, or at the end of the line.
+fn is_field(rest: &str, fields: &[&str]) -> bool {
+    rest.is_empty() || fields.iter().any(|field| rest.starts_with(field))
 }
 
 /// Length of a value that goes to the end of the line.
