@@ -19,8 +19,10 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
+    time::Duration,
 };
 
+use jiff::Timestamp;
 use rsttrace_tests::{
     Flow, NetNs, Run, Tracer,
     nginx::{ErrorLine, Nginx, Side},
@@ -544,12 +546,7 @@ struct Socket {
 
 impl Socket {
     fn of_line(line: &ErrorLine) -> Self {
-        let remote = match line.side() {
-            Side::Client => line.client,
-            Side::Upstream => line.upstream.map(|address| address.ip()),
-        };
-        let remote = remote.unwrap_or_else(|| panic!("no address: {}", line.raw));
-        Self { worker: line.pid, side: line.side(), remote }
+        Self { worker: line.pid(), side: line.side(), remote: line.remote() }
     }
 
     /// `None` where no worker of nginx took an error of these.
@@ -580,36 +577,34 @@ fn errno_of(record: &Value) -> Option<i32> {
 
 /// Second of the observation: the end's time and the observer's delay.
 fn observed_at(record: &Value) -> u64 {
-    let (when, fraction) = record["time"].as_str().expect("time").split_once('.').expect("a fraction");
-    let line = format!("{} [x] 1#1: *1 x", when.replace('-', "/").replace('T', " "));
-    let second = ErrorLine::parse(&line).expect("a time").second;
-    let us: u64 = fraction[..6].parse().expect("a fraction");
-    second + (us + record["observer"]["delay_us"].as_u64().unwrap_or(0)) / 1_000_000
+    let time: Timestamp = record["time"].as_str().expect("time").parse().expect("a time");
+    let delay = record["observer"]["delay_us"].as_u64().unwrap_or(0);
+    (time + Duration::from_micros(delay)).as_second() as u64
 }
 
 /// What is wrong with a record as the story of a line about the same socket.
 fn disagreement(line: &ErrorLine, record: &Value) -> Option<String> {
     let call = record["observer"]["syscall"].as_str().unwrap_or("none");
-    if line.errno != errno_of(record) {
+    if line.errno() != errno_of(record) {
         return Some("another errno".into());
     }
     // The words of an idle connection's end are the same with and without TLS.
     let tls = record["local"]["port"] == TLS && line.side() == Side::Client;
-    if !line.syscalls().contains(&call) || !tls && matches!(call, "read" | "write") {
+    if !line.calls().contains(&call) || !tls && matches!(call, "read" | "write") {
         return Some(format!("another call, {call}"));
     }
     // The log's clock is read once per turn of nginx's event loop.
-    let apart = observed_at(record).abs_diff(line.second);
+    let apart = observed_at(record).abs_diff(line.second());
     if apart > 1 {
         return Some(format!("{apart} s apart"));
     }
-    if record["owner"]["tgid"] != line.pid {
+    if record["owner"]["tgid"] != line.pid() {
         return Some("another owner".into());
     }
     // Whether sendfile() returned the ECONNRESET that it took is not seen, see `Said`.
-    let unsure = call == "sendfile" && line.errno == Some(ECONNRESET);
+    let unsure = call == "sendfile" && line.errno() == Some(ECONNRESET);
     let exact = record["observer"]["fd"].as_i64().is_some_and(|fd| fd > 2)
-        && record["observer"]["tid"] == line.pid
+        && record["observer"]["tid"] == line.pid()
         && record["observer"]["comm"] == "nginx"
         && record["observer"]["inferred"] == unsure
         && record["seen"] == "yes";
@@ -627,18 +622,18 @@ fn assert_log_and_records_agree(lines: &[ErrorLine], run: &Run, workers: &[u32])
     }
     let mut problems = Vec::new();
     let mut matched = BTreeMap::new();
-    for line in lines.iter().filter(|line| matches!(line.errno, Some(ECONNRESET | ECONNREFUSED | EPIPE))) {
+    for line in lines.iter().filter(|line| matches!(line.errno(), Some(ECONNRESET | ECONNREFUSED | EPIPE))) {
         let socket = Socket::of_line(line);
         match records.remove(&socket).as_deref() {
             Some([record]) => {
                 if let Some(problem) = disagreement(line, record) {
-                    problems.push(format!("{problem}:\n  {}\n  {record}", line.raw));
+                    problems.push(format!("{problem}:\n  {}\n  {record}", line.raw()));
                 }
-                matched.insert(socket, (line.errno, record["observer"]["syscall"].as_str().unwrap_or("none")));
+                matched.insert(socket, (line.errno(), record["observer"]["syscall"].as_str().unwrap_or("none")));
             }
-            Some(several) => problems.push(format!("{} records of one line: {}", several.len(), line.raw)),
-            None if matched.contains_key(&socket) => problems.push(format!("a second line: {}", line.raw)),
-            None => problems.push(format!("no record: {}", line.raw)),
+            Some(several) => problems.push(format!("{} records of one line: {}", several.len(), line.raw())),
+            None if matched.contains_key(&socket) => problems.push(format!("a second line: {}", line.raw())),
+            None => problems.push(format!("no record: {}", line.raw())),
         }
     }
     for (socket, left) in &records {

@@ -9,10 +9,7 @@
 
 use std::time::Duration;
 
-use jiff::{
-    SignedDuration,
-    civil::{Date, DateTime},
-};
+use jiff::{SignedDuration, civil::DateTime};
 
 use super::{Fault, LogFormat, LogLine, LogTime, Parsed, Remote, Side, Stamp, digits, syslog};
 
@@ -96,8 +93,7 @@ fn civil(text: &str) -> Option<DateTime> {
         return None;
     }
     let nanosecond = digits::<i32>(millisecond)? * 1_000_000;
-    Some(Date::new(year, month.try_into().ok()?, day).ok()?.at(hour, minute, second, nanosecond))
-        .filter(|_| hour < 24 && minute < 60 && second < 60)
+    DateTime::new(year, month.try_into().ok()?, day, hour, minute, second, nanosecond).ok()
 }
 
 /// The rest of a line about a session.
@@ -111,38 +107,30 @@ struct Session<'a> {
 
 impl<'a> Session<'a> {
     fn of(text: &'a str) -> Option<Self> {
-        let mut fields = text.splitn(9, ' ');
-        let [_frontend, server, times, third, fourth] = std::array::from_fn(|_| fields.next().unwrap_or_default());
+        let mut fields = text.splitn(4, ' ');
+        let [_frontend, server, times, rest] = std::array::from_fn(|_| fields.next().unwrap_or_default());
         if !server.contains('/') {
             return None;
         }
         let total = times.rsplit('/').next()?;
         // With `option logasap` the line is written before the end, and says so by a plus.
         let total = if total.starts_with('+') { None } else { Some(digits(total)?) };
-        match times.bytes().filter(|b| *b == b'/').count() {
-            // TCP: bytes, state, connections, queues.
-            2 => {
-                let (connections, queues) = (fields.next()?, fields.next()?);
-                let is_good = is_count(third) && is_state(fourth, 2) && is_connections(connections) && is_queues(queues);
-                (is_good && fields.next().is_none()).then_some(Self { server, total, state: fourth, request: None })
-            }
-            // HTTP: status, bytes, cookies, state, connections and the rest.
-            4 => {
-                let [_cookie, _set_cookie, state, rest] = std::array::from_fn(|_| fields.next().unwrap_or_default());
-                let (connections, rest) = rest.split_once(' ')?;
-                let (queues, rest) = rest.split_once(' ').unwrap_or((rest, ""));
-                let is_good = (third == "-1" || is_count(third)) && is_count(fourth) && is_state(state, 4);
-                let is_good = is_good && is_connections(connections) && is_queues(queues);
-                is_good.then_some(Self { server, total, state, request: Some(request(rest)?) })
-            }
-            _ => None,
-        }
+        let (state, request) = match times.bytes().filter(|b| *b == b'/').count() {
+            2 => (tcp(rest)?, None),
+            4 => http(rest).map(|(state, request)| (state, Some(request)))?,
+            _ => return None,
+        };
+        Some(Self { server, total, state, request })
     }
 
     fn about(&self, accept: &Accept) -> Option<LogLine> {
-        let (fault, side) = meaning(self.state.as_bytes())?;
-        let end = accept.time.checked_add(SignedDuration::from_millis(self.total?.into())).ok()?;
         let known = !self.server.ends_with("/<NOSRV>");
+        let (fault, side) = match meaning(self.state.as_bytes())? {
+            // No server is up: none was tried.
+            (Fault::NotConnected, side) if !known => (Fault::NoConnection, side),
+            meaning => meaning,
+        };
+        let end = accept.time.checked_add(SignedDuration::from_millis(self.total?.into())).ok()?;
         Some(LogLine {
             upstream: known.then(|| Remote::Name(self.server.to_owned())),
             upstream_text: known.then(|| self.server.to_owned()),
@@ -154,13 +142,46 @@ impl<'a> Session<'a> {
     }
 }
 
-/// The quoted request behind captured headers in braces; `httpslog` has more behind it, and a long
-/// one may have been cut off.
-fn request(text: &str) -> Option<&str> {
-    let (headers, request) = text.split_once('"')?;
-    let is_good = headers.is_empty() || headers.starts_with('{') && headers.ends_with("} ");
+/// `BYTES STATE CONNECTIONS QUEUES`
+fn tcp(text: &str) -> Option<&str> {
+    let (bytes, text) = text.split_once(' ')?;
+    is_count(bytes).then(|| state(text, 2)).flatten()
+}
+
+/// `STATUS BYTES COOKIE COOKIE STATE CONNECTIONS QUEUES {HEADERS} {HEADERS} "REQUEST"`: the state and the
+/// request. HAProxy writes a captured cookie as it is, with blanks and quotes; all behind it is
+/// escaped, so that a line is read from its end.
+fn http(text: &str) -> Option<(&str, &str)> {
+    let mut fields = text.splitn(3, ' ');
+    let [status, bytes, text] = std::array::from_fn(|_| fields.next().unwrap_or_default());
+    if status != "-1" && !is_count(status) || !is_count(bytes) {
+        return None;
+    }
+    let Some((text, request)) = text.strip_suffix('"').and_then(|text| text.rsplit_once(" \"")) else { return http_from_the_left(text) };
+    let mut text = text;
+    while let Some(headers) = text.strip_suffix('}') {
+        text = headers.rsplit_once(" {")?.0;
+    }
+    let state_at = text.rmatch_indices(' ').nth(2)?.0 + 1;
+    Some((state(&text[state_at..], 4)?, request))
+}
+
+/// The same of a line that was cut off, or that has more behind the request (`httpslog`): only without
+/// captured cookies.
+fn http_from_the_left(text: &str) -> Option<(&str, &str)> {
+    let text = text.strip_prefix("- - ")?;
+    let state_end = text.match_indices(' ').nth(2)?.0;
+    let (headers, request) = text[state_end..].split_once('"')?;
+    let is_good = headers == " " || headers.starts_with(" {") && headers.ends_with("} ");
     let (request, rest) = request.split_once('"').unwrap_or((request, ""));
-    (is_good && !rest.contains('"')).then_some(request)
+    (is_good && !rest.contains('"')).then_some((state(&text[..state_end], 4)?, request))
+}
+
+/// `STATE CONNECTIONS QUEUES`
+fn state(text: &str, length: usize) -> Option<&str> {
+    let (state, rest) = text.split_once(' ')?;
+    let (connections, queues) = rest.split_once(' ')?;
+    (is_state(state, length) && is_connections(connections) && is_queues(queues)).then_some(state)
 }
 
 fn is_count(text: &str) -> bool {
@@ -259,7 +280,9 @@ mod tests {
     }
 
     #[test]
-    fn a_tcp_line_ends_with_its_queues() {
+    fn a_tcp_line_ends_with_its_queues_and_a_line_without_a_server_has_no_connection() {
+        let text = "127.0.0.1:5000 [22/Nov/2026:10:01:02.900] fe be/<NOSRV> 0/-1/-1/-1/0 503 217 - - SC-- 1/1/0/0/0 0/0 \"GET / HTTP/1.1\"";
+        assert_eq!((about(text).fault, about(text).upstream), (Fault::NoConnection, None));
         let line = about("::1:5000 [22/Nov/2026:10:01:02.900] fe be/srv 0/0/5007 0 sD 1/1/0/0/+3 0/0");
         assert_eq!((line.fault, line.side), (Fault::TimedOut, Some(Side::Upstream)));
         assert_eq!((line.client, line.request), (Remote::of_address("[::1]:5000"), None));
@@ -292,12 +315,26 @@ mod tests {
 
     #[test]
     fn a_captured_cookie_or_header_cannot_forge_a_state() {
-        for cookie in ["X=a b CD-- 1/1/1/1/1 0/0 \"GET / HTTP/1.1", "X=a CD-- 1/1/1/1/1 0/0", "X=a b CD-- 1/1/1/1/1 0/0"] {
+        for cookie in ["X=a b CD-- 1/1/1/1/1 0/0 \"GET / HTTP/1.1", "X=a CD-- 1/1/1/1/1 0/0", "X=a \"b\" {CD-- 1/1/1/1/1 0/0}"] {
             let text = HTTP.replace(" - - ", &format!(" {cookie} - "));
-            assert!(!matches!(HaProxy.parse(text.as_bytes()), Parsed::About(_)), "{text}");
+            let line = about(&text);
+            assert_eq!((line.phrase.as_deref(), line.request.as_deref()), (Some("SH--"), Some("GET /a HTTP/1.1")));
+            // Cut off, the cookie is the last that is left.
+            let cut = text.split_once(" - SH").expect("a state").0;
+            assert!(!matches!(HaProxy.parse(cut.as_bytes()), Parsed::About(_)), "{cut}");
         }
         let line = about(&HTTP.replace(" \"GET", " {a|CD-- 1/1/1/1/1 0/0} {} \"GET"));
         assert_eq!((line.phrase.as_deref(), line.request.as_deref()), (Some("SH--"), Some("GET /a HTTP/1.1")));
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_or_has_more_behind_its_request_is_good() {
+        for text in
+            [HTTP.trim_end_matches('"').to_owned(), format!("{HTTP} 0/0000000000000000/0/0/0 test.example/TLSv1.3/TLS_AES_256_GCM_SHA384")]
+        {
+            let line = about(&text);
+            assert_eq!((line.phrase.as_deref(), line.request.as_deref()), (Some("SH--"), Some("GET /a HTTP/1.1")));
+        }
     }
 
     #[test]

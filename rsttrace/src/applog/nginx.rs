@@ -29,6 +29,7 @@ impl LogFormat for NginxError {
 /// What every line begins with.
 struct Head<'a> {
     time: DateTime,
+    level: &'a str,
     process: u32,
     connection: Option<u64>,
     text: &'a str,
@@ -49,7 +50,7 @@ impl<'a> Head<'a> {
             Some((number, rest)) => (Some(digits(number)?), rest),
             None => (None, text),
         };
-        Some(Self { time: civil(time)?, process: digits(process)?, connection, text })
+        Some(Self { time: civil(time)?, level, process: digits(process)?, connection, text })
     }
 }
 
@@ -82,7 +83,9 @@ enum Told {
 enum Whose {
     Client,
     Upstream,
-    /// The message does not tell; the phrase may.
+    /// Both end, and either may be meant.
+    Both,
+    /// The message does not tell; the level does, or the phrase.
     Reader,
     Writer,
     TlsReader,
@@ -131,7 +134,7 @@ const MESSAGES: &[Message] = &[
     Message("upstream timed out", None, Told::TimedOut, Whose::Upstream),
     Message("client timed out", None, Told::TimedOut, Whose::Client),
     // The stream module: neither side has sent anything for proxy_timeout.
-    Message("connection timed out", None, Told::TimedOut, Whose::Reader),
+    Message("connection timed out", None, Told::TimedOut, Whose::Both),
     // The mail module.
     Message("auth http server ", Some(" timed out"), Told::TimedOut, Whose::Upstream),
 ];
@@ -213,13 +216,20 @@ fn about(head: &Head<'_>, raw: &str) -> Option<LogLine> {
         return None;
     }
     let fields = Fields::of(sentence.fields, sentence.phrase);
-    let side = side(message.3, &sentence, &fields);
+    let client = fields.client.map(remote);
+    if matches!(client, Some(Remote::Name(_))) {
+        // Not nginx's doing: it names files as they are, line ends included, so that a client can begin
+        // a line. See docs/logs.md.
+        return None;
+    }
+    let side = side(message.3, head.level, &sentence, &fields);
     let fault = fault(message, &sentence)?;
     let named = message.name_in(sentence.message).map(remote);
+    let upstream = fields.upstream.map(upstream_of);
     let (client, upstream) = match message.3 {
-        Whose::Client => (fields.client.map(remote).or(named), fields.upstream.map(upstream_of)),
-        Whose::Upstream => (fields.client.map(remote), fields.upstream.map(upstream_of).or(named)),
-        _ => (fields.client.map(remote), fields.upstream.map(upstream_of)),
+        Whose::Client => (client.or(named), upstream),
+        Whose::Upstream => (client, upstream.or(named)),
+        _ => (client, upstream),
     };
     Some(LogLine {
         time: LogTime { stamp: Stamp::Civil(head.time), precision: Duration::from_secs(1) },
@@ -252,23 +262,30 @@ fn fault(message: &Message, sentence: &Sentence<'_>) -> Option<Fault> {
     }
 }
 
-/// The connection that a call failed on. nginx logs both addresses as soon as there is an upstream,
-/// and its pipe reads one side and writes the other under one phrase, so that the kind of the call
+/// The connection that a line is about.
+fn side(whose: Whose, level: &str, sentence: &Sentence<'_>, fields: &Fields<'_>) -> Option<Side> {
+    match (whose, level) {
+        (Whose::Client, _) => Some(Side::Client),
+        (Whose::Upstream, _) => Some(Side::Upstream),
+        (Whose::Both, _) => None,
+        // ngx_connection_error(): a client's errors are logged as [info] (`c->log_error`), an upstream's
+        // as [error], unless nginx does not expect this errno at all.
+        (_, "info") => Some(Side::Client),
+        (_, "error") => Some(Side::Upstream),
+        _ => side_by_phrase(whose, sentence.phrase.unwrap_or_default(), fields),
+    }
+}
+
+/// nginx's pipe reads one side and writes the other under one phrase, so that the kind of the call
 /// decides: what a proxy reads while it relays a response is the upstream's, what it writes is the
 /// client's.
-fn side(whose: Whose, sentence: &Sentence<'_>, fields: &Fields<'_>) -> Option<Side> {
-    let phrase = sentence.phrase.unwrap_or_default();
-    match whose {
-        Whose::Client => return Some(Side::Client),
-        Whose::Upstream => return Some(Side::Upstream),
-        _ => {}
-    }
+fn side_by_phrase(whose: Whose, phrase: &str, fields: &Fields<'_>) -> Option<Side> {
     match phrase {
         "proxying and reading from client" | "proxying and sending to client" => return Some(Side::Client),
+        "connecting to upstream" | "SSL handshaking to upstream" | "in http auth state" => return Some(Side::Upstream),
         "proxying and reading from upstream" | "proxying and sending to upstream" => return Some(Side::Upstream),
         // Both ways under one phrase: streams, mail, WebSocket.
         "proxying connection" | "proxying" | "proxying upgraded connection" => return None,
-        "connecting to upstream" | "SSL handshaking to upstream" | "in http auth state" => return Some(Side::Upstream),
         _ => {}
     }
     let upstream_has_tls = fields.upstream.is_some_and(has_tls);
@@ -303,6 +320,7 @@ const HOST: &str = ", host: \"";
 const REFERRER: &str = ", referrer: \"";
 /// The stream module's last fields.
 const BYTES: &str = ", bytes from/to client:";
+const AFTER_UPSTREAM: &[&str] = &[HOST, REFERRER, BYTES];
 /// The mail module's; the upstream that may follow has no quotes.
 const LOGIN: &str = ", login: \"";
 const MAIL_UPSTREAM: &str = ", upstream: ";
@@ -319,12 +337,11 @@ impl<'a> Fields<'a> {
             // Were there no upstream, a login that looks like one would end with its quote.
             let address = rest.rsplit_once(MAIL_UPSTREAM).map(|(_, address)| address);
             fields.upstream = address.filter(|address| address.parse::<SocketAddr>().is_ok());
+        } else if phrase == Some("reading client request line") {
+            // nginx may have refused it: then it is anything at all, fields included, and the last.
+            fields.request = rest.strip_prefix(REQUEST).map(|text| &text[..unclosed(text)]);
         } else {
             fields.read_http(rest);
-        }
-        // A request line that nginx refused may look like any line at all.
-        if phrase.is_some_and(has_no_upstream_yet) {
-            fields.upstream = None;
         }
         fields
     }
@@ -341,7 +358,7 @@ impl<'a> Fields<'a> {
         if let Some(text) = rest.strip_prefix(UPSTREAM) {
             let (upstream, after) = match self.request.and_then(|request| unchanged_uri_end(text, request)) {
                 Some(end) => (&text[..end], &text[end + 1..]),
-                None => after_quote(text, &[HOST, REFERRER, BYTES]),
+                None => after_quote(text, AFTER_UPSTREAM),
             };
             self.upstream = Some(upstream);
             rest = after;
@@ -350,11 +367,6 @@ impl<'a> Fields<'a> {
             self.host = Some(after_quote(text, &[REFERRER]).0);
         }
     }
-}
-
-/// Phrases under which nginx has not chosen an upstream.
-fn has_no_upstream_yet(phrase: &str) -> bool {
-    phrase.starts_with("reading client ") || matches!(phrase, "waiting for request" | "keepalive" | "SSL handshaking")
 }
 
 /// Where the quote behind a request line stands: ` HTTP/1.1"` is in no request that nginx accepts but
@@ -374,17 +386,21 @@ fn unchanged_uri_end(upstream: &str, request: &str) -> Option<usize> {
     let uri = request.split_once(' ')?.1.rsplit_once(" HTTP/")?.0;
     let authority = upstream.find("://")? + 3;
     let start = authority + upstream[authority..].find('/')?;
-    let rest = upstream[start..].strip_prefix(uri)?;
-    rest.starts_with('"').then_some(start + uri.len())
+    let rest = upstream[start..].strip_prefix(uri)?.strip_prefix('"')?;
+    is_field(rest, AFTER_UPSTREAM).then_some(start + uri.len())
 }
 
 /// A value up to the first quote behind which one of these fields follows, or nothing; and the rest.
 fn after_quote<'a>(text: &'a str, next: &[&str]) -> (&'a str, &'a str) {
-    let is_end = |rest: &str| rest.is_empty() || next.iter().any(|field| rest.starts_with(field));
-    match text.match_indices('"').find(|(at, _)| is_end(&text[at + 1..])) {
+    match text.match_indices('"').find(|(at, _)| is_field(&text[at + 1..], next)) {
         Some((at, _)) => (&text[..at], &text[at + 1..]),
         None => (&text[..unclosed(text)], ""),
     }
+}
+
+/// Whether a value may end before this: at one of these fields, or at the end of the line.
+fn is_field(rest: &str, fields: &[&str]) -> bool {
+    rest.is_empty() || fields.iter().any(|field| rest.starts_with(field))
 }
 
 /// Length of a value that goes to the end of the line.
@@ -457,7 +473,19 @@ mod tests {
     }
 
     #[test]
-    fn the_call_and_the_phrase_tell_the_side() {
+    fn the_level_tells_the_side_whatever_the_phrase() {
+        let text = format!("recv() failed (104: x) while proxying upgraded connection{HTTP}");
+        for (level, side) in [("info", Some(Side::Client)), ("error", Some(Side::Upstream)), ("alert", None)] {
+            assert_eq!(about(&text).side, Some(Side::Upstream));
+            let line = format!("{}{text}", HEAD.replace("error", level));
+            let Parsed::About(line) = NginxError.parse(line.as_bytes()) else { panic!("{line}") };
+            assert_eq!(line.side, side, "{level}");
+        }
+        assert_eq!(about(&format!("connection timed out (110: x) while proxying connection{HTTP}")).side, None);
+    }
+
+    #[test]
+    fn where_the_level_does_not_tell_the_call_and_the_phrase_do() {
         let (client, upstream) = (Some(Side::Client), Some(Side::Upstream));
         let plain = HTTP;
         let tls = &HTTP.replace("http:", "https:");
@@ -490,7 +518,9 @@ mod tests {
             ("recv() failed", "in http auth state", no_upstream, upstream),
             ("recv() failed", "in auth state", no_upstream, client),
         ] {
-            let line = about(&format!("{message} (104: Connection reset by peer) while {phrase}{fields}"));
+            let head = HEAD.replace("error", "alert");
+            let line = format!("{head}{message} (103: Software caused connection abort) while {phrase}{fields}");
+            let Parsed::About(line) = NginxError.parse(line.as_bytes()) else { panic!("{line}") };
             assert_eq!(line.side, expected, "{message} while {phrase}{fields}");
         }
     }
@@ -584,7 +614,7 @@ mod tests {
         // A line that nginx refused, and one that it cut off.
         let refused = READING.replace("response header from upstream", "client request line");
         let line = about(&format!("{refused}, request: \"GET / HTTP/1.1{forged}\""));
-        assert_eq!((line.upstream, line.side), (None, Some(Side::Client)));
+        assert_eq!((line.upstream, line.host), (None, None));
         let line = about(&format!("{READING}, request: \"GET /{forged}"));
         assert_eq!((line.request, line.upstream), (Some(format!("GET /{forged}")), None));
     }
