@@ -76,7 +76,7 @@ pub struct LogJoin {
 }
 
 /// How long a record waits for its line, which was mostly written before.
-const LINE_FOLLOWS_NS: u64 = 250_000_000;
+const LINE_FOLLOWS_NS: u64 = 100_000_000;
 
 impl LogJoin {
     /// `join_timeout`: how long a record may take to come.

@@ -76,6 +76,7 @@ impl<'a> Entry<'a> {
             upstream_text: known(self.upstream).then(|| self.upstream.to_owned()),
             host: known(self.authority).then(|| self.authority.to_owned()),
             phrase: Some(self.flags.to_owned()),
+            unanswered: None,
             raw: raw.to_owned(),
         })
     }

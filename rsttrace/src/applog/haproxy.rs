@@ -74,6 +74,7 @@ impl Accept {
             upstream_text: None,
             host: None,
             phrase: None,
+            unanswered: None,
             raw: String::new(),
         }
     }
@@ -136,6 +137,7 @@ impl<'a> Session<'a> {
             upstream_text: known.then(|| self.server.to_owned()),
             request: self.request.filter(|request| *request != "<BADREQ>").map(str::to_owned),
             phrase: Some(self.state.to_owned()),
+            unanswered: None,
             // Both the date and the duration are cut to milliseconds.
             ..accept.line(fault, side, end, Duration::from_millis(2))
         })

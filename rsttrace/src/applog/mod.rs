@@ -35,6 +35,11 @@ pub enum Parsed {
 pub trait LogFormat: std::fmt::Debug + Send {
     /// Takes one line apart, without its end of line. Any bytes may come.
     fn parse(&self, line: &[u8]) -> Parsed;
+
+    /// The application writes such lines into its file itself, and before it closes the connection.
+    fn is_immediate(&self) -> bool {
+        false
+    }
 }
 
 /// A number of digits alone: no sign, no blanks.

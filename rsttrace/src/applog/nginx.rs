@@ -19,6 +19,10 @@ use crate::model::Errno;
 pub struct NginxError;
 
 impl LogFormat for NginxError {
+    fn is_immediate(&self) -> bool {
+        true
+    }
+
     fn parse(&self, line: &[u8]) -> Parsed {
         let raw = String::from_utf8_lossy(line);
         let Some(head) = Head::of(&raw).or_else(|| Head::of(syslog::strip(&raw)?.text)) else { return Parsed::Malformed };
@@ -243,8 +247,19 @@ fn about(head: &Head<'_>, raw: &str) -> Option<LogLine> {
         upstream_text: fields.upstream.map(str::to_owned),
         host: fields.host.map(str::to_owned),
         phrase: sentence.phrase.map(str::to_owned),
+        unanswered: sentence.phrase.and_then(unanswered),
         raw: raw.to_owned(),
     })
+}
+
+/// How far nginx had come with a request (`c->log->action`).
+fn unanswered(phrase: &str) -> Option<bool> {
+    match phrase {
+        "connecting to upstream" | "sending request to upstream" | "reading response header from upstream" => Some(true),
+        "reading upstream" | "sending response to client" | "sending to client" => Some(false),
+        _ if phrase.starts_with("reading client ") => Some(true),
+        _ => None,
+    }
 }
 
 /// `None`: the line is not about an end after all.

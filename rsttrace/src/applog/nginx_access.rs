@@ -71,6 +71,7 @@ impl<'a> Entry<'a> {
             upstream_text: None,
             host: None,
             phrase: None,
+            unanswered: None,
             raw: raw.to_owned(),
         })
     }

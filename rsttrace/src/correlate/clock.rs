@@ -8,12 +8,24 @@ use crate::model::{LogTime, Stamp};
 /// An application may stamp its lines with the time at which its loop woke up (nginx does), and act a
 /// while later.
 const LAG_NS: u64 = 1_000_000_000;
-/// Between the return of a call and the line about it the writer may lose the CPU.
-pub const SLACK_NS: u64 = 250_000_000;
+/// A stamp that was computed from a beginning and a duration, each rounded, may be a little late.
+const SKEW_NS: u64 = 20_000_000;
+/// A daemon that collects logs does not hold a line back for longer.
+const HELD_BACK_NS: u64 = 2_000_000_000;
 /// Zones differ from UTC by multiples of this.
 const QUARTER_NS: i128 = 15 * 60 * 1_000_000_000;
 /// A line is not read later than this after it was written, else its stamp is not used.
 const FRESH_NS: i128 = 5 * 60 * 1_000_000_000;
+
+/// When a line was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// The latest moment at which it was not there yet.
+    pub not_before_ns: u64,
+    pub read_ns: u64,
+    /// The writer itself put it where it was read: nobody in between may have held it back.
+    pub immediate: bool,
+}
 
 /// Reads the times of one file's lines.
 #[derive(Clone, Debug)]
@@ -25,14 +37,18 @@ pub enum LineClock {
 }
 
 impl LineClock {
-    /// The span on the records' clock, whose zero is at `zero_ns` (nanoseconds since 1970). `arrived`:
-    /// when a line that is followed was written, as far as its reader knows; it bounds what the stamp says.
-    pub fn window(&self, time: &LogTime, arrived: Option<Window>, zero_ns: i128) -> Window {
-        let arrived = arrived.map(|window| Window { from_ns: window.from_ns.saturating_sub(SLACK_NS), ..window });
-        let stamped = self.instant(&time.stamp, arrived, zero_ns).map(|at| {
+    /// The span in which a line was written, on the records' clock, whose zero is at `zero_ns`
+    /// (nanoseconds since 1970).
+    pub fn window(&self, time: &LogTime, arrival: Option<Arrival>, zero_ns: i128) -> Window {
+        let stamped = self.instant(&time.stamp, arrival, zero_ns).map(|at| {
             let from_ns = u64::try_from(at.as_nanosecond() - zero_ns).unwrap_or(0);
             let precision = u64::try_from(time.precision.as_nanos()).unwrap_or(u64::MAX);
-            Window { from_ns, to_ns: from_ns.saturating_add(precision).saturating_add(LAG_NS) }
+            let to_ns = from_ns.saturating_add(precision).saturating_add(LAG_NS);
+            Window { from_ns: from_ns.saturating_sub(SKEW_NS), to_ns }
+        });
+        let arrived = arrival.map(|arrival| {
+            let earliest = arrival.read_ns.saturating_sub(HELD_BACK_NS);
+            Window { from_ns: if arrival.immediate { arrival.not_before_ns } else { earliest }, to_ns: arrival.read_ns }
         });
         match (arrived, stamped) {
             (Some(arrived), Some(stamped)) if arrived.meets(stamped) => {
@@ -45,11 +61,11 @@ impl LineClock {
         }
     }
 
-    fn instant(&self, stamp: &Stamp, arrived: Option<Window>, zero_ns: i128) -> Option<Timestamp> {
+    fn instant(&self, stamp: &Stamp, arrival: Option<Arrival>, zero_ns: i128) -> Option<Timestamp> {
         match (stamp, self) {
             (Stamp::Absolute(at), _) => Some(*at),
             (Stamp::Civil(civil), Self::Saved(zone)) => civil.to_zoned(zone.clone()).ok().map(|zoned| zoned.timestamp()),
-            (Stamp::Civil(civil), Self::Live) => in_the_zone_of_now(*civil, i128::from(arrived?.to_ns) + zero_ns),
+            (Stamp::Civil(civil), Self::Live) => in_the_zone_of_now(*civil, i128::from(arrival?.read_ns) + zero_ns),
         }
     }
 }
@@ -84,20 +100,23 @@ mod tests {
     fn a_line_that_arrives_now_was_stamped_now_in_whatever_zone() {
         // The record's clock began 100 s before.
         let zero = utc("2026-11-26T10:00:00Z");
-        let arrived = Window { from_ns: 99 * SECOND, to_ns: 100 * SECOND + SECOND / 2 };
+        let arrival = Arrival { not_before_ns: 99 * SECOND, read_ns: 100 * SECOND + SECOND / 2, immediate: true };
         for stamp in ["2026-11-26T10:01:40", "2026-11-26T15:31:40", "2026-11-26T02:01:40", "2026-11-25T22:01:40"] {
-            let window = LineClock::Live.window(&civil(stamp), Some(arrived), zero);
-            assert_eq!(window, Window { from_ns: 100 * SECOND, to_ns: arrived.to_ns }, "{stamp}");
+            let window = LineClock::Live.window(&civil(stamp), Some(arrival), zero);
+            assert_eq!(window, Window { from_ns: 100 * SECOND - SKEW_NS, to_ns: arrival.read_ns }, "{stamp}");
         }
         // Written late, or by a clock that is wrong: only the arrival counts.
-        let window = LineClock::Live.window(&civil("2026-11-26T10:10:40"), Some(arrived), zero);
-        assert_eq!(window, Window { from_ns: arrived.from_ns - SLACK_NS, to_ns: arrived.to_ns });
+        let window = LineClock::Live.window(&civil("2026-11-26T10:10:40"), Some(arrival), zero);
+        assert_eq!(window, Window { from_ns: 99 * SECOND, to_ns: arrival.read_ns });
+        // Through the hands of a daemon it may have been written before.
+        let window = LineClock::Live.window(&civil("2026-11-26T10:01:38"), Some(Arrival { immediate: false, ..arrival }), zero);
+        assert_eq!(window, Window { from_ns: arrival.read_ns - HELD_BACK_NS, to_ns: 100 * SECOND });
     }
 
     #[test]
     fn a_saved_line_has_the_second_that_it_bears_and_what_its_writer_may_lag() {
         let zone = TimeZone::fixed(jiff::tz::offset(2));
         let window = LineClock::Saved(zone).window(&civil("2026-11-26T12:00:05"), None, utc("2026-11-26T10:00:00Z"));
-        assert_eq!(window, Window { from_ns: 5 * SECOND, to_ns: 7 * SECOND });
+        assert_eq!(window, Window { from_ns: 5 * SECOND - SKEW_NS, to_ns: 7 * SECOND });
     }
 }

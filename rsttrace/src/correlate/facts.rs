@@ -1,8 +1,8 @@
 //! What of a record a log line can be compared with.
 
-use super::clock::SLACK_NS;
 use crate::model::{
-    EndKind, Endpoint, Errno, Fault, FirstFin, Judged, LateObservation, LogLine, Observer, Remote, Role, Side, Task, TcpState, Teardown,
+    EndKind, Endpoint, Errno, Fault, FirstFin, Judged, LateObservation, LogLine, Observer, Remote, Role, Side, Speaker, Task, TcpState,
+    Teardown,
 };
 
 /// A span of time on the records' clock, in nanoseconds, both ends included.
@@ -22,26 +22,33 @@ impl Window {
     }
 }
 
-/// How soon after the record of an error that nobody was caught taking its taker may have logged it,
-/// where its end is not known.
-const TAKEN_WITHIN_NS: u64 = 1_000_000_000;
+/// Where the end of a socket is not known, how long its error or its peer's FIN may have waited for
+/// the application.
+const NOTICED_WITHIN_NS: u64 = 1_000_000_000;
+/// Between a line and the close that it announces its writer may lose the CPU.
+const CLOSED_WITHIN_NS: u64 = 100_000_000;
 
-/// One socket's end, as its application may have logged it.
+/// One socket's end, as its application may have logged it. The windows are those in which it may
+/// have written the line: after it noticed, before it let go of the socket.
 #[derive(Clone, Debug)]
 pub struct Facts {
     pub(super) processes: Vec<u32>,
     pub(super) role: Option<Role>,
     pub(super) remote: Endpoint,
-    /// The error that a call returned, which call that was if it was caught, and when.
+    /// The error that a call returned, and which call that was if it was caught.
     pub(super) error: Option<(Errno, Option<&'static str>, Window)>,
-    /// The other end was the first to close, in order: when the application may have noticed.
+    /// The other end was the first to close, in order.
     pub(super) fin: Option<Window>,
     /// The same, or it reset the connection.
     pub(super) closed_by_peer: Option<Window>,
-    /// The application closed it, before the other end did: when.
+    /// The application closed it, before the other end did.
     pub(super) closed_by_us: Option<Window>,
-    /// It was never open: when it failed, or was given up.
+    /// It was never open.
     pub(super) not_connected: Option<Window>,
+    /// When the application let go of it.
+    pub(super) released_ns: Option<u64>,
+    /// Who had spoken last, before any FIN.
+    pub(super) speaker: Option<Speaker>,
     /// The request that it hit.
     pub(super) request: Option<String>,
 }
@@ -53,15 +60,23 @@ impl Facts {
         let mut processes: Vec<u32> = t.owner.iter().map(|owner| owner.tgid).chain(tasks.map(|task| task.tgid)).collect();
         processes.sort_unstable();
         processes.dedup();
+        let noticed = |from_ns: u64| Window { from_ns, to_ns: t.released_ns.unwrap_or(from_ns.max(t.at_ns) + NOTICED_WITHIN_NS) };
+        let by_fin = matches!(t.fin.first, Some(FirstFin::Remote | FirstFin::Both));
+        let fin_ns = t.fin.first_ns.unwrap_or(t.at_ns).min(t.at_ns);
         Self {
             processes,
             role: t.role,
             remote: t.remote,
-            error: t.observer.as_ref().map(|observer| (observer.errno, caught(observer), error_window(t, observer))),
-            fin: by_fin(t).then(|| until_released(t)),
-            closed_by_peer: (by_fin(t) || t.end == EndKind::ResetReceived).then(|| until_released(t)),
+            error: t
+                .observer
+                .as_ref()
+                .map(|observer| (observer.errno, caught(observer), noticed(t.at_ns.saturating_add(observer.delay_ns.unwrap_or(0))))),
+            fin: by_fin.then(|| noticed(fin_ns)),
+            closed_by_peer: (by_fin || t.end == EndKind::ResetReceived).then(|| noticed(if by_fin { fin_ns } else { t.at_ns })),
             closed_by_us: closed_by_us(t),
-            not_connected: (t.state == Some(TcpState::SynSent)).then(|| until_released(t)),
+            not_connected: (t.state == Some(TcpState::SynSent)).then(|| announced(t.at_ns, t.released_ns)),
+            released_ns: t.released_ns,
+            speaker: t.evidence.as_ref().and_then(|evidence| evidence.last_speaker),
             request: None,
         }
     }
@@ -73,21 +88,18 @@ impl Facts {
             processes: vec![observer.task.tgid],
             role: None,
             remote: late.remote,
-            error: Some((observer.errno, caught(observer), Window::point(late.at_ns))),
+            error: Some((observer.errno, caught(observer), Window { from_ns: late.at_ns, to_ns: late.at_ns + NOTICED_WITHIN_NS })),
             fin: None,
             closed_by_peer: None,
             closed_by_us: None,
             not_connected: None,
+            released_ns: None,
+            speaker: None,
             request: None,
         }
     }
 
-    /// When the application noticed, to put the records of one thread in order.
-    pub fn noticed(&self) -> Option<Window> {
-        self.error.map(|(.., window)| window).or(self.closed_by_peer).or(self.closed_by_us)
-    }
-
-    /// Whether a line may be about it; `window`: when what the line is about happened.
+    /// Whether a line that was written within `window` may be about it.
     pub fn fits(&self, line: &LogLine, window: Window) -> bool {
         self.fits_fault(&line.fault, window)
             && line.process.is_none_or(|process| self.processes.contains(&process))
@@ -98,9 +110,7 @@ impl Facts {
     }
 
     fn fits_fault(&self, fault: &Fault, window: Window) -> bool {
-        // What the application does about it comes after its line.
-        let acting = Window { to_ns: window.to_ns.saturating_add(SLACK_NS), ..window };
-        let within = |when: Option<Window>| when.is_some_and(|when| when.meets(acting));
+        let within = |when: Option<Window>| when.is_some_and(|when| when.meets(window));
         match fault {
             Fault::Error { errno, calls } => self.error.is_some_and(|(seen, call, when)| {
                 seen == *errno && when.meets(window) && (calls.is_empty() || call.is_none_or(|call| calls.contains(&call)))
@@ -123,7 +133,14 @@ impl Facts {
             Some(Remote::Unix(_)) => false,
             Some(Remote::Name(_)) | None => true,
         };
-        names_it && self.role.is_none_or(|own| own == role) && self.fits_request(line, side)
+        names_it && self.role.is_none_or(|own| own == role) && self.fits_turn(line, side) && self.fits_request(line, side)
+    }
+
+    /// Before the answer the client has spoken last, else the server.
+    fn fits_turn(&self, line: &LogLine, side: Side) -> bool {
+        let (Some(unanswered), Some(speaker), Fault::EndOfFile) = (line.unanswered, self.speaker, line.fault) else { return true };
+        let ours = unanswered == (side == Side::Upstream);
+        speaker == if ours { Speaker::Local } else { Speaker::Remote }
     }
 
     /// What both name must be the same, as far as both name it: the path. A proxy asks in its own
@@ -142,32 +159,21 @@ fn caught(observer: &Observer) -> Option<&'static str> {
     observer.task.syscall.filter(|_| !observer.inferred)
 }
 
-fn error_window(t: &Teardown, observer: &Observer) -> Window {
-    match observer.delay_ns {
-        Some(delay) => Window::point(t.at_ns + delay),
-        None => Window { from_ns: t.at_ns, to_ns: t.released_ns.unwrap_or(t.at_ns + TAKEN_WITHIN_NS) },
-    }
-}
-
-fn by_fin(t: &Teardown) -> bool {
-    matches!(t.fin.first, Some(FirstFin::Remote | FirstFin::Both))
-}
-
-/// From the first sign of the end to our own close, or to the end's.
-fn until_released(t: &Teardown) -> Window {
-    let from_ns = t.fin.first_ns.filter(|_| by_fin(t)).unwrap_or(t.at_ns).min(t.at_ns);
-    Window { from_ns, to_ns: t.released_ns.unwrap_or(t.at_ns).max(t.at_ns) }
-}
-
 fn closed_by_us(t: &Teardown) -> Option<Window> {
     let by_task = |task: &Option<Task>| task.is_some();
-    match (t.end, t.fin.first) {
-        (EndKind::Timeout, _) => Some(Window::point(t.at_ns)),
-        (_, Some(FirstFin::Local | FirstFin::Both)) => Some(Window::point(t.fin.first_ns.unwrap_or(t.at_ns).min(t.at_ns))),
-        (EndKind::ResetSent, _) if by_task(&t.closer) => Some(Window::point(t.at_ns)),
-        (EndKind::Error, _) if t.state == Some(TcpState::SynSent) && by_task(&t.closer) => Some(Window::point(t.at_ns)),
-        _ => None,
-    }
+    let close_ns = match (t.end, t.fin.first) {
+        (EndKind::Timeout, _) => t.at_ns,
+        (_, Some(FirstFin::Local | FirstFin::Both)) => t.fin.first_ns.unwrap_or(t.at_ns).min(t.at_ns),
+        (EndKind::ResetSent, _) if by_task(&t.closer) => t.at_ns,
+        (EndKind::Error, _) if t.state == Some(TcpState::SynSent) && by_task(&t.closer) => t.at_ns,
+        _ => return None,
+    };
+    Some(announced(close_ns, t.released_ns))
+}
+
+/// A close, from the line that announces it.
+fn announced(close_ns: u64, released_ns: Option<u64>) -> Window {
+    Window { from_ns: close_ns.saturating_sub(CLOSED_WITHIN_NS), to_ns: released_ns.unwrap_or(close_ns).max(close_ns) }
 }
 
 /// The path of "POST /a?b HTTP/1.1".

@@ -14,7 +14,7 @@ use std::{
 
 use self::align::align;
 pub use self::{
-    clock::LineClock,
+    clock::{Arrival, LineClock},
     facts::{Facts, Window},
 };
 use crate::model::{Fault, Finding, LogLine, LogTally, Remote, Side};
@@ -279,7 +279,7 @@ impl<T> Correlator<T> {
             }
         }
         lines.sort_unstable();
-        halves.sort_unstable_by_key(|&at| self.facts(at).noticed().map(|window| window.to_ns));
+        halves.sort_unstable_by_key(|&at| self.facts(at).released_ns);
         (lines, halves)
     }
 
@@ -300,12 +300,16 @@ impl<T> Correlator<T> {
         for (line, candidates) in candidates.iter().enumerate() {
             candidates.records.iter().for_each(|&half| found[half].push(line));
         }
-        let certain = |line: usize| candidates[line].always && candidates[line].records.len() == 1;
+        // What was told as ambiguous before may have been about a record that is gone.
+        let is_fresh = |line: usize| !self.lines[lines[line]].ambiguous.get();
+        let certain = |line: usize| is_fresh(line) && candidates[line].always && candidates[line].records.len() == 1;
         // Several lines about one connection of the application, and about no other socket.
         let one_topic = |of_half: &[usize]| {
             let mut topics = of_half.iter().map(|&line| topic(&self.lines[lines[line]].line));
             let first = topics.next().flatten();
-            first.is_some() && topics.all(|topic| topic == first) && of_half.iter().all(|&line| candidates[line].records.len() == 1)
+            first.is_some()
+                && topics.all(|topic| topic == first)
+                && of_half.iter().all(|&line| is_fresh(line) && candidates[line].records.len() == 1)
         };
         let mut joined = Vec::new();
         let findings: Vec<_> = found
@@ -346,13 +350,13 @@ impl<T> Correlator<T> {
         }
     }
 
-    /// One process wrote all of the lines into one file, as it met the errors, and when it met each of them is known.
+    /// One process wrote all of the lines into one file, each right before it let go of the socket.
     fn is_in_order(&self, lines: &[usize], halves: &[At]) -> bool {
         let Waiting { origin, line: first, .. } = &self.lines[lines[0]];
         let by_the_same = |waiting: &Waiting| waiting.origin == *origin && waiting.line.process == first.process;
         let one_writer = first.process.is_some() && lines.iter().all(|&line| by_the_same(&self.lines[line]));
-        let noticed: Vec<_> = halves.iter().map(|&at| self.facts(at).noticed()).collect();
-        one_writer && noticed.windows(2).all(|pair| matches!(pair, [Some(a), Some(b)] if a.to_ns < b.from_ns))
+        let released: Vec<_> = halves.iter().map(|&at| self.facts(at).released_ns).collect();
+        one_writer && released.windows(2).all(|pair| matches!(pair, [Some(a), Some(b)] if a < b))
     }
 }
 

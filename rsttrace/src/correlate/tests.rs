@@ -17,11 +17,13 @@ fn error(worker: u32, client: u8, at_ns: u64) -> Facts {
         processes: vec![worker],
         role: Some(Role::Server),
         remote: Endpoint::v4([127, 0, 0, client], 40_000),
-        error: Some((Errno::ECONNRESET, Some("recvfrom"), Window::point(at_ns))),
+        error: Some((Errno::ECONNRESET, Some("recvfrom"), Window { from_ns: at_ns, to_ns: at_ns + 15_000 })),
         fin: None,
         closed_by_peer: Some(Window::point(at_ns)),
         closed_by_us: None,
         not_connected: None,
+        released_ns: Some(at_ns + 15_000),
+        speaker: None,
         request: None,
     }
 }
@@ -40,6 +42,7 @@ fn line(worker: u32, client: u8, number: u64) -> LogLine {
         upstream_text: None,
         host: None,
         phrase: None,
+        unanswered: None,
         raw: format!("line {number}"),
     }
 }

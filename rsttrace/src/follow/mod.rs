@@ -18,7 +18,7 @@ pub use self::door::{Door, Doors, Opened, look_at};
 use self::file::LogFile;
 use crate::{
     applog::{Line, LineSplitter, LogFormat, Parsed},
-    correlate::{LineClock, Window},
+    correlate::{Arrival, LineClock, Window},
     model::LogLine,
 };
 
@@ -139,14 +139,15 @@ impl Logs {
         let mut more = false;
         for (number, log) in logs.iter_mut().enumerate() {
             let format = &*log.format;
+            let immediate = format.is_immediate() && matches!(log.source, Source::File(_));
             let mut line = |line: Line<'_>| {
                 counts.lines += 1;
                 match line {
                     Line::TooLong { .. } => counts.too_long += 1,
                     Line::Whole { bytes, .. } => match format.parse(bytes) {
                         Parsed::About(about) => {
-                            let arrived = Window { from_ns: since_ns, to_ns: now_ns() };
-                            let window = clock.window(&about.time, Some(arrived), zero_ns);
+                            let arrival = Arrival { not_before_ns: since_ns, read_ns: now_ns(), immediate };
+                            let window = clock.window(&about.time, Some(arrival), zero_ns);
                             each(number, *about, window);
                         }
                         Parsed::Other => {}

@@ -35,6 +35,7 @@ impl LogFormat for Numbers {
             upstream_text: None,
             host: None,
             phrase: None,
+            unanswered: None,
             raw,
         }))
     }

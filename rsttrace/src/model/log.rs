@@ -117,6 +117,8 @@ pub struct LogLine {
     pub host: Option<String>,
     /// What the application was doing: "reading response header from upstream".
     pub phrase: Option<String>,
+    /// Its answer had not begun; `Some(false)`: it was under way.
+    pub unanswered: Option<bool>,
     /// The whole line, without its end.
     pub raw: String,
 }
