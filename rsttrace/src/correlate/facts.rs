@@ -1,8 +1,7 @@
 //! What of a record a log line can be compared with.
 
 use crate::model::{
-    EndKind, Endpoint, Errno, Fault, FirstFin, Judged, LateObservation, LogLine, Observer, Remote, Role, Side, Speaker, Task, TcpState,
-    Teardown,
+    EndKind, Endpoint, Errno, Fault, FirstFin, Judged, LateObservation, LogLine, Observer, Remote, Role, Side, Speaker, TcpState, Teardown,
 };
 
 /// A span of time on the records' clock, in nanoseconds, both ends included.
@@ -45,8 +44,8 @@ pub struct Facts {
     pub(super) closed_by_us: Option<Window>,
     /// It was never open.
     pub(super) not_connected: Option<Window>,
-    /// When the application let go of it.
-    pub(super) released_ns: Option<u64>,
+    /// Which process let go of it, and when.
+    pub(super) released: Option<(u32, u64)>,
     /// Who had spoken last, before any FIN.
     pub(super) speaker: Option<Speaker>,
     /// The request that it hit.
@@ -60,7 +59,11 @@ impl Facts {
         let mut processes: Vec<u32> = t.owner.iter().map(|owner| owner.tgid).chain(tasks.map(|task| task.tgid)).collect();
         processes.sort_unstable();
         processes.dedup();
-        let noticed = |from_ns: u64| Window { from_ns, to_ns: t.released_ns.unwrap_or(from_ns.max(t.at_ns) + NOTICED_WITHIN_NS) };
+        let let_go = let_go(t);
+        let noticed = |from_ns: u64| Window {
+            from_ns,
+            to_ns: let_go.map_or(from_ns.max(t.at_ns) + NOTICED_WITHIN_NS, |(_, at_ns)| at_ns.max(from_ns)),
+        };
         let by_fin = matches!(t.fin.first, Some(FirstFin::Remote | FirstFin::Both));
         let fin_ns = t.fin.first_ns.unwrap_or(t.at_ns).min(t.at_ns);
         Self {
@@ -73,9 +76,9 @@ impl Facts {
                 .map(|observer| (observer.errno, caught(observer), noticed(t.at_ns.saturating_add(observer.delay_ns.unwrap_or(0))))),
             fin: by_fin.then(|| noticed(fin_ns)),
             closed_by_peer: (by_fin || t.end == EndKind::ResetReceived).then(|| noticed(if by_fin { fin_ns } else { t.at_ns })),
-            closed_by_us: closed_by_us(t),
-            not_connected: (t.state == Some(TcpState::SynSent)).then(|| announced(t.at_ns, t.released_ns)),
-            released_ns: t.released_ns,
+            closed_by_us: closed_by_us(t).map(announced),
+            not_connected: (t.state == Some(TcpState::SynSent)).then(|| announced(t.at_ns)),
+            released: let_go,
             speaker: t.evidence.as_ref().and_then(|evidence| evidence.last_speaker),
             request: None,
         }
@@ -93,15 +96,21 @@ impl Facts {
             closed_by_peer: None,
             closed_by_us: None,
             not_connected: None,
-            released_ns: None,
+            released: None,
             speaker: None,
             request: None,
         }
     }
 
-    /// Whether a line that was written within `window` may be about it.
-    pub fn fits(&self, line: &LogLine, window: Window) -> bool {
-        self.fits_fault(&line.fault, window)
+    /// Which process let go of it, and when.
+    pub fn released(&self) -> Option<(u32, u64)> {
+        self.released
+    }
+
+    /// Whether a line that was written within `window` may be about it; if it is, it was not written
+    /// before `since_ns`.
+    pub fn fits(&self, line: &LogLine, window: Window, since_ns: u64) -> bool {
+        self.fits_fault(&line.fault, window, since_ns)
             && line.process.is_none_or(|process| self.processes.contains(&process))
             && match line.side {
                 Some(side) => self.fits_side(line, side),
@@ -109,11 +118,12 @@ impl Facts {
             }
     }
 
-    fn fits_fault(&self, fault: &Fault, window: Window) -> bool {
-        let within = |when: Option<Window>| when.is_some_and(|when| when.meets(window));
+    fn fits_fault(&self, fault: &Fault, window: Window, since_ns: u64) -> bool {
+        let meets = |when: Window| Window { from_ns: when.from_ns.max(since_ns), ..when }.meets(window);
+        let within = |when: Option<Window>| when.is_some_and(meets);
         match fault {
             Fault::Error { errno, calls } => self.error.is_some_and(|(seen, call, when)| {
-                seen == *errno && when.meets(window) && (calls.is_empty() || call.is_none_or(|call| calls.contains(&call)))
+                seen == *errno && meets(when) && (calls.is_empty() || call.is_none_or(|call| calls.contains(&call)))
             }),
             Fault::EndOfFile => within(self.fin),
             Fault::ClosedByPeer => within(self.closed_by_peer),
@@ -138,7 +148,9 @@ impl Facts {
 
     /// Before the answer the client has spoken last, else the server.
     fn fits_turn(&self, line: &LogLine, side: Side) -> bool {
-        let (Some(unanswered), Some(speaker), Fault::EndOfFile) = (line.unanswered, self.speaker, line.fault) else { return true };
+        let (Some(unanswered), Some(speaker), Fault::EndOfFile | Fault::TimedOut) = (line.unanswered, self.speaker, line.fault) else {
+            return true;
+        };
         let ours = unanswered == (side == Side::Upstream);
         speaker == if ours { Speaker::Local } else { Speaker::Remote }
     }
@@ -159,21 +171,32 @@ fn caught(observer: &Observer) -> Option<&'static str> {
     observer.task.syscall.filter(|_| !observer.inferred)
 }
 
-fn closed_by_us(t: &Teardown) -> Option<Window> {
-    let by_task = |task: &Option<Task>| task.is_some();
-    let close_ns = match (t.end, t.fin.first) {
-        (EndKind::Timeout, _) => t.at_ns,
-        (_, Some(FirstFin::Local | FirstFin::Both)) => t.fin.first_ns.unwrap_or(t.at_ns).min(t.at_ns),
-        (EndKind::ResetSent, _) if by_task(&t.closer) => t.at_ns,
-        (EndKind::Error, _) if t.state == Some(TcpState::SynSent) && by_task(&t.closer) => t.at_ns,
-        _ => return None,
-    };
-    Some(announced(close_ns, t.released_ns))
+fn closed_by_us(t: &Teardown) -> Option<u64> {
+    match (t.end, t.fin.first) {
+        (EndKind::Timeout, _) => Some(t.at_ns),
+        (_, Some(FirstFin::Local | FirstFin::Both)) => Some(t.fin.first_ns.unwrap_or(t.at_ns).min(t.at_ns)),
+        (EndKind::ResetSent, _) => t.closer.map(|_| t.at_ns),
+        (EndKind::Error, _) if t.state == Some(TcpState::SynSent) => t.closer.map(|_| t.at_ns),
+        _ => None,
+    }
 }
 
 /// A close, from the line that announces it.
-fn announced(close_ns: u64, released_ns: Option<u64>) -> Window {
-    Window { from_ns: close_ns.saturating_sub(CLOSED_WITHIN_NS), to_ns: released_ns.unwrap_or(close_ns).max(close_ns) }
+fn announced(close_ns: u64) -> Window {
+    Window { from_ns: close_ns.saturating_sub(CLOSED_WITHIN_NS), to_ns: close_ns }
+}
+
+/// Which process closed it for itself, and when: the kernel may keep the socket for longer.
+fn let_go(t: &Teardown) -> Option<(u32, u64)> {
+    let fin_ns = match t.fin.first {
+        Some(FirstFin::Remote) => t.fin.first_ns.zip(t.fin.half_closed_ns).map(|(first, half)| first + half),
+        Some(FirstFin::Local | FirstFin::Both) => t.fin.first_ns,
+        None => None,
+    };
+    let by = t.closer.or(t.released).map(|task| task.tgid).or(t.owner.map(|owner| owner.tgid))?;
+    let closed_ns = closed_by_us(t).filter(|_| t.end == EndKind::ResetSent);
+    let released_ns = t.released_ns.filter(|_| t.released.is_some_and(|task| !task.kernel_thread));
+    fin_ns.or(closed_ns).or(released_ns).map(|at_ns| (by, at_ns))
 }
 
 /// The path of "POST /a?b HTTP/1.1".

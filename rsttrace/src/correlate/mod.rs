@@ -8,7 +8,7 @@ mod facts;
 
 use std::{
     cell::Cell,
-    collections::{HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -127,6 +127,8 @@ pub struct Correlator<T> {
     patience: Patience,
     held: VecDeque<Held<T>>,
     lines: VecDeque<Waiting>,
+    /// When each process let go of sockets, of late.
+    releases: HashMap<u32, BTreeSet<u64>>,
     /// Topics of joined lines, newest last.
     joined: VecDeque<Topic>,
     tally: LogTally,
@@ -142,6 +144,7 @@ impl<T> Correlator<T> {
             patience,
             held: VecDeque::new(),
             lines: VecDeque::new(),
+            releases: HashMap::new(),
             joined: VecDeque::new(),
             tally: LogTally::default(),
             unmatched: Vec::new(),
@@ -154,6 +157,11 @@ impl<T> Correlator<T> {
 
     /// Takes a record: one [`Facts`] for each of its sockets.
     pub fn push_record(&mut self, now_ns: u64, facts: Vec<Facts>, payload: T) {
+        for facts in &facts {
+            if let Some((process, at_ns)) = facts.released() {
+                self.note_release(process, at_ns);
+            }
+        }
         let halves = facts.into_iter().map(Half::new).collect();
         self.held.push_back(Held { since_ns: now_ns, due_ns: now_ns + self.patience.record_ns, halves, payload });
     }
@@ -279,7 +287,7 @@ impl<T> Correlator<T> {
             }
         }
         lines.sort_unstable();
-        halves.sort_unstable_by_key(|&at| self.facts(at).released_ns);
+        halves.sort_unstable_by_key(|&at| self.facts(at).released().map(|(_, at_ns)| at_ns));
         (lines, halves)
     }
 
@@ -289,7 +297,27 @@ impl<T> Correlator<T> {
 
     fn fits(&self, line: usize, facts: &Facts) -> bool {
         let waiting = &self.lines[line];
-        facts.fits(&waiting.line, waiting.window)
+        // What a worker says of an upstream's connection it says right before it lets go of that, and
+        // of no other in between; before a client's it lets go of the upstream's.
+        let since = if waiting.line.side == Some(Side::Upstream) { self.release_before(facts) } else { None };
+        facts.fits(&waiting.line, waiting.window, since.unwrap_or(0))
+    }
+
+    fn note_release(&mut self, process: u32, at_ns: u64) {
+        if self.releases.len() >= MAX_REMEMBERED && !self.releases.contains_key(&process) {
+            self.releases.clear();
+        }
+        let releases = self.releases.entry(process).or_default();
+        releases.insert(at_ns);
+        while releases.len() > MAX_REMEMBERED {
+            releases.pop_first();
+        }
+    }
+
+    /// When the same process last let go of a socket before this one.
+    fn release_before(&self, facts: &Facts) -> Option<u64> {
+        let (process, at_ns) = facts.released()?;
+        self.releases.get(&process)?.range(..at_ns).next_back().copied()
     }
 
     fn settle(&mut self, lines: &[usize], halves: &[At], book: Book) {
@@ -355,7 +383,7 @@ impl<T> Correlator<T> {
         let Waiting { origin, line: first, .. } = &self.lines[lines[0]];
         let by_the_same = |waiting: &Waiting| waiting.origin == *origin && waiting.line.process == first.process;
         let one_writer = first.process.is_some() && lines.iter().all(|&line| by_the_same(&self.lines[line]));
-        let released: Vec<_> = halves.iter().map(|&at| self.facts(at).released_ns).collect();
+        let released: Vec<_> = halves.iter().map(|&at| self.facts(at).released().map(|(_, at_ns)| at_ns)).collect();
         one_writer && released.windows(2).all(|pair| matches!(pair, [Some(a), Some(b)] if a < b))
     }
 }

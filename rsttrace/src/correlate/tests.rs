@@ -22,7 +22,7 @@ fn error(worker: u32, client: u8, at_ns: u64) -> Facts {
         closed_by_peer: Some(Window::point(at_ns)),
         closed_by_us: None,
         not_connected: None,
-        released_ns: Some(at_ns + 15_000),
+        released: Some((worker, at_ns + 15_000)),
         speaker: None,
         request: None,
     }

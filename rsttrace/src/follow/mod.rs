@@ -51,6 +51,8 @@ enum Source {
 struct Log {
     source: Source,
     format: Box<dyn LogFormat>,
+    /// A file that we do not have yet may have had lines since then.
+    unseen_since_ns: u64,
 }
 
 /// All logs of a run.
@@ -96,7 +98,7 @@ impl Logs {
                         Source::File(file)
                     }
                 };
-                Log { source, format }
+                Log { source, format, unseen_since_ns: now_ns }
             })
             .collect();
         (Self { logs, inotify, door, clock: LineClock::Live, counts: Counts::default(), quiet_ns: now_ns, more: false }, missing)
@@ -139,6 +141,11 @@ impl Logs {
         let mut more = false;
         for (number, log) in logs.iter_mut().enumerate() {
             let format = &*log.format;
+            let was_searching = matches!(&log.source, Source::File(file) if file.is_searching());
+            if !was_searching {
+                log.unseen_since_ns = since_ns;
+            }
+            let not_before_ns = log.unseen_since_ns;
             let immediate = format.is_immediate() && matches!(log.source, Source::File(_));
             let mut line = |line: Line<'_>| {
                 counts.lines += 1;
@@ -146,7 +153,7 @@ impl Logs {
                     Line::TooLong { .. } => counts.too_long += 1,
                     Line::Whole { bytes, .. } => match format.parse(bytes) {
                         Parsed::About(about) => {
-                            let arrival = Arrival { not_before_ns: since_ns, read_ns: now_ns(), immediate };
+                            let arrival = Arrival { not_before_ns, read_ns: now_ns(), immediate };
                             let window = clock.window(&about.time, Some(arrival), zero_ns);
                             each(number, *about, window);
                         }
