@@ -46,12 +46,14 @@ pub struct Request {
 /// A file had something that could not be read.
 const FAILED: u8 = 1;
 /// A stamp of whole seconds leaves records of about three seconds that it may mean.
-const PATIENCE: Patience = Patience { record_ns: 3_000_000_000, entangled_ns: 12_000_000_000, line_ns: 3_000_000_000 };
+const PATIENCE: Patience = Patience { record_ns: 3_000_000_000, entangled_ns: 5_000_000_000, line_ns: 10_000_000_000 };
 /// How often records and lines are settled, on their own clock.
 const TURN_NS: u64 = 100_000_000;
 /// Longer records are no records.
 const MAX_RECORD: usize = 1 << 20;
 const CHUNK: usize = 256 << 10;
+/// A log in more pieces is taken for several.
+const MAX_PIECES: usize = 1_000;
 /// Faults of one file that are told one by one.
 const MAX_TOLD: u64 = 10;
 
@@ -75,6 +77,7 @@ pub fn run(request: &Request, columns: Option<usize>) -> anyhow::Result<ExitCode
         text: TextFormat::new(request.look.on_stdout(Timestamp::UNIX_EPOCH)),
         columns,
         turn_ns: 0,
+        files: Default::default(),
         counts: LogCounts::default(),
     };
     let written = join.all(&mut sources, &mut out).and_then(|()| out.flush());
@@ -138,6 +141,8 @@ struct Join<'a> {
     columns: Option<usize>,
     /// When records and lines were last settled.
     turn_ns: u64,
+    /// Where lines came from, one after the other.
+    files: [Vec<usize>; Book::ALL.len()],
     counts: LogCounts,
 }
 
@@ -160,7 +165,10 @@ impl Join<'_> {
                     };
                     self.correlator.push_record(now_ns, facts, told);
                 }
-                Some(Item::Line { origin, line, window }) => self.correlator.push_line(now_ns, origin, *line, window),
+                Some(Item::Line { origin, line, window }) => {
+                    self.notice_turns(origin);
+                    self.correlator.push_line(now_ns, origin, *line, window);
+                }
                 None => {}
             }
             if now_ns >= self.turn_ns.saturating_add(TURN_NS) {
@@ -169,6 +177,18 @@ impl Join<'_> {
             }
         }
         self.settle(u64::MAX, out)
+    }
+
+    /// Files that take turns are different logs, and the order of their lines is not known within a
+    /// second; rotated pieces of one log follow each other.
+    fn notice_turns(&mut self, origin: Origin) {
+        let files = &mut self.files[origin.book as usize];
+        if files.last() != Some(&origin.file) {
+            let take_turns = files.contains(&origin.file);
+            files.push(origin.file);
+            files.truncate(MAX_PIECES);
+            self.correlator.set_pieces(origin.book, !take_turns && files.len() < MAX_PIECES);
+        }
     }
 
     fn settle(&mut self, now_ns: u64, out: &mut impl Write) -> io::Result<()> {

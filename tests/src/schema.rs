@@ -52,9 +52,9 @@ const TEARDOWN: &[(&str, &[&str])] = &[
     ("/owner", &["tgid", "comm"]),
     ("/observer", &["tgid", "tid", "comm", "syscall", "fd", "errno", "delay_us", "inferred"]),
     ("/closer", &["tgid", "tid", "comm", "syscall", "exiting"]),
-    ("/released", &["tgid", "tid", "comm", "syscall", "exiting"]),
+    ("/released", &["tgid", "tid", "comm", "syscall", "exiting", "after_us"]),
     ("/log", &["side", "client", "upstream", "request", "host", "phrase", "line", "further"]),
-    ("/fin", &["first", "local", "remote", "remote_data_bytes", "half_closed_us"]),
+    ("/fin", &["first", "local", "remote", "remote_data_bytes", "half_closed_us", "since_us"]),
 ];
 
 const SUMMARY: &[&str] = &[

@@ -148,9 +148,7 @@ impl Facts {
 
     /// Before the answer the client has spoken last, else the server.
     fn fits_turn(&self, line: &LogLine, side: Side) -> bool {
-        let (Some(unanswered), Some(speaker), Fault::EndOfFile | Fault::TimedOut) = (line.unanswered, self.speaker, line.fault) else {
-            return true;
-        };
+        let (Some(unanswered), Some(speaker)) = (line.unanswered, self.speaker) else { return true };
         let ours = unanswered == (side == Side::Upstream);
         speaker == if ours { Speaker::Local } else { Speaker::Remote }
     }

@@ -133,6 +133,8 @@ pub struct Correlator<T> {
     joined: VecDeque<Topic>,
     tally: LogTally,
     unmatched: Vec<Arc<LogLine>>,
+    /// The files of a book are pieces of one log, in order.
+    pieces: [bool; Book::ALL.len()],
 }
 
 /// A half of a held record: the record's index, and the half's.
@@ -148,11 +150,17 @@ impl<T> Correlator<T> {
             joined: VecDeque::new(),
             tally: LogTally::default(),
             unmatched: Vec::new(),
+            pieces: [false; Book::ALL.len()],
         }
     }
 
     pub fn tally(&self) -> LogTally {
         self.tally
+    }
+
+    /// Whether all files of a book are pieces of one log, and their lines come in its order.
+    pub fn set_pieces(&mut self, book: Book, pieces: bool) {
+        self.pieces[book as usize] = pieces;
     }
 
     /// Takes a record: one [`Facts`] for each of its sockets.
@@ -250,10 +258,14 @@ impl<T> Correlator<T> {
             self.held[at.0].halves[at.1].take(book, Finding::Nothing);
             return;
         }
-        let patient = now_ns < self.held[at.0].since_ns.saturating_add(self.patience.entangled_ns) && !now_or_never;
+        let entangled_ns = self.patience.entangled_ns;
+        let patient = now_ns < self.held[at.0].since_ns.saturating_add(entangled_ns) && !now_or_never;
         let latest = halves.iter().map(|&(record, _)| self.held[record].due_ns).max().unwrap_or(now_ns);
         if patient && latest > now_ns {
-            self.held[at.0].due_ns = latest;
+            for &(record, _) in &halves {
+                let held = &mut self.held[record];
+                held.due_ns = latest.min(held.since_ns.saturating_add(entangled_ns)).max(held.due_ns);
+            }
             return;
         }
         self.settle(&lines, &halves, book);
@@ -378,10 +390,11 @@ impl<T> Correlator<T> {
         }
     }
 
-    /// One process wrote all of the lines into one file, each right before it let go of the socket.
+    /// One process wrote all of the lines into one log, each right before it let go of the socket.
     fn is_in_order(&self, lines: &[usize], halves: &[At]) -> bool {
         let Waiting { origin, line: first, .. } = &self.lines[lines[0]];
-        let by_the_same = |waiting: &Waiting| waiting.origin == *origin && waiting.line.process == first.process;
+        let by_the_same =
+            |waiting: &Waiting| (self.pieces[origin.book as usize] || waiting.origin == *origin) && waiting.line.process == first.process;
         let one_writer = first.process.is_some() && lines.iter().all(|&line| by_the_same(&self.lines[line]));
         let released: Vec<_> = halves.iter().map(|&at| self.facts(at).released().map(|(_, at_ns)| at_ns)).collect();
         one_writer && released.windows(2).all(|pair| matches!(pair, [Some(a), Some(b)] if a < b))

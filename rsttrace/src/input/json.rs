@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::model::{
     Bytes, Closer, Comm, Damage, EndKind, Endpoint as ModelEndpoint, Errno, Finding, FirstFin, Idle, Judged, LateObservation,
-    Observer as ModelObserver, Owner as ModelOwner, Role, Seen, Task, TcpState, Teardown, Verdict,
+    Observer as ModelObserver, Owner as ModelOwner, Role, Seen, Speaker, Task, TcpState, Teardown, Verdict,
 };
 
 /// The schema that is understood; see docs/json.md.
@@ -62,6 +62,13 @@ struct Actor {
 }
 
 #[derive(Deserialize)]
+struct Released {
+    #[serde(flatten)]
+    by: Actor,
+    after_us: Option<u64>,
+}
+
+#[derive(Deserialize)]
 struct Sizes {
     sent: u64,
     acked: u64,
@@ -84,6 +91,7 @@ struct Fin {
     remote: Option<bool>,
     remote_data_bytes: Option<u32>,
     half_closed_us: Option<u64>,
+    since_us: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -107,13 +115,19 @@ struct TeardownLine {
     observer: Option<Observer>,
     seen: String,
     closer: Option<Actor>,
-    released: Option<Actor>,
+    released: Option<Released>,
     fin: Fin,
     phase: String,
     cause: String,
     initiator: String,
     harm: String,
+    evidence: Option<Evidence>,
     verdict: String,
+}
+
+#[derive(Deserialize)]
+struct Evidence {
+    last_speaker: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -174,10 +188,14 @@ impl TeardownLine {
             observer: self.observer.map(Observer::read).transpose()?,
             seen: one_of([Seen::Yes, Seen::Never, Seen::NotYet, Seen::Unknown], Seen::name, &self.seen)?,
             closer: self.closer.map(Into::into),
-            released: self.released.map(Into::into),
-            released_ns: None,
+            released_ns: self
+                .released
+                .as_ref()
+                .and_then(|released| released.after_us)
+                .map(|us| at_ns.saturating_add(us.saturating_mul(1_000))),
+            released: self.released.map(|released| released.by.into()),
             fin,
-            evidence: None,
+            evidence: self.evidence.map(Evidence::read).transpose()?,
             segment: None,
             peer: None,
         };
@@ -193,6 +211,14 @@ impl TeardownLine {
             words: self.verdict,
         };
         Ok(Judged { teardown, verdict, log: Finding::Nothing })
+    }
+}
+
+impl Evidence {
+    /// Of all that a verdict rests on, what others than the verdict ask for.
+    fn read(self) -> Result<crate::model::Evidence, String> {
+        let speaker = |word: String| one_of([Speaker::Local, Speaker::Remote], Speaker::name, &word);
+        Ok(crate::model::Evidence { last_speaker: self.last_speaker.map(speaker).transpose()?, ..crate::model::Evidence::default() })
     }
 }
 
@@ -220,7 +246,7 @@ impl Observer {
 }
 
 impl Fin {
-    /// `at_ns`: the record's time, which for the ends that this tells apart is about the second FIN's.
+    /// `at_ns`: the record's time.
     fn read(self, at_ns: u64) -> Result<crate::model::Fin, String> {
         let words = [(FirstFin::Local, "local"), (FirstFin::Remote, "remote"), (FirstFin::Both, "both")];
         let first = |word: String| {
@@ -233,7 +259,7 @@ impl Fin {
             remote: self.remote,
             remote_data_bytes: self.remote_data_bytes,
             half_closed_ns,
-            first_ns: half_closed_ns.map(|ns| at_ns.saturating_sub(ns)),
+            first_ns: self.since_us.map(|us| at_ns.saturating_sub(us.saturating_mul(1_000))),
         })
     }
 }
@@ -289,11 +315,12 @@ mod tests {
         let Ok(Saved::Teardown(judged)) = read(LINE.as_bytes()) else { panic!("{:?}", read(LINE.as_bytes())) };
         let mut written = Vec::new();
         json::write_teardown(&mut written, &judged, &WallClock::new(0, 0)).unwrap();
-        let (mut before, after): (serde_json::Value, serde_json::Value) =
+        let (mut before, mut after): (serde_json::Value, serde_json::Value) =
             (serde_json::from_str(LINE).unwrap(), serde_json::from_slice(&written).unwrap());
         // What is not read is not written.
         for key in ["peer", "evidence"] {
             before[key] = serde_json::Value::Null;
+            after[key] = serde_json::Value::Null;
         }
         assert_eq!(before, after);
     }

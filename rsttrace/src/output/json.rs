@@ -134,12 +134,20 @@ impl<'a> From<&'a model::Closer> for Closer<'a> {
 }
 
 #[derive(Serialize)]
+struct Released<'a> {
+    #[serde(flatten)]
+    by: Closer<'a>,
+    after_us: Option<u64>,
+}
+
+#[derive(Serialize)]
 struct Fin {
     first: Option<&'static str>,
     local: Option<bool>,
     remote: Option<bool>,
     remote_data_bytes: Option<u32>,
     half_closed_us: Option<u64>,
+    since_us: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -246,7 +254,7 @@ struct TeardownLine<'a> {
     observer: Option<Observer<'a>>,
     seen: &'static str,
     closer: Option<Closer<'a>>,
-    released: Option<Closer<'a>>,
+    released: Option<Released<'a>>,
     peer: Option<Peer<'a>>,
     fin: Fin,
     phase: &'static str,
@@ -502,7 +510,10 @@ fn teardown_line<'a>(judged: &'a Judged, clock: &WallClock) -> TeardownLine<'a> 
         observer: t.observer.as_ref().map(Into::into),
         seen: t.seen.name(),
         closer: t.closer.as_ref().map(Into::into),
-        released: t.released.as_ref().map(Into::into),
+        released: t
+            .released
+            .as_ref()
+            .map(|task| Released { by: task.into(), after_us: t.released_ns.map(|ns| ns.saturating_sub(t.at_ns) / 1_000) }),
         peer: t.peer.as_ref().map(|peer| Peer {
             cookie: peer.cookie,
             tgid: peer.tgid,
@@ -520,6 +531,7 @@ fn teardown_line<'a>(judged: &'a Judged, clock: &WallClock) -> TeardownLine<'a> 
             remote: t.fin.remote,
             remote_data_bytes: t.fin.remote_data_bytes,
             half_closed_us: t.fin.half_closed_ns.map(|ns| ns / 1_000),
+            since_us: t.fin.first_ns.map(|ns| t.at_ns.saturating_sub(ns) / 1_000),
         },
         phase: verdict.phase.name(),
         cause: verdict.cause.name(),
