@@ -11,6 +11,7 @@ mod actor;
 mod bpf;
 mod expect;
 mod flow;
+pub mod haproxy;
 mod link;
 mod netns;
 pub mod nginx;
