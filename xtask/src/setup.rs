@@ -28,7 +28,7 @@ pub struct Options {
     /// Only say what is missing; exit status 1 if anything is
     #[arg(long)]
     check: bool,
-    /// Also what the tests use: nginx, tcpdump, nft, strace ...
+    /// Also what the tests use: nginx, HAProxy, tcpdump, nft, strace ...
     #[arg(long)]
     tests: bool,
 }
