@@ -11,8 +11,11 @@ mod actor;
 mod bpf;
 mod expect;
 mod flow;
+#[cfg(feature = "logs")]
+pub mod haproxy;
 mod link;
 mod netns;
+#[cfg(feature = "logs")]
 pub mod nginx;
 mod pair;
 pub mod peers;

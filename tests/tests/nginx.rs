@@ -79,9 +79,12 @@ static KINDS: &[Kind] = &[
     Kind { name: "ignored", count: 101, said: Said::Reset, side: Side::Client, client: client_ignored },
     Kind { name: "spooled", count: 101, said: Said::Reset, side: Side::Client, client: client_spooled },
     Kind { name: "idle", count: 101, said: Said::Reset, side: Side::Client, client: client_idle },
+    Kind { name: "unbuffered-body", count: 31, said: Said::Reset, side: Side::Client, client: client_unbuffered_body },
+    Kind { name: "upgraded", count: 31, said: Said::Reset, side: Side::Client, client: client_upgraded },
     Kind { name: "up-request", count: 101, said: Said::Reset, side: Side::Upstream, client: whole_exchange },
     Kind { name: "up-response", count: 101, said: Said::Reset, side: Side::Upstream, client: whole_exchange },
     Kind { name: "up-unbuffered", count: 101, said: Said::Reset, side: Side::Upstream, client: whole_exchange },
+    Kind { name: "up-upgraded", count: 31, said: Said::Reset, side: Side::Upstream, client: whole_upgraded },
     Kind { name: "up-upload", count: 101, said: Said::ResetOrSwallowed, side: Side::Upstream, client: upload },
     Kind { name: "up-accept", count: 101, said: Said::Reset, side: Side::Upstream, client: whole_exchange },
     Kind { name: "up-refused", count: 101, said: Said::Refused, side: Side::Upstream, client: whole_exchange },
@@ -202,6 +205,35 @@ fn client_spooled(stage: &Stage, kind: u8, i: u8) {
     stage.wait("upstream has sent half", kind, i);
     abort(stream);
     stage.light("client has aborted", kind, i);
+}
+
+/// With `proxy_request_buffering off` nginx reads the client's body while it sends to the upstream.
+fn client_unbuffered_body(stage: &Stage, kind: u8, i: u8) {
+    let mut stream = stage.connect(kind, i, PLAIN);
+    let head = format!("POST /unbuffered-body/{i} HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\nhalf of it");
+    stream.write_all(head.as_bytes()).expect("send");
+    stage.wait("upstream has the request", kind, i);
+    abort(stream);
+}
+
+/// A connection that nginx relays both ways, as for a WebSocket.
+fn upgrade(stage: &Stage, kind: u8, i: u8) -> TcpStream {
+    let mut stream = stage.connect(kind, i, PLAIN);
+    let name = KINDS[usize::from(kind)].name;
+    let head = format!("GET /{name}/{i} HTTP/1.1\r\nHost: test\r\nConnection: upgrade\r\nUpgrade: test\r\n\r\n");
+    stream.write_all(head.as_bytes()).expect("send");
+    assert!(read_head(&mut stream).starts_with("HTTP/1.1 101"));
+    stream
+}
+
+fn client_upgraded(stage: &Stage, kind: u8, i: u8) {
+    abort(upgrade(stage, kind, i));
+}
+
+fn whole_upgraded(stage: &Stage, kind: u8, i: u8) {
+    let mut stream = upgrade(stage, kind, i);
+    stage.light("client has its answer", kind, i);
+    stream.read_to_end(&mut Vec::new()).expect("nginx's end");
 }
 
 fn client_idle(stage: &Stage, kind: u8, i: u8) {
@@ -403,7 +435,16 @@ fn upstream(stage: &Stage, mut stream: TcpStream) {
         let big = || format!("HTTP/1.1 200 OK\r\nContent-Length: {BIG}\r\n\r\n");
         match KINDS[usize::from(kind)].name {
             // nginx hangs up when its client is gone.
-            "waiting" => drop(stream.read(&mut [0])),
+            "waiting" | "unbuffered-body" => drop(stream.read_to_end(&mut Vec::new())),
+            "upgraded" | "up-upgraded" => {
+                let head = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: test\r\n\r\n";
+                stream.write_all(head).expect("send");
+                if KINDS[usize::from(kind)].name == "up-upgraded" {
+                    stage.wait("client has its answer", kind, i);
+                    return abort(stream);
+                }
+                drop(stream.read(&mut [0]));
+            }
             "mid-response" => {
                 let body = vec![b'x'; BIG];
                 let _ = stream.write_all(big().as_bytes()).and_then(|()| stream.write_all(&body));
@@ -489,6 +530,8 @@ fn configuration(root: &Path) -> String {
             "spooled" => "proxy_ignore_client_abort on; proxy_buffers 4 4k; proxy_buffer_size 4k; proxy_busy_buffers_size 8k;",
             "mid-response" => "proxy_max_temp_file_size 0;",
             "up-unbuffered" => "proxy_buffering off;",
+            "unbuffered-body" => "proxy_request_buffering off;",
+            "upgraded" | "up-upgraded" => "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade;",
             _ => "",
         };
         locations += &format!("location ~ ^/{name}/(\\d+)$ {{ proxy_pass http://{to}; {extra} }}\n");

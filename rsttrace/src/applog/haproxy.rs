@@ -9,9 +9,12 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, civil::DateTime};
+use jiff::{SignedDuration, Timestamp, civil::DateTime, tz::TimeZone};
 
-use super::{Fault, LogFormat, LogLine, LogTime, Parsed, Remote, Side, Stamp, digits, syslog};
+use super::{
+    Fault, LogFormat, LogLine, LogTime, Parsed, Remote, Side, Stamp, digits,
+    syslog::{self, Message},
+};
 
 /// HAProxy's log, by the session's state at its end.
 #[derive(Clone, Copy, Debug)]
@@ -20,27 +23,42 @@ pub struct HaProxy;
 impl LogFormat for HaProxy {
     fn parse(&self, line: &[u8]) -> Parsed {
         let raw = String::from_utf8_lossy(line);
-        if let Some(parsed) = parse(&raw, None, &raw) {
+        let bare = Message { time: None, process: None, text: &raw };
+        if let Some(parsed) = parse(bare, &raw) {
             return parsed;
         }
         let Some(message) = syslog::strip(&raw) else { return Parsed::Malformed };
         // What is not about a session ("Server b/s is DOWN") has a prefix and words.
         let is_haproxys = message.process.is_some();
-        parse(message.text, message.process, &raw).unwrap_or(if is_haproxys { Parsed::Other } else { Parsed::Malformed })
+        parse(message, &raw).unwrap_or(if is_haproxys { Parsed::Other } else { Parsed::Malformed })
     }
 }
 
 /// `None`: no line about a session.
-fn parse(text: &str, process: Option<u32>, raw: &str) -> Option<Parsed> {
-    let (accept, rest) = Accept::of(text)?;
+fn parse(message: Message<'_>, raw: &str) -> Option<Parsed> {
+    let (accept, rest) = Accept::of(message.text)?;
     let about = match Session::of(rest) {
         Some(session) => session.about(&accept),
         None => handshake(rest, &accept)?,
     };
-    Some(match about {
-        None => Parsed::Other,
-        Some(line) => Parsed::About(Box::new(LogLine { process, raw: raw.to_owned(), ..line })),
-    })
+    let Some(mut line) = about else { return Some(Parsed::Other) };
+    if let (Some(written), Stamp::Civil(end)) = (message.time, line.time.stamp) {
+        line.time.stamp = absolute(end, written).map_or(Stamp::Civil(end), Stamp::Absolute);
+    }
+    Some(Parsed::About(Box::new(LogLine { process: message.process, raw: raw.to_owned(), ..line })))
+}
+
+/// The end in the zone that makes it the time when the line was written: all zones are whole quarters
+/// of an hour. `None` if none does.
+fn absolute(end: DateTime, written: Timestamp) -> Option<Timestamp> {
+    const QUARTER: i64 = 15 * 60;
+    /// How much later than its end a line may be written.
+    const SLACK: i64 = 60;
+    let as_utc = end.to_zoned(TimeZone::UTC).ok()?.timestamp();
+    let offset = as_utc.as_second() - written.as_second();
+    let zone = (offset + QUARTER / 2).div_euclid(QUARTER) * QUARTER;
+    let is_good = (offset - zone).abs() <= SLACK && zone.abs() <= 14 * 3600;
+    is_good.then(|| as_utc.checked_sub(SignedDuration::from_secs(zone)).ok()).flatten()
 }
 
 /// What every line begins with: `127.0.0.1:5000 [22/Nov/2026:10:01:02.123] `
@@ -278,6 +296,22 @@ mod tests {
         ] {
             let line = about(&format!("{prefix}{HTTP}"));
             assert_eq!((line.process, line.fault), (process, Fault::ClosedByPeer), "{prefix}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_with_a_zone_makes_the_time_absolute_whatever_haproxys_own_zone() {
+        let end = "2026-11-22T10:01:03.150Z".parse().expect("a time");
+        for (prefix, expected) in [
+            ("<134>1 2026-11-22T10:01:03.151+00:00 host haproxy 12 - - ", Stamp::Absolute(end)),
+            ("2026-11-22T11:01:03.151+01:00 host haproxy[12]: ", Stamp::Absolute(end)),
+            // HAProxy in UTC - 3:30.
+            ("2026-11-22T13:31:04.000Z ", Stamp::Absolute("2026-11-22T13:31:03.150Z".parse().expect("a time"))),
+            // Somebody else's time.
+            ("2026-11-22T10:06:03.000Z ", Stamp::Civil("2026-11-22T10:01:03.150".parse().expect("a time"))),
+            ("Nov 22 10:01:03 host haproxy[12]: ", Stamp::Civil("2026-11-22T10:01:03.150".parse().expect("a time"))),
+        ] {
+            assert_eq!(about(&format!("{prefix}{HTTP}")).time.stamp, expected, "{prefix}");
         }
     }
 

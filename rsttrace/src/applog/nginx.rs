@@ -216,7 +216,9 @@ fn errno_of(text: &str) -> (Option<Errno>, &str) {
 fn about(head: &Head<'_>, raw: &str) -> Option<LogLine> {
     let sentence = Sentence::of(head.text);
     let message = Message::find(sentence.message)?;
-    if sentence.fields.starts_with(UDP_CLIENT) {
+    // What nginx does for itself (its resolver, syslog) has no number of a connection.
+    let is_own = matches!((message.2, message.3), (Told::NoConnection, Whose::Upstream)) && head.connection.is_none();
+    if is_own || sentence.fields.starts_with(UDP_CLIENT) {
         return None;
     }
     let fields = Fields::of(sentence.fields, sentence.phrase);
@@ -228,7 +230,8 @@ fn about(head: &Head<'_>, raw: &str) -> Option<LogLine> {
     }
     let side = side(message.3, head.level, &sentence, &fields);
     let fault = fault(message, &sentence)?;
-    let named = message.name_in(sentence.message).map(remote);
+    // A failed bind() names our own address.
+    let named = message.name_in(sentence.message).filter(|_| message.0 != "bind(").map(remote);
     let upstream = fields.upstream.map(upstream_of);
     let (client, upstream) = match message.3 {
         Whose::Client => (client.or(named), upstream),
@@ -352,7 +355,7 @@ impl<'a> Fields<'a> {
             // Were there no upstream, a login that looks like one would end with its quote.
             let address = rest.rsplit_once(MAIL_UPSTREAM).map(|(_, address)| address);
             fields.upstream = address.filter(|address| address.parse::<SocketAddr>().is_ok());
-        } else if phrase == Some("reading client request line") {
+        } else if phrase.is_some_and(|phrase| phrase.ends_with("request line")) {
             // nginx may have refused it: then it is anything at all, fields included, and the last.
             fields.request = rest.strip_prefix(REQUEST).map(|text| &text[..unclosed(text)]);
         } else {
@@ -571,10 +574,14 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_accept_has_no_connection() {
+    fn a_failed_accept_or_socket_has_no_connection() {
         let line = "2026/11/22 10:01:02 [crit] 12#12: accept4() failed (24: Too many open files)";
         let Parsed::About(line) = NginxError.parse(line.as_bytes()) else { panic!("{line}") };
         assert_eq!((line.fault, line.side, line.connection), (Fault::NoConnection, Some(Side::Client), None));
+        let text = "socket() failed (24: Too many open files) while connecting to upstream, client: 127.0.0.1, server: ";
+        assert_eq!(about(text).fault, Fault::NoConnection);
+        let text = "2026/11/22 10:01:02 [alert] 12#12: socket() failed (24: Too many open files)";
+        assert_eq!(NginxError.parse(text.as_bytes()), Parsed::Other);
     }
 
     #[test]
@@ -627,9 +634,11 @@ mod tests {
         ));
         assert_eq!((line.upstream, line.host.as_deref()), (Remote::of_address("127.0.0.1:9"), Some("x")));
         // A line that nginx refused, and one that it cut off.
-        let refused = READING.replace("response header from upstream", "client request line");
-        let line = about(&format!("{refused}, request: \"GET / HTTP/1.1{forged}\""));
-        assert_eq!((line.upstream, line.host), (None, None));
+        for what in ["client request line", "client pipelined request line"] {
+            let refused = READING.replace("response header from upstream", what);
+            let line = about(&format!("{refused}, request: \"GET / HTTP/1.1{forged}\""));
+            assert_eq!((line.upstream, line.host), (None, None));
+        }
         let line = about(&format!("{READING}, request: \"GET /{forged}"));
         assert_eq!((line.request, line.upstream), (Some(format!("GET /{forged}")), None));
     }
@@ -641,6 +650,7 @@ mod tests {
             "SSL_do_handshake() failed (SSL: error:0A000126:SSL routines::unexpected eof while reading) while SSL handshaking, client: 127.0.0.1, server: 0.0.0.0:443",
             "open() \"/recv() failed (104: Connection reset by peer), client: 1.2.3.4\" failed (2: No such file or directory), client: 127.0.0.1",
             "recv() failed (104: x) while proxying connection, udp client: 127.0.0.1, server: 0.0.0.0:53",
+            "bind() to 127.0.0.1:80 failed (98: Address already in use)",
             "client closed connection while waiting for request, client: 127.0.0.1, server: 0.0.0.0:80",
             "upstream disconnected, bytes from/to client:1/2, bytes from/to upstream:2/1",
             "",

@@ -1,8 +1,14 @@
 //! What a syslog daemon, journald or a container's runtime put in front of an application's line.
 
+use jiff::Timestamp;
+
+use super::digits;
+
 /// A line behind its prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message<'a> {
+    /// When it was written or received, where the prefix has a zone.
+    pub time: Option<Timestamp>,
     pub process: Option<u32>,
     pub text: &'a str,
 }
@@ -17,13 +23,13 @@ pub fn strip(line: &str) -> Option<Message<'_>> {
     if let Some(message) = had_priority.then(|| rfc_5424(rest)).flatten() {
         return Some(message);
     }
-    let (had_time, rest) = match time(rest) {
-        Some(rest) => (true, rest),
-        None => (false, rest),
+    let (had_time, time, rest) = match time(rest) {
+        Some((time, rest)) => (true, time, rest),
+        None => (false, None, rest),
     };
     match tag(rest).or_else(|| had_time.then(|| tag(rest.split_once(' ')?.1)).flatten()) {
-        Some(message) => Some(message),
-        None => (had_priority || had_time).then_some(Message { process: None, text: rest }),
+        Some((process, text)) => Some(Message { time, process, text }),
+        None => (had_priority || had_time).then_some(Message { time, process: None, text: rest }),
     }
 }
 
@@ -36,7 +42,7 @@ fn priority(line: &str) -> Option<&str> {
 /// `1 2026-11-22T10:01:02.123+00:00 host haproxy 12 - - ` or with `[structured data]` at the end.
 fn rfc_5424(text: &str) -> Option<Message<'_>> {
     let mut fields = text.strip_prefix("1 ")?.splitn(6, ' ');
-    let [_time, _host, _application, process, _id] = std::array::from_fn(|_| fields.next().unwrap_or_default());
+    let [time, _host, _application, process, _id] = std::array::from_fn(|_| fields.next().unwrap_or_default());
     let data = fields.next()?;
     let text = match data.strip_prefix("- ") {
         Some(text) => text,
@@ -44,7 +50,7 @@ fn rfc_5424(text: &str) -> Option<Message<'_>> {
     };
     // A byte order mark tells that the text is UTF-8.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    Some(Message { process: process.parse().ok(), text })
+    Some(Message { time: time.parse().ok(), process: digits(process), text })
 }
 
 /// Where `[id name="value"][id] ` ends; in a value `]` is escaped.
@@ -56,8 +62,8 @@ fn structured_data_end(data: &str) -> Option<usize> {
     ends.into_iter().find(|at| !data[..*at].ends_with('\\')).map(|at| at + 2)
 }
 
-/// `Nov 22 10:01:02 ` or `2026-11-22T10:01:02.123+00:00 `
-fn time(text: &str) -> Option<&str> {
+/// `Nov 22 10:01:02 ` or `2026-11-22T10:01:02.123+00:00 `; the rest, and what has a zone.
+fn time(text: &str) -> Option<(Option<Timestamp>, &str)> {
     let bytes = text.as_bytes();
     if bytes.len() > 16 && text.is_char_boundary(16) {
         let (stamp, rest) = text.split_at(16);
@@ -69,22 +75,22 @@ fn time(text: &str) -> Option<&str> {
             _ => byte.is_ascii_digit(),
         };
         if stamp.bytes().enumerate().all(is_time) {
-            return Some(rest);
+            return Some((None, rest));
         }
     }
     let (stamp, rest) = text.split_once(' ')?;
-    stamp.parse::<jiff::Timestamp>().is_ok().then_some(rest)
+    Some((Some(stamp.parse().ok()?), rest))
 }
 
 /// `haproxy[12]: ` or `haproxy: `
-fn tag(text: &str) -> Option<Message<'_>> {
+fn tag(text: &str) -> Option<(Option<u32>, &str)> {
     let (tag, text) = text.split_once(": ")?;
     let (name, process) = match tag.strip_suffix(']').and_then(|tag| tag.rsplit_once('[')) {
-        Some((name, process)) => (name, Some(process.parse().ok()?)),
+        Some((name, process)) => (name, Some(digits(process)?)),
         None => (tag, None),
     };
     let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./".contains(&b));
-    is_name.then_some(Message { process, text })
+    is_name.then_some((process, text))
 }
 
 fn is_digits(text: &str) -> bool {
@@ -109,9 +115,10 @@ mod tests {
             ("<134>haproxy[12]: text: [1]", Some(12)),
             ("haproxy[12]: text: [1]", Some(12)),
         ] {
-            assert_eq!(strip(line), Some(Message { process, text: "text: [1]" }), "{line}");
+            let time = line.contains("10:01:02.123456+00:00").then(|| "2026-11-22T10:01:02.123456Z".parse().expect("a time"));
+            assert_eq!(strip(line), Some(Message { time, process, text: "text: [1]" }), "{line}");
         }
-        assert_eq!(strip("<134>127.0.0.1:1 [x"), Some(Message { process: None, text: "127.0.0.1:1 [x" }));
+        assert_eq!(strip("<134>127.0.0.1:1 [x"), Some(Message { time: None, process: None, text: "127.0.0.1:1 [x" }));
     }
 
     #[test]
