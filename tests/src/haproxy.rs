@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, File},
+    io::Write as _,
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     os::unix::process::CommandExt,
     path::PathBuf,
@@ -38,7 +39,8 @@ impl HaProxy {
         let lines = Arc::default();
         thread::spawn({
             let lines = Arc::clone(&lines);
-            move || read(&log, &lines)
+            let file = File::create(root.join("haproxy.log")).expect("a log");
+            move || read(&log, &lines, file)
         });
         let config = format!(
             "global\nnbthread 1\nlog {address} len 4096 local0\n\
@@ -67,6 +69,11 @@ impl HaProxy {
         self.child.id()
     }
 
+    /// The file that its log is kept in, as a syslog daemon would.
+    pub fn log(&self) -> PathBuf {
+        self.root.join("haproxy.log")
+    }
+
     /// The lines so far, taken apart, by their clients.
     pub fn sessions(&self) -> BTreeMap<SocketAddr, (String, Parsed)> {
         let client = |line: &str| line.split(' ').find_map(|word| word.parse().ok());
@@ -93,10 +100,11 @@ impl Drop for HaProxy {
 
 /// Takes lines as they come, for as long as the test runs: a Unix socket would hold ten, and HAProxy drops
 /// what finds no room.
-fn read(log: &UdpSocket, lines: &Mutex<Vec<String>>) {
+fn read(log: &UdpSocket, lines: &Mutex<Vec<String>>, mut file: File) {
     let mut line = [0; 8192];
     while let Ok(length) = log.recv(&mut line) {
         let line = String::from_utf8_lossy(&line[..length]).trim_end().to_owned();
+        writeln!(file, "{line}").expect("a log");
         lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
     }
 }

@@ -439,7 +439,7 @@ fn agrees(fault: Fault, record: &Value) -> bool {
             first == Some("local") || !by_peer && record["initiator"].as_str().is_some_and(|initiator| initiator.starts_with("local"))
         }
         Fault::NotConnected => record["state"] == "SYN_SENT" && record["cause"] == "refused",
-        Fault::NoConnection | Fault::Error { .. } => false,
+        Fault::NoConnection | Fault::EndOfFile | Fault::Error { .. } => false,
     }
 }
 
@@ -459,7 +459,9 @@ fn every_end_in_haproxys_log_is_understood_and_the_record_of_that_connection_agr
     let inode = netns.inode().to_string();
     netns.run_in(|| {
         let mut haproxy = HaProxy::start(&configuration(), FRONT);
-        let tracer = Tracer::start(&["--netns", &inode, "--pid", "haproxy", "-a", "--join-timeout", "60s"]);
+        let log = haproxy.log();
+        let log = ["--error-log", log.to_str().expect("a path"), "--log-format", "haproxy", "--unmatched"];
+        let tracer = Tracer::start(&[&["--netns", &inode, "--pid", "haproxy", "-a", "--join-timeout", "60s"], &log[..]].concat());
         let stage = Stage::default();
         let kinds = play(&stage);
         assert_eq!(kinds.len(), N * KINDS.len());
@@ -512,6 +514,15 @@ fn every_end_in_haproxys_log_is_understood_and_the_record_of_that_connection_agr
             }
             problems
                 .extend(records.iter().filter(|record| !agrees(fault, record)).map(|record| format!("{}: {raw}\n    {record}", kind.name)));
+            // The tracer brings them together while both are made; the log names no port of a server's.
+            for record in &records {
+                let joined = record["log"]["line"].as_str();
+                let is_its_own = joined
+                    .is_none_or(|joined| if side == Side::Client { joined == raw } else { joined.contains(&format!(" {} ", kind.name)) });
+                if !is_its_own || side == Side::Client && joined.is_none() {
+                    problems.push(format!("{}: {raw}\n    joined with {}", kind.name, record["log"]));
+                }
+            }
             let nearest = records.iter().map(|record| apart(line, record)).min_by_key(|distance| distance.abs());
             distances.entry(kind.name).or_default().extend(nearest);
         }
@@ -523,6 +534,9 @@ fn every_end_in_haproxys_log_is_understood_and_the_record_of_that_connection_agr
                 problems.push(format!("{kind}: times are apart by {distances:?} ms"));
             }
         }
+        println!("{}", run.summary["log"]);
+        let unmatched = run.records.iter().filter(|record| record["record"] == "log-line").map(|record| &record["log"]["line"]);
+        problems.extend(unmatched.map(|line| format!("no record: {line}")));
         let total = problems.len();
         problems.truncate(20);
         assert!(problems.is_empty(), "{total} problems, the first:\n{}", problems.join("\n"));

@@ -8,8 +8,10 @@ use crate::model::{LogTime, Stamp};
 /// An application may stamp its lines with the time at which its loop woke up (nginx does), and act a
 /// while later.
 const LAG_NS: u64 = 1_000_000_000;
-/// A stamp that was computed from a beginning and a duration, each rounded, may be a little late.
-const SKEW_NS: u64 = 20_000_000;
+/// A stamp finer than a second is computed from a beginning and a duration, by a clock that is looked
+/// at now and then: HAProxy's was up to 32 ms late under load.
+const SKEW_NS: u64 = 100_000_000;
+const SECOND_NS: u64 = 1_000_000_000;
 /// A daemon that collects logs does not hold a line back for longer.
 const HELD_BACK_NS: u64 = 2_000_000_000;
 /// Zones differ from UTC by multiples of this.
@@ -44,11 +46,13 @@ impl LineClock {
             let from_ns = u64::try_from(at.as_nanosecond() - zero_ns).unwrap_or(0);
             let precision = u64::try_from(time.precision.as_nanos()).unwrap_or(u64::MAX);
             let to_ns = from_ns.saturating_add(precision).saturating_add(LAG_NS);
-            Window { from_ns: from_ns.saturating_sub(SKEW_NS), to_ns }
+            let skew_ns = if precision < SECOND_NS { SKEW_NS } else { 0 };
+            Window { from_ns: from_ns.saturating_sub(skew_ns), to_ns }
         });
-        let arrived = arrival.map(|arrival| {
-            let earliest = arrival.read_ns.saturating_sub(HELD_BACK_NS);
-            Window { from_ns: if arrival.immediate { arrival.not_before_ns } else { earliest }, to_ns: arrival.read_ns }
+        // Through other hands a line comes later than it was written, and it may tell of a close to come.
+        let arrived = arrival.map(|arrival| match arrival.immediate {
+            true => Window { from_ns: arrival.not_before_ns, to_ns: arrival.read_ns },
+            false => Window { from_ns: arrival.read_ns.saturating_sub(HELD_BACK_NS), to_ns: arrival.read_ns.saturating_add(LAG_NS) },
         });
         match (arrived, stamped) {
             (Some(arrived), Some(stamped)) if arrived.meets(stamped) => {
@@ -103,7 +107,7 @@ mod tests {
         let arrival = Arrival { not_before_ns: 99 * SECOND, read_ns: 100 * SECOND + SECOND / 2, immediate: true };
         for stamp in ["2026-11-26T10:01:40", "2026-11-26T15:31:40", "2026-11-26T02:01:40", "2026-11-25T22:01:40"] {
             let window = LineClock::Live.window(&civil(stamp), Some(arrival), zero);
-            assert_eq!(window, Window { from_ns: 100 * SECOND - SKEW_NS, to_ns: arrival.read_ns }, "{stamp}");
+            assert_eq!(window, Window { from_ns: 100 * SECOND, to_ns: arrival.read_ns }, "{stamp}");
         }
         // Written late, or by a clock that is wrong: only the arrival counts.
         let window = LineClock::Live.window(&civil("2026-11-26T10:10:40"), Some(arrival), zero);
@@ -117,6 +121,6 @@ mod tests {
     fn a_saved_line_has_the_second_that_it_bears_and_what_its_writer_may_lag() {
         let zone = TimeZone::fixed(jiff::tz::offset(2));
         let window = LineClock::Saved(zone).window(&civil("2026-11-26T12:00:05"), None, utc("2026-11-26T10:00:00Z"));
-        assert_eq!(window, Window { from_ns: 5 * SECOND - SKEW_NS, to_ns: 7 * SECOND });
+        assert_eq!(window, Window { from_ns: 5 * SECOND, to_ns: 7 * SECOND });
     }
 }
