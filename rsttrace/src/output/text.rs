@@ -350,7 +350,10 @@ fn line_words(line: &LogLine) -> Vec<String> {
     }
     let mut words = vec![format!("log: {}", first.join(", "))];
     words.extend(line.phrase.as_ref().map(|phrase| format!("while {phrase}")));
-    words.extend(line.upstream_text.as_ref().map(|upstream| format!("upstream {upstream}")));
+    // The record has its address; a path of its own it has where the proxy rewrites.
+    let path = line.request.as_deref().and_then(|request| request.split(' ').nth(1));
+    let upstream = line.upstream_text.as_ref().filter(|upstream| path.is_none_or(|path| !upstream.ends_with(path)));
+    words.extend(upstream.map(|upstream| format!("upstream {upstream}")));
     if first.is_empty() && words.len() == 1 {
         words = vec![format!("log: {}", line.raw)];
     }
