@@ -65,6 +65,8 @@ pub struct Look {
     pub ascii: bool,
     /// The evidence below each record.
     pub timeline: bool,
+    /// That a log has nothing about an error is said.
+    pub silence: bool,
 }
 
 impl Look {
@@ -90,6 +92,7 @@ impl Look {
             unicode: utf8 && !self.ascii,
             cjk: ["zh", "ja", "ko"].iter().any(|language| locale.starts_with(language)),
             timeline: self.timeline,
+            silence: self.silence,
         }
     }
 }
@@ -111,7 +114,7 @@ impl TryFrom<Correlate> for offline::Request {
             show_unmatched: cli.unmatched,
             all: cli.fin,
             json: cli.json,
-            look: Look { time: cli.time, color: cli.color, ascii: cli.ascii, timeline: false },
+            look: Look { time: cli.time, color: cli.color, ascii: cli.ascii, timeline: false, silence: cli.unmatched },
         })
     }
 }
@@ -156,7 +159,7 @@ impl TryFrom<Trace> for Config {
             filter_words,
             want_fin,
             json: cli.json,
-            look: Look { time: cli.time, color: cli.color, ascii: cli.ascii, timeline: cli.verbose >= 1 },
+            look: Look { time: cli.time, color: cli.color, ascii: cli.ascii, timeline: cli.verbose >= 1, silence: cli.unmatched },
             quiet: cli.quiet,
             verbose: cli.verbose,
             duration: cli.duration,

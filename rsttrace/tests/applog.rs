@@ -205,8 +205,8 @@ fn nginx_line() -> impl Strategy<Value = Made> {
         ),
         ("info", "writev() failed (104: Connection reset by peer) while sending to client", reset(&["writev"]), Side::Client),
         ("error", "upstream timed out (110: Connection timed out) while reading upstream", Fault::TimedOut, Side::Upstream),
-        ("info", "client prematurely closed connection while sending request to upstream", Fault::ClosedByPeer, Side::Client),
-        ("error", "upstream prematurely closed connection while reading upstream", Fault::ClosedByPeer, Side::Upstream),
+        ("info", "client prematurely closed connection while sending request to upstream", Fault::EndOfFile, Side::Client),
+        ("error", "upstream prematurely closed connection while reading upstream", Fault::EndOfFile, Side::Upstream),
     ];
     let host = "[a-z.\",:]{1,12}";
     let parts = (prop::sample::select(messages), address(), address(), uri(), prop::option::of(uri()), host, prop::option::of(header()));

@@ -61,7 +61,14 @@ fn replay(format: Format, columns: Option<usize>) -> String {
 }
 
 fn text(timeline: bool, unicode: bool) -> Format {
-    Format::Text(TextFormat::new(Appearance { time: TimeFormat::Zoned(TimeZone::UTC), color: false, unicode, cjk: false, timeline }))
+    Format::Text(TextFormat::new(Appearance {
+        time: TimeFormat::Zoned(TimeZone::UTC),
+        color: false,
+        unicode,
+        cjk: false,
+        timeline,
+        silence: false,
+    }))
 }
 
 #[test]

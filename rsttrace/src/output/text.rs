@@ -35,6 +35,8 @@ pub struct Appearance {
     pub cjk: bool,
     /// The evidence below each record.
     pub timeline: bool,
+    /// That a log has nothing about an error is said.
+    pub silence: bool,
 }
 
 /// Below this the sockets do not fit beside the process.
@@ -92,14 +94,14 @@ impl TextFormat {
     ) -> io::Result<()> {
         let Some(other) = other else {
             self.write_half(out, judged, None, clock, columns)?;
-            self.write_log(out, &judged.log, columns)?;
+            self.write_log_of(out, judged, columns)?;
             return self.write_timeline(out, judged, columns);
         };
         // Whoever began the end leads, and what the other saw of it follows.
         let (first, second) = if leads(judged, other) { (judged, other) } else { (other, judged) };
         self.write_half(out, first, Some(second), clock, columns)?;
-        self.write_log(out, &first.log, columns)?;
-        self.write_log(out, &second.log, columns)?;
+        self.write_log_of(out, first, columns)?;
+        self.write_log_of(out, second, columns)?;
         self.write_timeline(out, first, columns)?;
         self.write_timeline(out, second, columns)
     }
@@ -136,6 +138,13 @@ impl TextFormat {
     pub fn write_unmatched(&self, out: &mut impl Write, line: &LogLine, columns: Option<usize>) -> io::Result<()> {
         let parts = [self.shown("log line without a record:"), self.shown(&line.raw)];
         writeln!(out, "{}", self.fold("", &parts, true, INDENT, columns))
+    }
+
+    fn write_log_of(&self, out: &mut impl Write, judged: &Judged, columns: Option<usize>) -> io::Result<()> {
+        if self.style.silence && judged.log == Finding::Nothing && judged.teardown.observer.is_some() {
+            return writeln!(out, "{:INDENT$}log: no line about this error", "");
+        }
+        self.write_log(out, &judged.log, columns)
     }
 
     /// What the application's log has about a record, below it.
