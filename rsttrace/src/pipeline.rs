@@ -225,7 +225,9 @@ impl Pipeline {
                 }
                 self.write_story(out, columns, story)?;
             }
-            self.write_unmatched(out, columns, &unmatched)?;
+            if self.write_unmatched(out, columns, &unmatched)? {
+                return Ok(true);
+            }
         }
         Ok(self.printed > before)
     }
@@ -252,15 +254,18 @@ impl Pipeline {
         }
     }
 
-    /// Lines that no record belongs to, where they are asked for.
-    fn write_unmatched(&mut self, out: &mut impl Write, columns: Option<usize>, lines: &[Arc<LogLine>]) -> io::Result<()> {
+    /// Lines that no record belongs to, where they are asked for. Returns whether there were any.
+    fn write_unmatched(&mut self, out: &mut impl Write, columns: Option<usize>, lines: &[Arc<LogLine>]) -> io::Result<bool> {
         if !self.log.as_ref().is_some_and(|log| log.show_unmatched) {
-            return Ok(());
+            return Ok(false);
         }
-        lines.iter().try_for_each(|line| match &self.format {
-            Format::Json => json::write_unmatched(out, line),
-            Format::Text(text) => text.write_unmatched(out, line, columns),
-        })
+        for line in lines {
+            match &self.format {
+                Format::Json => json::write_unmatched(out, line)?,
+                Format::Text(text) => text.write_unmatched(out, line, columns)?,
+            }
+        }
+        Ok(!lines.is_empty())
     }
 
     /// One socket that ended, or both ends of a connection within this host.

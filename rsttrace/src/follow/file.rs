@@ -15,8 +15,9 @@ use crate::applog::{Line, LineSplitter};
 const MAX_FILES: usize = 4;
 /// A file that has left its path is read until it has not grown for so long.
 const WRITER_LEAVES: Duration = Duration::from_secs(60);
-/// How often a new file is looked for while there is reason to.
-const SEARCH: Duration = Duration::from_millis(200);
+/// How often a new file is looked for at most, while there is reason to: a record waits for its line for
+/// a few of these.
+const SEARCH: Duration = Duration::from_millis(20);
 
 /// A file that has, or had, the path.
 #[derive(Debug)]
