@@ -197,22 +197,20 @@ fn a_line_that_may_be_about_either_of_two_is_told_at_both() {
     // One process, one client's address, and one line: which of the two connections did it mean?
     let mut server = Actor::spawn_in(&netns, "server");
     let (listener, address) = server.listen("127.0.0.1:0");
-    let accepted: Vec<_> = ["first", "second"]
-        .map(|name| {
-            let mut client = Actor::spawn_in(&netns, name);
-            let fd = client.connect(address);
-            let accepted = server.accept(listener);
-            Side::new(client, fd, "client").abort();
-            assert_eq!(server.fails(format!("recv {accepted} 100")), "ECONNRESET");
-            accepted
-        })
-        .into();
-    let flows: Vec<_> = accepted.iter().map(|fd| server.flow(*fd)).collect();
+    let connections = ["first", "second"].map(|name| {
+        let mut client = Actor::spawn_in(&netns, name);
+        let fd = client.connect(address);
+        let accepted = server.accept(listener);
+        let flow = server.flow(accepted);
+        Side::new(client, fd, "client").abort();
+        assert_eq!(server.fails(format!("recv {accepted} 100")), "ECONNRESET");
+        (accepted, flow)
+    });
     log.write_all(line(server.pid(), "127.0.0.1", 1).as_bytes()).expect("a line");
-    for fd in accepted {
+    for (fd, _) in connections {
         server.ok(format!("close {fd}"));
     }
-    for flow in flows {
+    for (_, flow) in connections {
         let record = tracer.teardown(flow);
         assert_eq!((&record["log"], record["log_candidates"].as_array().map(Vec::len)), (&Value::Null, Some(1)), "{record}");
     }
