@@ -322,7 +322,7 @@ fn hooks() -> PossibleValuesParser {
 }
 
 fn zone(text: &str) -> Result<TimeZone, String> {
-    TimeZone::get(text).map_err(|error| error.to_string())
+    jiff::fmt::temporal::DateTimeParser::new().parse_time_zone(text).map_err(|error| error.to_string())
 }
 
 fn log_formats() -> impl TypedValueParser<Value = Format> {
