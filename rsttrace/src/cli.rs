@@ -105,7 +105,7 @@ pub struct Correlate {
     #[arg(long, value_name = "FORMAT", value_parser = log_formats(), default_value = "nginx")]
     pub log_format: Format,
 
-    /// Time zone of the log, where its lines name none: UTC, Europe/Berlin (default: this machine's)
+    /// Time zone of the log, where its lines name none: UTC, Europe/Berlin, +02:00 (default: this machine's)
     #[arg(long, value_name = "ZONE", value_parser = zone)]
     pub log_zone: Option<TimeZone>,
 

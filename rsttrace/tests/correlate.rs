@@ -1,5 +1,7 @@
 //! `rsttrace correlate` on saved files, good and bad.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     fs::{self, File},
     io::{Seek as _, SeekFrom, Write as _},
