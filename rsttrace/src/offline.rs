@@ -97,7 +97,7 @@ fn sum_up(sources: &[Source], join: &Join<'_>) -> ExitCode {
     for source in sources {
         let name = source.name();
         match &source.reader {
-            Reader::Events { .. } if source.faults > 0 => {
+            Reader::Events if source.faults > 0 => {
                 eprintln!(
                     "rsttrace: {name}: {} of {} lines are no records and were skipped",
                     grouped(source.faults),
@@ -113,7 +113,7 @@ fn sum_up(sources: &[Source], join: &Join<'_>) -> ExitCode {
                 counts.lines += source.lines;
                 counts.malformed += source.faults;
             }
-            Reader::Events { .. } => {}
+            Reader::Events => {}
         }
     }
     eprintln!("{}", summary::log_words(&counts));

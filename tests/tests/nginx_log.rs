@@ -117,10 +117,12 @@ struct Truth {
 
 /// Paths asked for, by the asker's address; ports come back, so that there are several of each.
 #[derive(Default)]
-struct Connections(Mutex<HashMap<SocketAddr, Vec<(Timestamp, Vec<String>)>>>);
+struct Connections(Mutex<ByAsker>);
+
+type ByAsker = HashMap<SocketAddr, Vec<(Timestamp, Vec<String>)>>;
 
 impl Connections {
-    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, Vec<(Timestamp, Vec<String>)>>> {
+    fn lock(&self) -> MutexGuard<'_, ByAsker> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -128,33 +128,18 @@ mod tests {
         assert_eq!(certain(&align(65, 65, false, |line, record| line == record)), vec![None; 65]);
     }
 
+    type Pairs = Vec<(usize, usize)>;
+
     /// All largest sets of pairs, by trying.
-    fn brute(lines: usize, records: usize, ordered: bool, fits: &[Vec<bool>]) -> Vec<Vec<(usize, usize)>> {
-        fn go(
-            i: usize,
-            pairs: &mut Vec<(usize, usize)>,
-            c: &mut dyn FnMut(&[(usize, usize)]),
-            lines: usize,
-            fits: &[Vec<bool>],
-            ok: &dyn Fn(&[(usize, usize)], usize) -> bool,
-        ) {
-            if i == lines {
-                return c(pairs);
-            }
-            go(i + 1, pairs, c, lines, fits, ok);
-            for j in 0..fits[i].len() {
-                if fits[i][j] && ok(pairs, j) {
-                    pairs.push((i, j));
-                    go(i + 1, pairs, c, lines, fits, ok);
-                    pairs.pop();
-                }
+    fn brute(ordered: bool, fits: &[Vec<bool>]) -> Vec<Pairs> {
+        let mut all: Vec<Pairs> = vec![Vec::new()];
+        for (i, row) in fits.iter().enumerate() {
+            for pairs in all.clone() {
+                let free = |j: usize| pairs.iter().all(|&(_, other)| if ordered { other < j } else { other != j });
+                all.extend((0..row.len()).filter(|&j| row[j] && free(j)).map(|j| [&pairs[..], &[(i, j)]].concat()));
             }
         }
-        let mut all: Vec<Vec<(usize, usize)>> = Vec::new();
-        let ok = move |pairs: &[(usize, usize)], j: usize| pairs.iter().all(|&(_, other)| if ordered { other < j } else { other != j });
-        go(0, &mut Vec::new(), &mut |pairs| all.push(pairs.to_vec()), lines, fits, &ok);
         let best = all.iter().map(Vec::len).max().unwrap_or(0);
-        let _ = records;
         all.retain(|pairs| pairs.len() == best);
         all
     }
@@ -162,9 +147,9 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_certain_is_in_every_best_assignment(fits in prop::collection::vec(prop::collection::vec(any::<bool>(), 4), 0..5), ordered: bool) {
-            let all = brute(fits.len(), 4, ordered, &fits);
+            let all = brute(ordered, &fits);
             for (i, found) in align(fits.len(), 4, ordered, |i, j| fits[i][j]).into_iter().enumerate() {
-                let of_line = |pairs: &Vec<(usize, usize)>| pairs.iter().find(|pair| pair.0 == i).map(|pair| pair.1);
+                let of_line = |pairs: &Pairs| pairs.iter().find(|pair| pair.0 == i).map(|pair| pair.1);
                 let mut records: Vec<_> = all.iter().filter_map(of_line).collect();
                 records.sort_unstable();
                 records.dedup();

@@ -281,11 +281,11 @@ impl<T> Correlator<T> {
         while looked_at < halves.len() {
             let facts = self.facts(halves[looked_at]);
             looked_at += 1;
-            for index in 0..self.lines.len() {
-                if known_lines[index] || !self.fits(index, facts) {
+            for (index, known) in known_lines.iter_mut().enumerate() {
+                if *known || !self.fits(index, facts) {
                     continue;
                 }
-                known_lines[index] = true;
+                *known = true;
                 lines.push(index);
                 for (record, held) in self.held.iter().enumerate() {
                     for (number, half) in held.halves.iter().enumerate() {
