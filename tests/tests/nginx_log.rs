@@ -139,8 +139,8 @@ impl Connections {
     /// What was asked for over the connection that ended at this time.
     fn paths(&self, asker: SocketAddr, end: Timestamp) -> Vec<String> {
         let all = self.lock();
-        let connections = all.get(&asker).into_iter().flatten();
-        connections.filter(|(begun, _)| *begun <= end).next_back().map(|(_, paths)| paths.clone()).unwrap_or_default()
+        let mut connections = all.get(&asker).into_iter().flatten();
+        connections.rfind(|(begun, _)| *begun <= end).map(|(_, paths)| paths.clone()).unwrap_or_default()
     }
 
     fn has(&self, path: &str) -> bool {
