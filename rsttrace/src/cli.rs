@@ -3,7 +3,7 @@
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::Styles};
 use jiff::SignedDuration;
 
-use crate::filter::{AddrMatch, Condition, PortSet};
+use crate::filter::{AddrMatch, Condition, ContainerId, PortSet, UnitName};
 use crate::model::{Cause, Errno, Harm};
 
 /// Whether to colour.
@@ -109,6 +109,17 @@ pub struct Trace {
     /// Only processes whose command line contains TEXT, and their descendants
     #[arg(long, value_name = "TEXT", help_heading = "Processes")]
     pub cmdline: Vec<String>,
+
+    /// Only processes in these containers: the id or its first digits, at least 4
+    ///
+    /// As `docker ps`, `podman ps` and `crictl ps` show it; names of containers are not known. Where
+    /// processes are chosen in several ways, one process must satisfy them all.
+    #[arg(long, value_name = "ID", value_delimiter = ',', help_heading = "Processes")]
+    pub container: Vec<ContainerId>,
+
+    /// Only processes in these units of systemd: nginx (nginx.service), session-3.scope
+    #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "Processes")]
+    pub unit: Vec<UnitName>,
 
     /// Run CMD, trace it and its descendants, and stop when it ends
     ///

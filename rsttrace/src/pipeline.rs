@@ -9,7 +9,7 @@ use crate::{
     enrich::Processes,
     filter::{Condition, Filter},
     join::Joiner,
-    model::{Cause, EndKind, Event, Judged, LateObservation, Record, Seen, Teardown},
+    model::{Cause, EndKind, Event, Judged, LateObservation, Names, Record, Seen, Teardown},
     output::{WallClock, json, summary::Summary, text::TextFormat},
     probe::Counters,
     verdict::{self, timers::Timers},
@@ -40,6 +40,8 @@ pub struct Pipeline {
     /// Orderly ends are records too.
     pub want_fin: bool,
     pub timers: Timers,
+    /// Processes have the numbers here that the kernel half reports.
+    pub numbers_are_ours: bool,
     pub fail_on: Vec<Condition>,
     /// A shown record met one of these conditions.
     pub failed: bool,
@@ -63,6 +65,7 @@ impl Pipeline {
             limit,
             want_fin: true,
             timers: Timers::well_known(),
+            numbers_are_ours: true,
             fail_on: Vec::new(),
             failed: false,
             printed: 0,
@@ -77,6 +80,9 @@ impl Pipeline {
         match self.decoder.decode(bytes) {
             Ok(event) => {
                 self.last_event_ns = self.last_event_ns.max(event.ts_ns());
+                if self.tells_names() {
+                    self.processes.meet_all(&event);
+                }
                 let end = if let Event::After(after) = &event { self.joiner.end_of(after) } else { None };
                 self.tally.count(&event, end);
                 // What was due before this event is told without it, however late we read.
@@ -94,6 +100,17 @@ impl Pipeline {
     /// else the time of the last event, because what completes a story may be among the unread.
     pub fn tick(&mut self, now_ns: Option<u64>) {
         self.joiner.tick(now_ns.unwrap_or(self.last_event_ns), &mut self.ready);
+    }
+
+    /// What is complete can be written with more in a moment.
+    pub fn is_worth_waiting(&self, now_ns: u64) -> bool {
+        self.processes.worth_waiting_until_ns(now_ns).is_some()
+    }
+
+    /// When there is something to tell, or to write.
+    pub fn next_deadline_ns(&self, now_ns: u64) -> Option<u64> {
+        let write = if self.ready.is_empty() { None } else { self.processes.worth_waiting_until_ns(now_ns).or(Some(now_ns)) };
+        self.joiner.next_deadline_ns().into_iter().chain(write).min()
     }
 
     /// Writes what is complete. Returns whether anything was written.
@@ -121,7 +138,7 @@ impl Pipeline {
         for mut teardown in halves {
             self.find_owner(&mut teardown);
             let verdict = verdict::judge(&teardown, &self.timers);
-            let judged = Judged { teardown, verdict };
+            let mut judged = Judged { teardown, verdict, names: Names::default() };
             if self.is_merely_orderly(&judged) {
                 self.summary.orderly_here += 1;
             } else if !self.filter.accepts(&judged, &mut self.processes) {
@@ -129,6 +146,7 @@ impl Pipeline {
             } else if self.limit.is_none_or(|limit| self.printed < limit) {
                 self.printed += 1;
                 self.failed |= self.fail_on.iter().any(|condition| condition.is_met(&judged));
+                self.find_names(&mut judged);
                 shown.push(judged);
             }
         }
@@ -172,6 +190,23 @@ impl Pipeline {
         self.summary.skipped = counters.skipped.clone();
         self.summary.lost_by_hook = rsttrace_common::hook::NAMES.iter().copied().zip(counters.lost_by_hook).collect();
         self.summary.evicted = counters.untracked + self.joiner.evicted();
+    }
+
+    /// Whether anything that is written, or chosen by, needs more of processes than the kernel half reports.
+    pub fn tells_names(&self) -> bool {
+        let shown = match &self.format {
+            Format::Json => true,
+            Format::Text(text) => text.has_timeline(),
+        };
+        self.numbers_are_ours && (shown || self.filter.asks_for_places())
+    }
+
+    fn find_names(&mut self, judged: &mut Judged) {
+        if self.tells_names() {
+            judged.names = self.processes.names(&judged.teardown);
+        } else {
+            judged.names.nat = self.processes.nat(&judged.teardown);
+        }
     }
 
     /// A socket that still lives, and that nobody used since it was accepted, is looked up.

@@ -25,7 +25,7 @@ use crate::{
     config::Config,
     decode::Decoder,
     enrich::Processes,
-    filter::ProcessSelector,
+    filter::{Filter, ProcessSelector},
     join::Joiner,
     output::{
         WallClock, json,
@@ -88,6 +88,11 @@ pub async fn run(config: Config, broker: Option<io::Result<Broker>>) -> anyhow::
         Some(Ok(broker)) => pipeline.processes = broker.into(),
         Some(Err(error)) => status.warn(&format!("cannot fork: {error}; owners of unused sockets stay unknown")),
         None => {}
+    }
+    pipeline.numbers_are_ours = preflight::in_initial_pid_namespace();
+    if pipeline.tells_names() {
+        // Whoever is killed with its connections has a name from here.
+        pipeline.processes.remember_all();
     }
     pipeline.timers = config.timers.clone();
     pipeline.want_fin = config.want_fin;
@@ -227,8 +232,7 @@ impl<W: Write> Live<'_, W> {
             let gathered = Some(Instant::now() + GATHER);
             let due = self
                 .pipeline
-                .joiner
-                .next_deadline_ns()
+                .next_deadline_ns(monotonic_ns())
                 .map(|at| Instant::now() + Duration::from_nanos(at.saturating_sub(monotonic_ns())) + Duration::from_micros(100));
             tokio::select! {
                 biased;
@@ -269,7 +273,7 @@ impl<W: Write> Live<'_, W> {
             moved = if n == BATCH { Moved::Batch } else { Moved::Some };
         }
         self.pipeline.tick((moved != Moved::Batch).then_some(now_ns));
-        if !self.pipeline.ready.is_empty() {
+        if !self.pipeline.ready.is_empty() && !self.pipeline.is_worth_waiting(now_ns) {
             self.status.clear();
             if self.pipeline.write(self.out, self.status.columns())? {
                 self.out.flush()?;
@@ -407,7 +411,7 @@ async fn ended(child: &mut Option<Child>) {
 /// Process numbers in another PID namespace are not those that the kernel half reports.
 fn check_process_numbers(config: &Config, status: &Status) -> anyhow::Result<()> {
     if !preflight::in_initial_pid_namespace() {
-        if !config.filter.processes.is_empty() || !config.command.is_empty() {
+        if !config.filter.processes.is_empty() || config.filter.asks_for_places() || !config.command.is_empty() {
             return Err(crate::probe::ProbeError::Unusable {
                 what: "this is not the host's PID namespace: the kernel's process numbers are not the ones seen here, so processes cannot be chosen".to_owned(),
                 hint: "run rsttrace on the host, or in a container that shares its PID namespace (--pid=host)".to_owned(),
@@ -428,10 +432,15 @@ fn tracing(config: &Config, processes: &mut Processes) -> String {
         let name = Path::new(command).file_name().unwrap_or(command);
         return crate::output::escape::for_terminal(&name.to_string_lossy()).into_owned();
     }
-    if config.filter.processes.is_empty() {
+    let filter = &config.filter;
+    if filter.processes.is_empty() && !filter.asks_for_places() {
         return "all processes".to_owned();
     }
     let all = processes.all();
+    if filter.processes.is_empty() {
+        let n = all.iter().filter(|(_, info)| filter.contains(info)).count();
+        return format!("{n} process{}{}", if n == 1 { "" } else { "es" }, places(filter));
+    }
     let words: Vec<String> = config
         .filter
         .processes
@@ -448,7 +457,15 @@ fn tracing(config: &Config, processes: &mut Processes) -> String {
             }
         })
         .collect();
-    words.join(", ")
+    format!("{}{}", words.join(", "), places(filter))
+}
+
+/// ` in container 0123456789ab in unit nginx.service or php8.2-fpm.service`, as far as it is asked for.
+fn places(filter: &Filter) -> String {
+    let containers: Vec<_> = filter.containers.iter().map(|id| format!("{id:.12}")).collect();
+    let units: Vec<_> = filter.units.iter().map(ToString::to_string).collect();
+    let words = |kind: &str, names: &[String]| if names.is_empty() { String::new() } else { format!(" in {kind} {}", names.join(" or ")) };
+    words("container", &containers) + &words("unit", &units)
 }
 
 fn ready_line(config: &Config, probe: &Probe, processes: &mut Processes, status: &Status) -> String {
@@ -473,15 +490,20 @@ fn ready_line(config: &Config, probe: &Probe, processes: &mut Processes, status:
 /// A name that nobody has: wait for it, but say what it may have been meant to be.
 fn warn_about_absent(config: &Config, processes: &mut Processes, status: &Status) {
     let all = processes.all();
+    if config.filter.asks_for_places() && !all.iter().any(|(_, info)| config.filter.contains(info)) {
+        status.warn(&format!("no process is{} yet: waiting for one", places(&config.filter)));
+    }
     for selector in &config.filter.processes {
         // A number was there when the flags were read, visible in /proc or not.
         if matches!(selector, ProcessSelector::Pid(_)) || all.iter().any(|(tgid, info)| selector.selects(*tgid, info)) {
             continue;
         }
         let hint = match selector {
-            ProcessSelector::Name(name) => nearest(name, all.iter().flat_map(|(_, info)| std::iter::once(&info.comm).chain(&info.exe)))
-                .map(|name| format!("; did you mean {}?", crate::output::escape::for_terminal(name)))
-                .unwrap_or_default(),
+            ProcessSelector::Name(name) => {
+                nearest(name, all.iter().flat_map(|(_, info)| std::iter::once(info.comm.as_str()).chain(info.exe_name())))
+                    .map(|name| format!("; did you mean {}?", crate::output::escape::for_terminal(name)))
+                    .unwrap_or_default()
+            }
             _ => String::new(),
         };
         status
@@ -489,9 +511,9 @@ fn warn_about_absent(config: &Config, processes: &mut Processes, status: &Status
     }
 }
 
-fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a String>) -> Option<&'a str> {
+fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     candidates
-        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate.as_str()))
+        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
         .filter(|(score, _)| *score > 0.75)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)

@@ -4,6 +4,7 @@ mod event;
 mod evidence;
 mod teardown;
 mod verdict;
+mod who;
 
 use std::{
     fmt,
@@ -15,8 +16,9 @@ use std::{
 pub use self::{
     event::{After, AfterKind, End, Event, FirstFin, Hook, SequenceSpace, SockId, Stray},
     evidence::{AtFin, Evidence, ResetHeader, Segment, Speaker},
-    teardown::{Bytes, Closer, EndKind, Fin, Idle, LateObservation, Observer, Owner, Record, Role, Seen, Teardown},
+    teardown::{Bytes, Closer, EndKind, Fin, Idle, LateObservation, Observer, Owner, Party, Record, Role, Seen, Teardown},
     verdict::{Cause, Damage, Harm, Initiator, Judged, Peer, Phase, Timer, Verdict},
+    who::{Container, Identity, Names, Nat, Place, Runtime},
 };
 
 /// TCP states, `include/net/tcp_states.h`; what a future kernel adds is kept by number.

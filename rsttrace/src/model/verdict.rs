@@ -1,6 +1,6 @@
 //! The words of a verdict.
 
-use super::{Comm, EndKind, Teardown};
+use super::{Comm, EndKind, Names, Teardown};
 
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
@@ -193,9 +193,10 @@ pub struct Verdict {
     pub words: String,
 }
 
-/// A record with its verdict.
+/// A record with its verdict, and the names that go with its numbers.
 #[derive(Clone, Debug)]
 pub struct Judged {
     pub teardown: Teardown,
     pub verdict: Verdict,
+    pub names: Names,
 }

@@ -59,13 +59,13 @@ const MAX_REMOTES: usize = 4_096;
 impl Summary {
     /// Counts the shown halves of one connection.
     pub fn count(&mut self, halves: &[&Judged]) {
-        for Judged { teardown, verdict } in halves {
+        for Judged { teardown, verdict, .. } in halves {
             *self.ends.entry(teardown.end).or_default() += 1;
             *self.causes.entry(verdict.cause).or_default() += 1;
             *self.harms.entry(verdict.harm).or_default() += 1;
         }
         let worst = halves.iter().max_by_key(|judged| judged.verdict.damage.lost());
-        if let Some(Judged { teardown, verdict }) = worst.filter(|judged| judged.verdict.harm == Harm::Lost) {
+        if let Some(Judged { teardown, verdict, .. }) = worst.filter(|judged| judged.verdict.harm == Harm::Lost) {
             self.losses.connections += 1;
             self.losses.bytes += verdict.damage.lost();
             *self.losses.causes.entry(verdict.cause).or_default() += 1;
