@@ -50,6 +50,10 @@ const TICK: Duration = Duration::from_secs(1);
 /// How often the processes that are traced are counted for the live line: that reads all of /proc.
 const RECOUNT: Duration = Duration::from_secs(10);
 
+/// How often processes are looked at that have started since: who is killed with its connections cannot be
+/// looked at any more.
+const CENSUS: Duration = Duration::from_secs(10);
+
 /// Exit status where a record is what `--fail-on` asks for.
 const FOUND: u8 = 4;
 
@@ -220,6 +224,7 @@ impl<W: Write> Live<'_, W> {
         let stdout = watch(io::stdout().as_raw_fd(), Interest::ERROR).ok();
         let mut stop_at = self.end.map(Instant::from_std);
         let mut next_look = Instant::now() + TICK;
+        let mut next_census = Instant::now() + CENSUS;
         loop {
             let moved = self.move_events()?;
             if self.pipeline.done() {
@@ -254,6 +259,11 @@ impl<W: Write> Live<'_, W> {
                 () = readable(Some(&ring)), if moved == Moved::Nothing => {}
                 () = at(due) => {}
                 () = at(Some(next_look)), if self.status.wants_ticks() => {}
+                () = at(Some(next_census)), if self.pipeline.tells_names() => {}
+            }
+            if Instant::now() >= next_census && self.pipeline.tells_names() {
+                next_census = Instant::now() + CENSUS;
+                self.pipeline.processes.remember_new();
             }
             // Also where nobody looks, losses are said as they happen: at rest there are none.
             if Instant::now() >= next_look {

@@ -9,6 +9,7 @@ use std::{
     path::PathBuf,
     process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use rsttrace_tests::{Actor, Cgroup, Flow, NetNs, Pair, PublicCopy, Side, Tracer, expect, require_root, require_tool, shared, wait_until};
@@ -245,15 +246,36 @@ fn who_is_killed_after_an_earlier_record_is_named_too_and_else_unknown() {
     unseen(&tracer, || server.kill());
     expect(&tracer.teardown(two), json!({ "owner": { "exe": exe, "uid": 0 } }));
 
-    // Nobody has looked at this one before it was gone.
-    let Pair { client: mut other, server } = Pair::new();
-    let flow = server.flow;
-    other.ok("send 20");
-    unseen(&tracer, || server.actor.kill());
+    // Nobody can have looked at this one before it was gone.
+    let mut flow = None;
+    unseen(&tracer, || {
+        let Pair { mut client, server } = Pair::new();
+        flow = Some(server.flow);
+        client.ok("send 20");
+        server.actor.kill();
+    });
+    let flow = flow.expect("a connection");
     expect(
         &tracer.teardown(flow),
         json!({ "owner": { "comm": "server", "exe": null, "user": null, "uid": null, "unit": null, "container": null, "pod": null } }),
     );
+}
+
+#[test]
+fn who_starts_later_is_named_without_an_earlier_record_if_it_lives_for_a_while() {
+    require_root!();
+    let tracer = Tracer::start(&["--join-timeout", "1s"]);
+    let mut pairs: Vec<_> = (0..20).map(|_| Pair::new()).collect();
+    let exe = program(&pairs[0].server.actor);
+    // One a second, until the tracer has come by.
+    let named = std::iter::from_fn(|| pairs.pop()).any(|Pair { mut client, server }| {
+        std::thread::sleep(Duration::from_secs(1));
+        let flow = server.flow;
+        client.ok("send 20");
+        unseen(&tracer, || server.actor.kill());
+        tracer.teardown(flow)["owner"]["exe"] == json!(exe)
+    });
+    assert!(named, "none of twenty");
 }
 
 #[test]

@@ -7,7 +7,11 @@ pub mod netns;
 mod proc;
 mod users;
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    sync::Arc,
+};
 
 use procfs::process::Process;
 
@@ -26,10 +30,14 @@ use crate::{
 const FRESH_NS: u64 = 1_000_000_000;
 /// Processes remembered; beyond it the half that was looked at longest ago is forgotten.
 const MAX_REMEMBERED: usize = 16_384;
+/// New processes that are looked at in one go: about 50 us each.
+const MAX_NEW: usize = 1_024;
+/// No record of a process comes so long after its end.
+const GONE_NS: u64 = 60_000_000_000;
 /// Namespaces without translation that are remembered as such.
 const MAX_QUIET: usize = 4_096;
-/// Names of namespaces are read for no more than a twentieth of the time.
-const NAMING_TIMES: u64 = 20;
+/// Names of namespaces are read for no more than a hundredth of the time.
+const NAMING_TIMES: u64 = 100;
 const NAMING_BURST_NS: u64 = 100_000_000;
 /// Who asks about translation waits; records must not wait for more than a quarter of the time.
 const NAT_TIMES: u64 = 4;
@@ -75,10 +83,9 @@ pub struct Processes {
     known: HashMap<u32, Known>,
     source: Box<dyn ProcessSource>,
     users: Users,
-    /// Names of namespaces, and those that had none when they were read last.
-    named: HashMap<u32, Option<Arc<str>>>,
-    /// When that was.
-    named_ns: Option<u64>,
+    /// Names of namespaces, and when they were read.
+    named: HashMap<u32, Arc<str>>,
+    named_ns: u64,
     naming: Budget,
     /// Nothing is translated in these namespaces until then.
     quiet: HashMap<u32, u64>,
@@ -119,7 +126,7 @@ impl<S: ProcessSource + 'static> From<S> for Processes {
             source: Box::new(source),
             users: Users::read(),
             named: HashMap::new(),
-            named_ns: None,
+            named_ns: 0,
             naming: Budget::new(NAMING_TIMES, NAMING_BURST_NS),
             quiet: HashMap::new(),
             patience: Budget::new(NAT_TIMES, NAT_BURST_NS),
@@ -164,6 +171,20 @@ impl Processes {
     /// Looks at everything that lives now, so that it has a name when it is gone.
     pub fn remember_all(&mut self) {
         self.all();
+    }
+
+    /// Looks at what has started since.
+    pub fn remember_new(&mut self) {
+        let now_ns = monotonic_ns();
+        let living = self.numbers();
+        if self.known.len() > MAX_REMEMBERED / 2 {
+            self.known.retain(|tgid, known| living.contains(tgid) || now_ns.saturating_sub(known.looked_ns) < GONE_NS);
+        }
+        let is_new = |tgid: &u32| self.known.get(tgid).is_none_or(|known| known.info.is_none());
+        let new: Vec<_> = living.into_iter().filter(is_new).take(MAX_NEW).collect();
+        for tgid in new {
+            self.look(tgid, now_ns);
+        }
     }
 
     /// Looks at the processes of an event while they are still there.
@@ -224,25 +245,25 @@ impl Processes {
         let owner = t.owner.as_ref().and_then(|owner| self.at(Party::from(owner), t.held_ns()));
         Names {
             owner: owner.map(|info| Arc::clone(&info.identity)),
-            netns: t.netns.and_then(|netns| self.netns_name(netns)),
+            netns: t.netns.and_then(|netns| self.netns_name(netns, t.at_ns)),
             nat: self.nat(t),
         }
     }
 
-    /// What `ip netns` calls a namespace. A number is given to another as soon as it is free, so that names
-    /// are not believed for long; one that was never seen may just have been given a name.
-    fn netns_name(&mut self, netns: u32) -> Option<Arc<str>> {
+    /// What `ip netns` calls a namespace. A number is given to another as soon as it is free: names that were read
+    /// before an event are believed only where it comes in a burst.
+    fn netns_name(&mut self, netns: u32, at_ns: u64) -> Option<Arc<str>> {
         let now_ns = monotonic_ns();
-        let stale = self.named_ns.is_none_or(|at_ns| now_ns.saturating_sub(at_ns) >= FRESH_NS);
-        if stale || !self.named.contains_key(&netns) && self.naming.allows(now_ns) {
+        let stale = now_ns.saturating_sub(self.named_ns) >= FRESH_NS;
+        if self.named_ns <= at_ns && (stale || self.naming.allows(now_ns)) {
             self.read_netns_names(now_ns);
         }
-        self.named.entry(netns).or_default().clone()
+        self.named.get(&netns).cloned()
     }
 
     fn read_netns_names(&mut self, now_ns: u64) {
-        self.named = self.source.named_netns().into_iter().map(|(netns, name)| (netns, Some(Arc::from(name)))).collect();
-        self.named_ns = Some(now_ns);
+        self.named = self.source.named_netns().into_iter().map(|(netns, name)| (netns, Arc::from(name))).collect();
+        self.named_ns = now_ns;
         self.naming.spend(now_ns, monotonic_ns().saturating_sub(now_ns));
     }
 
@@ -293,7 +314,12 @@ impl Processes {
 
     /// All processes of the host that are there now.
     pub fn all(&mut self) -> Vec<(u32, Arc<ProcessInfo>)> {
-        let mut all = Vec::new();
+        let numbers = self.numbers();
+        numbers.into_iter().filter_map(|tgid| self.process(tgid).map(|info| (tgid, info))).collect()
+    }
+
+    fn numbers(&mut self) -> BTreeSet<u32> {
+        let mut all = BTreeSet::new();
         let mut last = 0;
         loop {
             let page = self.source.after(last);
@@ -302,7 +328,7 @@ impl Processes {
                 Some(&max) if max > last => last = max,
                 _ => return all,
             }
-            all.extend(page.into_iter().filter_map(|tgid| self.process(tgid).map(|info| (tgid, info))));
+            all.extend(page);
         }
     }
 
@@ -429,6 +455,27 @@ mod tests {
     }
 
     #[test]
+    fn newcomers_are_looked_at_once_and_the_gone_make_room() {
+        let (mut processes, fake) = with(&[(1, process("init", 0))]);
+        processes.remember_all();
+        fake.0.borrow_mut().processes.insert(7, process("nginx", 0));
+        for _ in 0..3 {
+            processes.remember_new();
+        }
+        assert_eq!(fake.0.borrow().asked, 2, "init, nginx");
+        fake.0.borrow_mut().processes.remove(&7);
+        let later_ns = monotonic_ns() + 2 * FRESH_NS;
+        assert!(processes.at(party(7, "nginx"), later_ns).is_some());
+
+        let gone = |tgid| (tgid, Known { looked_ns: 0, lives: true, info: Some(Arc::new(process("x", 0))) });
+        processes.known.extend((100..100 + MAX_REMEMBERED as u32 / 2).map(gone));
+        processes.remember_new();
+        // Whether a minute has passed since the machine started does not matter to those that live.
+        assert!(processes.known.contains_key(&1) && processes.known.contains_key(&7));
+        assert_eq!(processes.known.contains_key(&100), monotonic_ns() < GONE_NS);
+    }
+
+    #[test]
     fn a_process_that_started_after_the_event_is_not_the_one_that_was_meant() {
         let (mut processes, _) = with(&[(7, process("nginx", ticks_now() + 100))]);
         assert_eq!(exe(processes.at(party(7, "nginx"), monotonic_ns())), None);
@@ -492,19 +539,23 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_that_was_never_seen_is_asked_for_and_one_without_a_name_is_not_again() {
+    fn names_of_namespaces_are_as_new_as_the_event() {
         let (mut processes, fake) = with(&[]);
+        let name = |processes: &mut Processes, netns| processes.netns_name(netns, monotonic_ns()).map(|name| name.to_string());
         fake.0.borrow_mut().named = vec![(1, "blue".to_owned())];
-        assert_eq!(processes.netns_name(1).as_deref(), Some("blue"));
-        assert_eq!(processes.netns_name(2), None);
-        fake.0.borrow_mut().named.push((3, "green".to_owned()));
-        assert_eq!(processes.netns_name(3).as_deref(), Some("green"));
-        let asked = fake.0.borrow().asked;
-        for netns in [2, 3, 1, 2] {
-            processes.netns_name(netns);
-        }
-        // Once at most: the second reading had forgotten that 2 had none.
-        assert!(fake.0.borrow().asked <= asked + 1);
+        assert_eq!(name(&mut processes, 1).as_deref(), Some("blue"));
+        assert_eq!(name(&mut processes, 2), None);
+        // The number was given to another one.
+        fake.0.borrow_mut().named = vec![(1, "red".to_owned()), (2, "green".to_owned())];
+        assert_eq!(name(&mut processes, 2).as_deref(), Some("green"));
+        assert_eq!(name(&mut processes, 1).as_deref(), Some("red"));
+        let (asked, past_ns) = (fake.0.borrow().asked, monotonic_ns() - 1_000_000);
+        assert!(processes.netns_name(3, past_ns.min(processes.named_ns - 1)).is_none());
+        assert_eq!(fake.0.borrow().asked, asked, "nothing newer is known of that time");
+        // In a burst they are believed.
+        processes.naming.spend(monotonic_ns(), 1_000_000_000);
+        assert_eq!(name(&mut processes, 1).as_deref(), Some("red"));
+        assert_eq!(fake.0.borrow().asked, asked);
     }
 
     #[test]

@@ -120,3 +120,24 @@ fn delta(at: i64) -> String {
         _ => format!("+{}", duration(at.unsigned_abs())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Container, Place, Runtime};
+
+    #[test]
+    fn who_says_what_is_known_and_nothing_twice() {
+        assert!(who(&Identity::default()).is_empty());
+        let id = "0123456789abcdef".repeat(4);
+        let container = |runtime| Some(Container { id: id.clone(), runtime });
+        let mut identity = Identity { exe: Some("/usr/sbin/nginx".to_owned()), uid: Some(33), ..Identity::default() };
+        identity.place.unit = Some("nginx.service".to_owned());
+        assert_eq!(who(&identity), ["/usr/sbin/nginx", "uid 33", "unit nginx.service"]);
+        identity.user = Some("www-data".into());
+        identity.place = Place { unit: Some(format!("docker-{id}.scope")), container: container(Some(Runtime::Docker)), pod: None };
+        assert_eq!(who(&identity), ["/usr/sbin/nginx", "user www-data", "container 0123456789ab (docker)"]);
+        identity.place = Place { unit: Some("cron.service".to_owned()), container: container(None), pod: Some("2c48".to_owned()) };
+        assert_eq!(who(&identity)[2..], ["unit cron.service", "container 0123456789ab", "pod 2c48"]);
+    }
+}
