@@ -1,8 +1,12 @@
 //! The command line, and nothing but it.
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::Styles};
-use jiff::SignedDuration;
+use clap::{
+    ArgAction, Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValuesParser, Styles, TypedValueParser},
+};
+use jiff::{SignedDuration, tz::TimeZone};
 
+use crate::applog::Format;
 use crate::filter::{AddrMatch, Condition, ContainerId, PortSet, UnitName};
 use crate::model::{Cause, Errno, Harm};
 
@@ -73,6 +77,61 @@ pub enum Task {
     /// Takes about a second and leaves nothing behind. Exit status: 0 all fine, 1 degraded, 3 this
     /// machine cannot run it.
     Doctor(Doctor),
+    /// Join saved records with saved logs, as --error-log does while they are made
+    ///
+    /// Reads records that were saved with --json, and logs of the same time. Lines that cannot be
+    /// read are told by number and skipped. Exit status: 0 joined, 1 something was no record, or a
+    /// whole log was not understood.
+    #[command(visible_alias = "join")]
+    Correlate(Correlate),
+}
+
+/// What to bring together, and how to show it.
+#[derive(Clone, Debug, Args)]
+pub struct Correlate {
+    /// Records, as rsttrace --json wrote them; - is standard input
+    #[arg(long, value_name = "FILE")]
+    pub events: std::path::PathBuf,
+
+    /// A log of the same time; - is standard input. May be given several times
+    #[arg(long, value_name = "FILE", required_unless_present = "access_log")]
+    pub error_log: Vec<std::path::PathBuf>,
+
+    /// An nginx access log in the combined format: its 499s and 408s are about ends too
+    #[arg(long, value_name = "FILE")]
+    pub access_log: Vec<std::path::PathBuf>,
+
+    /// What wrote the log
+    #[arg(long, value_name = "FORMAT", value_parser = log_formats(), default_value = "nginx")]
+    pub log_format: Format,
+
+    /// Time zone of the log, where its lines name none: UTC, Europe/Berlin (default: this machine's)
+    #[arg(long, value_name = "ZONE", value_parser = zone)]
+    pub log_zone: Option<TimeZone>,
+
+    /// Show lines of the log without a record
+    #[arg(long)]
+    pub unmatched: bool,
+
+    /// Show orderly ends (FIN) too
+    #[arg(short = 'a', long)]
+    pub fin: bool,
+
+    /// The records with "log" filled in, one JSON object per line (docs/json.md)
+    #[arg(short, long)]
+    pub json: bool,
+
+    /// Times in text
+    #[arg(long, value_enum, default_value_t = TimeChoice::Local, value_name = "WHICH")]
+    pub time: TimeChoice,
+
+    /// Colours in text
+    #[arg(long, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
+    pub color: ColorChoice,
+
+    /// No characters beyond ASCII in text (the default outside UTF-8)
+    #[arg(long)]
+    pub ascii: bool,
 }
 
 /// How to examine this machine.
@@ -192,6 +251,22 @@ pub struct Trace {
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub timers: Vec<std::path::PathBuf>,
 
+    /// Join the lines of this error log with the records that they are about; - is standard input
+    ///
+    /// Follows the file through rotation. A record then names the request that it hit, as the
+    /// application logged it, and orderly ends that the log complains of are shown too
+    /// (docs/logs.md). May be given several times.
+    #[arg(long, value_name = "FILE", help_heading = "Log")]
+    pub error_log: Vec<std::path::PathBuf>,
+
+    /// What writes the log
+    #[arg(long, value_name = "FORMAT", value_parser = log_formats(), default_value = "nginx", requires = "error_log", help_heading = "Log")]
+    pub log_format: Format,
+
+    /// Show lines of the log without a record, and errors without a line
+    #[arg(long, requires = "error_log", help_heading = "Log")]
+    pub unmatched: bool,
+
     /// One JSON object per line (docs/json.md)
     #[arg(short, long, help_heading = "Output")]
     pub json: bool,
@@ -253,8 +328,16 @@ pub struct Trace {
     pub keep_privileges: bool,
 }
 
-fn hooks() -> clap::builder::PossibleValuesParser {
+fn hooks() -> PossibleValuesParser {
     crate::probe::attach::names().collect::<Vec<_>>().into()
+}
+
+fn zone(text: &str) -> Result<TimeZone, String> {
+    TimeZone::get(text).map_err(|error| error.to_string())
+}
+
+fn log_formats() -> impl TypedValueParser<Value = Format> {
+    PossibleValuesParser::new(Format::ALL.map(Format::name)).try_map(|name| name.parse::<Format>())
 }
 
 fn duration(text: &str) -> Result<std::time::Duration, String> {

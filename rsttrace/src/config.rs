@@ -2,13 +2,18 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
+use jiff::{Timestamp, tz::TimeZone};
 use thiserror::Error;
 
 use crate::{
-    cli::{ColorChoice, EndChoice, TimeChoice, Trace},
+    applog::Format,
+    cli::{ColorChoice, Correlate, EndChoice, TimeChoice, Trace},
     enrich,
     filter::{AddrFilter, Condition, Family, Filter, PortSet, ProcessSelector},
+    follow,
     model::EndKind,
+    offline,
+    output::text::{Appearance, TimeFormat},
     verdict::timers::Timers,
 };
 
@@ -27,9 +32,7 @@ pub struct Config {
     pub timers: Timers,
     pub fail_on: Vec<Condition>,
     pub json: bool,
-    pub time: TimeChoice,
-    pub color: ColorChoice,
-    pub ascii: bool,
+    pub look: Look,
     pub quiet: bool,
     pub verbose: u8,
     pub duration: Option<Duration>,
@@ -41,6 +44,76 @@ pub struct Config {
     pub syscall_hooks: bool,
     pub command: Vec<OsString>,
     pub keep_privileges: bool,
+    pub log: Option<LogConfig>,
+}
+
+/// The log that is joined with the records.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// In the order of the command line.
+    pub paths: Vec<PathBuf>,
+    pub stdin: bool,
+    pub format: Format,
+    pub show_unmatched: bool,
+}
+
+/// How text is to look.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    pub time: TimeChoice,
+    pub color: ColorChoice,
+    pub ascii: bool,
+    /// The evidence below each record.
+    pub timeline: bool,
+}
+
+impl Look {
+    /// On this stdout; `started` is where relative times begin.
+    pub fn on_stdout(self, started: Timestamp) -> Appearance {
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
+            .iter()
+            .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+            .unwrap_or_default();
+        let utf8 = locale.to_ascii_lowercase().replace('-', "").contains("utf8");
+        let color = match self.color {
+            ColorChoice::Always => true,
+            ColorChoice::Never => false,
+            ColorChoice::Auto => anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never,
+        };
+        Appearance {
+            time: match self.time {
+                TimeChoice::Local => TimeFormat::Zoned(TimeZone::system()),
+                TimeChoice::Utc => TimeFormat::Zoned(TimeZone::UTC),
+                TimeChoice::Relative => TimeFormat::Relative(started),
+            },
+            color,
+            unicode: utf8 && !self.ascii,
+            cjk: ["zh", "ja", "ko"].iter().any(|language| locale.starts_with(language)),
+            timeline: self.timeline,
+        }
+    }
+}
+
+impl TryFrom<Correlate> for offline::Request {
+    type Error = UsageError;
+
+    fn try_from(cli: Correlate) -> Result<Self, UsageError> {
+        let files = std::iter::once(&cli.events).chain(&cli.error_log).chain(&cli.access_log);
+        if files.filter(|path| path.as_os_str() == "-").count() > 1 {
+            return Err(UsageError("standard input (-) can be only one of the files".to_owned()));
+        }
+        Ok(Self {
+            events: cli.events,
+            error_logs: cli.error_log,
+            access_logs: cli.access_log,
+            format: cli.log_format,
+            zone: cli.log_zone.unwrap_or_else(TimeZone::system),
+            show_unmatched: cli.unmatched,
+            all: cli.fin,
+            json: cli.json,
+            look: Look { time: cli.time, color: cli.color, ascii: cli.ascii, timeline: false },
+        })
+    }
 }
 
 impl TryFrom<Trace> for Config {
@@ -85,9 +158,7 @@ impl TryFrom<Trace> for Config {
             filter_words,
             want_fin,
             json: cli.json,
-            time: cli.time,
-            color: cli.color,
-            ascii: cli.ascii,
+            look: Look { time: cli.time, color: cli.color, ascii: cli.ascii, timeline: cli.verbose >= 1 },
             quiet: cli.quiet,
             verbose: cli.verbose,
             duration: cli.duration,
@@ -99,6 +170,7 @@ impl TryFrom<Trace> for Config {
             syscall_hooks: cli.syscall_hooks,
             command: cli.command,
             keep_privileges: cli.keep_privileges,
+            log: log(cli.error_log, cli.log_format, cli.unmatched)?,
         })
     }
 }
@@ -126,6 +198,23 @@ fn timers(files: &[PathBuf]) -> Result<Timers, UsageError> {
         timers.add(&text).map_err(|error| refused(&error))?;
     }
     Ok(timers)
+}
+
+/// Files are only looked at here: one that is not there yet is waited for.
+fn log(files: Vec<PathBuf>, format: Format, show_unmatched: bool) -> Result<Option<LogConfig>, UsageError> {
+    let (stdin, paths): (Vec<_>, Vec<_>) = files.into_iter().partition(|path| path.as_os_str() == "-");
+    for path in &paths {
+        match follow::look_at(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(UsageError(format!("--error-log: {}: {error}", path.display()))),
+            Ok(()) => {}
+        }
+    }
+    let stdin = !stdin.is_empty();
+    if stdin && rustix::fs::fstat(std::io::stdin()).is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file()) {
+        return Err(UsageError("--error-log -: standard input is a file: give its name, so that it can be followed".to_owned()));
+    }
+    Ok((stdin || !paths.is_empty()).then_some(LogConfig { paths, stdin, format, show_unmatched }))
 }
 
 fn kinds(end: EndChoice) -> &'static [EndKind] {

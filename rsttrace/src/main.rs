@@ -4,13 +4,16 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use rsttrace::{
-    cli::{Cli, Task},
+    cli::{self, Cli, Task},
     config::Config,
     doctor, explain,
+    follow::Doors,
+    offline,
     output::escape::for_terminal,
     probe::ProbeError,
     run,
     sandbox::{self, Broker},
+    status,
 };
 
 /// Failed while running.
@@ -25,6 +28,7 @@ fn main() -> ExitCode {
     let trace = match cli.task {
         Some(Task::Explain { cause }) => return explain::run(cause.as_deref()),
         Some(Task::Doctor(request)) => return doctor::run(&request),
+        Some(Task::Correlate(request)) => return correlate(request),
         None => cli.trace,
     };
     if trace.verbose >= 2 {
@@ -43,7 +47,14 @@ fn main() -> ExitCode {
         }
     };
     // Before there is a runtime: it forks.
-    let broker = (!config.keep_privileges).then(Broker::start);
+    let files = match config.log.as_ref().map(|log| Doors::new(log.paths.clone())).transpose() {
+        Ok(files) => files,
+        Err(error) => {
+            complain(&format!("cannot watch log files: {error} (fs.inotify.max_user_instances)"));
+            return FAILED.into();
+        }
+    };
+    let broker = (!config.keep_privileges).then(|| Broker::start(files.clone()));
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -51,11 +62,32 @@ fn main() -> ExitCode {
             return FAILED.into();
         }
     };
-    match runtime.block_on(run::run(config, broker)) {
+    match runtime.block_on(run::run(config, files, broker)) {
         Ok(code) => code,
         Err(error) => {
             complain(&format!("{error:#}"));
             if error.is::<ProbeError>() { UNUSABLE.into() } else { FAILED.into() }
+        }
+    }
+}
+
+fn correlate(cli: cli::Correlate) -> ExitCode {
+    let request = match offline::Request::try_from(cli) {
+        Ok(request) => request,
+        Err(error) => {
+            complain(&error.to_string());
+            return USAGE.into();
+        }
+    };
+    match sandbox::as_the_user(|| offline::run(&request, status::columns())) {
+        Ok(Ok(code)) => code,
+        Ok(Err(error)) => {
+            complain(&format!("{error:#}"));
+            FAILED.into()
+        }
+        Err(error) => {
+            complain(&format!("cannot change capabilities: {error}"));
+            FAILED.into()
         }
     }
 }

@@ -1,16 +1,26 @@
 //! The path of an event through user space: decode, join, judge, enrich, filter, output. Driven by the
 //! live ring or by recorded bytes.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     audit::Tally,
+    correlate::{Correlator, Facts, Patience},
     decode::Decoder,
     enrich::Processes,
     filter::{Condition, Filter},
+    follow::Counts,
     join::Joiner,
-    model::{Cause, EndKind, Event, Judged, LateObservation, Names, Record, Seen, Teardown},
-    output::{WallClock, json, summary::Summary, text::TextFormat},
+    model::{Cause, EndKind, Event, Finding, Judged, LateObservation, LogLine, Names, Record, Seen, Teardown},
+    output::{
+        WallClock, json,
+        summary::{LogCounts, Summary},
+        text::TextFormat,
+    },
     probe::Counters,
     verdict::{self, timers::Timers},
 };
@@ -49,7 +59,69 @@ pub struct Pipeline {
     pub ready: Vec<Record>,
     /// Every event, whatever is shown: for the comparison with the kernel's counters.
     pub tally: Tally,
+    /// The application's log, where it is joined with the records.
+    pub log: Option<LogJoin>,
     last_event_ns: u64,
+    now_ns: u64,
+}
+
+/// The join of log lines with records.
+#[derive(Debug)]
+pub struct LogJoin {
+    pub correlator: Correlator<Story>,
+    /// Lines without a record are written too.
+    pub show_unmatched: bool,
+    /// Shown records of an error that a call returned, and no line about it.
+    pub errors_without_line: u64,
+    /// Lines that were read.
+    pub counts: Counts,
+}
+
+/// How long a record waits for its line, which was mostly written before.
+const LINE_FOLLOWS_NS: u64 = 100_000_000;
+
+impl LogJoin {
+    /// `join_timeout`: how long a record may take to come.
+    pub fn new(join_timeout: Duration, show_unmatched: bool) -> Self {
+        let join_ns = u64::try_from(join_timeout.as_nanos()).unwrap_or(u64::MAX);
+        let patience = Patience {
+            record_ns: LINE_FOLLOWS_NS,
+            entangled_ns: 4 * LINE_FOLLOWS_NS,
+            line_ns: join_ns.saturating_add(4 * LINE_FOLLOWS_NS),
+        };
+        Self { correlator: Correlator::new(patience), show_unmatched, errors_without_line: 0, counts: Counts::default() }
+    }
+
+    fn counts(&self) -> LogCounts {
+        let Counts { lines, malformed, too_long } = self.counts;
+        LogCounts { lines, malformed, too_long, of_ends: self.correlator.tally(), errors_without_line: self.errors_without_line }
+    }
+}
+
+/// What is told together.
+#[derive(Debug)]
+pub enum Story {
+    /// One socket that ended, or both ends of a connection within this host.
+    Ends(Vec<Judged>),
+    Late(Box<LateObservation>, Finding),
+}
+
+impl Story {
+    /// What a line can be compared with, for each of its sockets.
+    fn facts(&self) -> Vec<Facts> {
+        match self {
+            Self::Ends(halves) => halves.iter().map(Facts::of).collect(),
+            Self::Late(late, _) => vec![Facts::of_late(late)],
+        }
+    }
+
+    /// Takes what the log has about each of its sockets.
+    fn take(&mut self, findings: Vec<Finding>) {
+        match self {
+            Self::Ends(halves) => halves.iter_mut().zip(findings).for_each(|(judged, finding)| judged.log = finding),
+            Self::Late(_, log) => *log = findings.into_iter().next().unwrap_or_default(),
+        }
+    }
 }
 
 impl Pipeline {
@@ -71,7 +143,9 @@ impl Pipeline {
             printed: 0,
             ready: Vec::new(),
             tally: Tally::default(),
+            log: None,
             last_event_ns: 0,
+            now_ns: 0,
         }
     }
 
@@ -99,7 +173,13 @@ impl Pipeline {
     /// Tells what has waited long enough. `now_ns`: the present where nothing is left to read;
     /// else the time of the last event, because what completes a story may be among the unread.
     pub fn tick(&mut self, now_ns: Option<u64>) {
-        self.joiner.tick(now_ns.unwrap_or(self.last_event_ns), &mut self.ready);
+        self.now_ns = now_ns.unwrap_or(self.last_event_ns);
+        self.joiner.tick(self.now_ns, &mut self.ready);
+    }
+
+    /// Whether [`Pipeline::write`] has something to do.
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty() || self.log.is_some()
     }
 
     /// What is complete can be written with more in a moment.
@@ -107,10 +187,13 @@ impl Pipeline {
         self.processes.worth_waiting_until_ns(now_ns).is_some()
     }
 
-    /// When there is something to tell, or to write.
+    /// When [`Pipeline::tick`] and [`Pipeline::write`] have something to do next.
     pub fn next_deadline_ns(&self, now_ns: u64) -> Option<u64> {
-        let write = if self.ready.is_empty() { None } else { self.processes.worth_waiting_until_ns(now_ns).or(Some(now_ns)) };
-        self.joiner.next_deadline_ns().into_iter().chain(write).min()
+        let log = self.log.as_ref().and_then(|log| log.correlator.next_deadline_ns());
+        let ready = (!self.ready.is_empty()).then_some(now_ns);
+        let write = [log, ready].into_iter().flatten().min();
+        let not_before_ns = self.processes.worth_waiting_until_ns(now_ns).unwrap_or(0);
+        self.joiner.next_deadline_ns().into_iter().chain(write.map(|at| at.max(not_before_ns))).min()
     }
 
     /// Writes what is complete. Returns whether anything was written.
@@ -118,27 +201,86 @@ impl Pipeline {
     /// # Errors
     /// What writing returns.
     pub fn write(&mut self, out: &mut impl Write, columns: Option<usize>) -> io::Result<bool> {
+        let now_ns = self.now_ns;
+        self.write_until(out, columns, now_ns)
+    }
+
+    /// Writes what is left, at the end of the run.
+    ///
+    /// # Errors
+    /// What writing returns.
+    pub fn finish(&mut self, out: &mut impl Write, columns: Option<usize>) -> io::Result<()> {
+        self.joiner.finish(&mut self.ready);
+        self.write_until(out, columns, u64::MAX).map(|_| ())
+    }
+
+    fn write_until(&mut self, out: &mut impl Write, columns: Option<usize>, until_ns: u64) -> io::Result<bool> {
         let before = self.printed;
         for record in std::mem::take(&mut self.ready) {
             if self.done() {
                 break;
             }
-            match record {
-                Record::Teardown(teardown) => self.write_halves(out, columns, vec![*teardown])?,
-                Record::Pair(halves) => self.write_halves(out, columns, (*halves).into())?,
-                Record::Late(late) => self.write_late(out, columns, &late)?,
+            let story = self.judge(record);
+            match &mut self.log {
+                Some(log) => log.correlator.push_record(self.now_ns, story.facts(), story),
+                None => self.write_story(out, columns, story)?,
             }
+        }
+        if let Some(log) = &mut self.log {
+            let mut told = Vec::new();
+            log.correlator.tick(until_ns, &mut |mut story: Story, findings| {
+                story.take(findings);
+                told.push(story);
+            });
+            let unmatched = log.correlator.take_unmatched();
+            for story in told {
+                if self.done() {
+                    break;
+                }
+                self.write_story(out, columns, story)?;
+            }
+            self.write_unmatched(out, columns, &unmatched)?;
         }
         Ok(self.printed > before)
     }
 
-    /// One socket that ended, or both ends of a connection within this host.
-    fn write_halves(&mut self, out: &mut impl Write, columns: Option<usize>, halves: Vec<Teardown>) -> io::Result<()> {
-        let mut shown = Vec::with_capacity(halves.len());
-        for mut teardown in halves {
+    /// The kernel half's part of it is told; names and a verdict are added.
+    fn judge(&mut self, record: Record) -> Story {
+        let halves = match record {
+            Record::Teardown(teardown) => vec![*teardown],
+            Record::Pair(halves) => (*halves).into(),
+            Record::Late(late) => return Story::Late(late, Finding::Nothing),
+        };
+        let judge = |mut teardown: Teardown| {
             self.find_owner(&mut teardown);
             let verdict = verdict::judge(&teardown, &self.timers);
-            let mut judged = Judged { teardown, verdict, names: Names::default() };
+            Judged { teardown, verdict, names: Names::default(), log: Finding::Nothing }
+        };
+        Story::Ends(halves.into_iter().map(judge).collect())
+    }
+
+    fn write_story(&mut self, out: &mut impl Write, columns: Option<usize>, story: Story) -> io::Result<()> {
+        match story {
+            Story::Ends(halves) => self.write_halves(out, columns, halves),
+            Story::Late(late, log) => self.write_late(out, columns, &late, &log),
+        }
+    }
+
+    /// Lines that no record belongs to, where they are asked for.
+    fn write_unmatched(&mut self, out: &mut impl Write, columns: Option<usize>, lines: &[Arc<LogLine>]) -> io::Result<()> {
+        if !self.log.as_ref().is_some_and(|log| log.show_unmatched) {
+            return Ok(());
+        }
+        lines.iter().try_for_each(|line| match &self.format {
+            Format::Json => json::write_unmatched(out, line),
+            Format::Text(text) => text.write_unmatched(out, line, columns),
+        })
+    }
+
+    /// One socket that ended, or both ends of a connection within this host.
+    fn write_halves(&mut self, out: &mut impl Write, columns: Option<usize>, halves: Vec<Judged>) -> io::Result<()> {
+        let mut shown = Vec::with_capacity(halves.len());
+        for mut judged in halves {
             if self.is_merely_orderly(&judged) {
                 self.summary.orderly_here += 1;
             } else if !self.filter.accepts(&judged, &mut self.processes) {
@@ -147,6 +289,9 @@ impl Pipeline {
                 self.printed += 1;
                 self.failed |= self.fail_on.iter().any(|condition| condition.is_met(&judged));
                 self.find_names(&mut judged);
+                if let Some(log) = &mut self.log {
+                    log.errors_without_line += u64::from(judged.teardown.observer.is_some() && judged.log == Finding::Nothing);
+                }
                 shown.push(judged);
             }
         }
@@ -160,7 +305,7 @@ impl Pipeline {
         }
     }
 
-    fn write_late(&mut self, out: &mut impl Write, columns: Option<usize>, late: &LateObservation) -> io::Result<()> {
+    fn write_late(&mut self, out: &mut impl Write, columns: Option<usize>, late: &LateObservation, log: &Finding) -> io::Result<()> {
         if !self.filter.accepts_late(late, &mut self.processes) {
             self.summary.filtered += 1;
             return Ok(());
@@ -168,14 +313,18 @@ impl Pipeline {
         self.summary.late += 1;
         self.printed += 1;
         match &mut self.format {
-            Format::Json => json::write_late(out, late, &self.clock),
-            Format::Text(text) => text.write_late(out, late, &self.clock, columns),
+            Format::Json => json::write_late(out, late, log, &self.clock),
+            Format::Text(text) => text.write_late(out, late, log, &self.clock, columns),
         }
     }
 
-    /// The kernel half passes on what may have left a request unanswered; not all of it has.
+    /// The kernel half passes on what may have left a request unanswered; not all of it has. With a log
+    /// it passes on all, and those that the log has nothing about are merely orderly.
     fn is_merely_orderly(&self, judged: &Judged) -> bool {
-        !self.want_fin && judged.teardown.end == EndKind::Fin && matches!(judged.verdict.cause, Cause::Orderly | Cause::OrderlyUnread)
+        !self.want_fin
+            && judged.log == Finding::Nothing
+            && judged.teardown.end == EndKind::Fin
+            && matches!(judged.verdict.cause, Cause::Orderly | Cause::OrderlyUnread)
     }
 
     /// The record limit is reached.
@@ -190,6 +339,7 @@ impl Pipeline {
         self.summary.skipped = counters.skipped.clone();
         self.summary.lost_by_hook = rsttrace_common::hook::NAMES.iter().copied().zip(counters.lost_by_hook).collect();
         self.summary.evicted = counters.untracked + self.joiner.evicted();
+        self.summary.log = self.log.as_ref().map(LogJoin::counts);
     }
 
     /// Whether anything that is written, or chosen by, needs more of processes than the kernel half reports.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::Timestamp;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -20,18 +20,16 @@ use tokio::{
 };
 
 use crate::{
-    cli::{ColorChoice, TimeChoice},
     clock::{monotonic_ns, tick_ns},
-    config::Config,
+    config::{Config, LogConfig},
+    correlate::{Book, Origin},
     decode::Decoder,
     enrich::Processes,
     filter::{Filter, ProcessSelector},
+    follow::{Doors, Logs, Place},
     join::Joiner,
-    output::{
-        WallClock, json,
-        text::{Appearance, TextFormat, TimeFormat},
-    },
-    pipeline::{Format, Pipeline},
+    output::{WallClock, json, text::TextFormat},
+    pipeline::{Format, LogJoin, Pipeline},
     probe::{Options, Probe, preflight},
     reconcile::Reconciliation,
     sandbox::{Broker, Sandbox},
@@ -47,6 +45,8 @@ const BATCH: usize = 4_096;
 const GATHER: Duration = Duration::from_millis(1);
 /// How often the status line and the loss counters are looked at while there is a reason to.
 const TICK: Duration = Duration::from_secs(1);
+/// How often a log file that is not there is looked for.
+const SEARCH: Duration = Duration::from_millis(250);
 /// How often the processes that are traced are counted for the live line: that reads all of /proc.
 const RECOUNT: Duration = Duration::from_secs(10);
 
@@ -62,7 +62,7 @@ const FOUND: u8 = 4;
 ///
 /// # Errors
 /// What ends a run that had begun; `ProbeError` in the chain where it could not begin.
-pub async fn run(config: Config, broker: Option<io::Result<Broker>>) -> anyhow::Result<ExitCode> {
+pub async fn run(config: Config, files: Option<Doors>, broker: Option<io::Result<Broker>>) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::install()?;
     // A live line would mix with JSON on the same terminal, and with what CMD writes there.
     let live_wanted = config.command.is_empty() && !(config.json && io::stdout().is_terminal());
@@ -72,7 +72,8 @@ pub async fn run(config: Config, broker: Option<io::Result<Broker>>) -> anyhow::
     let started = Timestamp::now();
     let clock = WallClock::new(started.as_nanosecond(), monotonic_ns());
     let mut probe = Probe::start(&Options {
-        want_fin: config.want_fin,
+        // The log may complain of any of them.
+        want_fin: config.want_fin || config.log.is_some(),
         buffer_bytes: config.buffer_bytes,
         max_sockets: config.max_sockets,
         without: config.without.clone(),
@@ -85,11 +86,18 @@ pub async fn run(config: Config, broker: Option<io::Result<Broker>>) -> anyhow::
 
     let joiner = Joiner::new(u64::try_from(config.join_timeout.as_nanos()).unwrap_or(u64::MAX), config.max_sockets as usize);
     let decoder = Decoder::new(tick_ns(), probe.reasons.clone());
-    let format = if config.json { Format::Json } else { Format::Text(TextFormat::new(appearance(&config, started))) };
+    let format = if config.json { Format::Json } else { Format::Text(TextFormat::new(config.look.on_stdout(started))) };
     let mut pipeline = Pipeline::new(decoder, joiner, config.filter.clone(), format, clock, config.count);
     let confined = broker.is_some();
+    let mut logs = files.zip(config.log.as_ref()).map(|(files, log)| open_logs(log, files, &status));
+    pipeline.log = config.log.as_ref().map(|log| LogJoin::new(config.join_timeout, log.show_unmatched));
     match broker {
-        Some(Ok(broker)) => pipeline.processes = broker.into(),
+        Some(Ok(broker)) => {
+            pipeline.processes = broker.clone().into();
+            if let Some(logs) = &mut logs {
+                logs.set_door(Box::new(broker));
+            }
+        }
         Some(Err(error)) => status.warn(&format!("cannot fork: {error}; owners of unused sockets stay unknown")),
         None => {}
     }
@@ -117,6 +125,7 @@ pub async fn run(config: Config, broker: Option<io::Result<Broker>>) -> anyhow::
         end,
         reconciliation,
         tracing: None,
+        logs,
     };
     let mut child = live.spawn()?;
     if confined {
@@ -198,6 +207,7 @@ struct Live<'a, W: Write> {
     reconciliation: Reconciliation,
     /// What is traced, in words, and when that was counted.
     tracing: Option<(Instant, String)>,
+    logs: Option<Logs>,
 }
 
 /// A descriptor that is watched, and owned elsewhere.
@@ -222,6 +232,9 @@ impl<W: Write> Live<'_, W> {
         let kernel_log = self.probe.log_fd().map(|fd| watch(fd, Interest::READABLE)).transpose()?;
         // A regular file cannot be watched, and cannot be closed at its other end either.
         let stdout = watch(io::stdout().as_raw_fd(), Interest::ERROR).ok();
+        let log_files = self.logs.as_ref().map(|logs| watch(logs.event_fd(), Interest::READABLE)).transpose()?;
+        let stdin = self.logs.as_ref().filter(|logs| logs.reads_stdin()).map(|_| watch(io::stdin().as_raw_fd(), Interest::READABLE));
+        let stdin = stdin.transpose()?;
         let mut stop_at = self.end.map(Instant::from_std);
         let mut next_look = Instant::now() + TICK;
         let mut next_census = Instant::now() + CENSUS;
@@ -235,6 +248,9 @@ impl<W: Write> Live<'_, W> {
                 tokio::task::yield_now().await;
             }
             let gathered = Some(Instant::now() + GATHER);
+            let searching = self.logs.as_ref().is_some_and(Logs::is_searching).then(|| Instant::now() + SEARCH);
+            let more_logged = self.logs.as_ref().is_some_and(Logs::has_more);
+            let reads_stdin = self.logs.as_ref().is_some_and(Logs::reads_stdin);
             let due = self
                 .pipeline
                 .next_deadline_ns(monotonic_ns())
@@ -248,13 +264,16 @@ impl<W: Write> Live<'_, W> {
                 _ = signals.usr1.recv() => self.say_summary(),
                 () = closed(stdout.as_ref()) => return Err(io::ErrorKind::BrokenPipe.into()),
                 () = readable(kernel_log.as_ref()) => self.probe.flush_log(),
+                () = readable(log_files.as_ref()) => {}
+                () = readable(stdin.as_ref()), if reads_stdin => {}
+                () = at(searching) => {}
                 () = ended(child) => {
                     // Its last connections end after it: their FINs are under way.
                     *child = None;
                     let grace = Instant::now() + self.config.join_timeout;
                     stop_at = Some(stop_at.map_or(grace, |at| at.min(grace)));
                 }
-                () = std::future::ready(()), if moved == Moved::Batch => {}
+                () = std::future::ready(()), if moved == Moved::Batch || more_logged => {}
                 () = at(gathered), if moved == Moved::Some => {}
                 () = readable(Some(&ring)), if moved == Moved::Nothing => {}
                 () = at(due) => {}
@@ -282,8 +301,9 @@ impl<W: Write> Live<'_, W> {
             self.pipeline.feed(&bytes);
             moved = if n == BATCH { Moved::Batch } else { Moved::Some };
         }
+        self.read_logs();
         self.pipeline.tick((moved != Moved::Batch).then_some(now_ns));
-        if !self.pipeline.ready.is_empty() && !self.pipeline.is_worth_waiting(now_ns) {
+        if self.pipeline.has_ready() && !self.pipeline.is_worth_waiting(now_ns) {
             self.status.clear();
             if self.pipeline.write(self.out, self.status.columns())? {
                 self.out.flush()?;
@@ -295,6 +315,17 @@ impl<W: Write> Live<'_, W> {
             }
         }
         Ok(moved)
+    }
+
+    /// Takes what has been logged.
+    fn read_logs(&mut self) {
+        if let (Some(logs), Some(join)) = (&mut self.logs, &mut self.pipeline.log) {
+            let zero_ns = self.pipeline.clock.zero_ns();
+            join.counts = logs.poll(monotonic_ns, zero_ns, |file, line, window| {
+                let origin = Origin { book: Book::Errors, file };
+                join.correlator.push_line(monotonic_ns(), origin, line, window);
+            });
+        }
     }
 
     /// Starts CMD as the process to trace. Its output goes to stderr: stdout is for records only.
@@ -355,9 +386,8 @@ impl<W: Write> Live<'_, W> {
         // In this order: what the kernel has counted by now is in the ring.
         let counted = self.reconciliation.close(&mut self.pipeline.tally, &mut self.pipeline.processes);
         while self.move_events()? == Moved::Batch {}
-        self.pipeline.joiner.finish(&mut self.pipeline.ready);
         self.status.clear();
-        self.pipeline.write(self.out, self.status.columns())?;
+        self.pipeline.finish(self.out, self.status.columns())?;
         let counters = self.probe.counters();
         self.pipeline.summary.audit =
             Some(self.reconciliation.compare(&counted, &self.pipeline.tally, &counters, self.pipeline.summary.undecodable));
@@ -416,6 +446,19 @@ async fn ended(child: &mut Option<Child>) {
         }
         None => std::future::pending().await,
     }
+}
+
+/// The logs from their present ends on.
+fn open_logs(config: &LogConfig, files: Doors, status: &Status) -> Logs {
+    let places = (0..files.paths.len()).map(Place::File).chain(config.stdin.then_some(Place::Stdin));
+    let places = places.map(|place| (place, config.format.parser())).collect();
+    let inotify = Arc::clone(&files.inotify);
+    let (logs, missing) = Logs::open(places, inotify, Box::new(files), monotonic_ns());
+    for (number, error) in missing {
+        let path = config.paths.get(number).map(|path| path.display().to_string()).unwrap_or_default();
+        status.warn(&format!("--error-log: {}: {error}; waiting for it", crate::output::escape::for_terminal(&path)));
+    }
+    logs
 }
 
 /// Process numbers in another PID namespace are not those that the kernel half reports.
@@ -527,28 +570,4 @@ fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<
         .filter(|(score, _)| *score > 0.75)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)
-}
-
-fn appearance(config: &Config, started: Timestamp) -> Appearance {
-    let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
-        .iter()
-        .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
-        .unwrap_or_default();
-    let utf8 = locale.to_ascii_lowercase().replace('-', "").contains("utf8");
-    let color = match config.color {
-        ColorChoice::Always => true,
-        ColorChoice::Never => false,
-        ColorChoice::Auto => anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never,
-    };
-    Appearance {
-        time: match config.time {
-            TimeChoice::Local => TimeFormat::Zoned(TimeZone::system()),
-            TimeChoice::Utc => TimeFormat::Zoned(TimeZone::UTC),
-            TimeChoice::Relative => TimeFormat::Relative(started),
-        },
-        color,
-        unicode: utf8 && !config.ascii,
-        cjk: ["zh", "ja", "ko"].iter().any(|language| locale.starts_with(language)),
-        timeline: config.verbose >= 1,
-    }
 }

@@ -39,10 +39,7 @@ impl Status {
 
     /// Width of the terminal that records go to; asked each time, for it may be resized.
     pub fn columns(&self) -> Option<usize> {
-        if !self.stdout_is_terminal {
-            return None;
-        }
-        tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col)).filter(|&columns| columns > 0)
+        if self.stdout_is_terminal { width_of_stdout() } else { None }
     }
 
     /// Whether anybody looks at stderr while nothing happens.
@@ -92,4 +89,13 @@ impl Status {
             self.announced_at = Some(Instant::now());
         }
     }
+}
+
+/// Width of the terminal that stdout is, if it is one.
+pub fn columns() -> Option<usize> {
+    if io::stdout().is_terminal() { width_of_stdout() } else { None }
+}
+
+fn width_of_stdout() -> Option<usize> {
+    tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col)).filter(|&columns| columns > 0)
 }

@@ -12,8 +12,11 @@ mod bpf;
 mod cgroup;
 mod expect;
 mod flow;
+#[cfg(feature = "logs")]
+pub mod haproxy;
 mod link;
 mod netns;
+#[cfg(feature = "logs")]
 pub mod nginx;
 mod pair;
 pub mod peers;

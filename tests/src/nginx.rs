@@ -1,9 +1,9 @@
-//! A real nginx with a configuration of its own, and its error log taken apart.
+//! A real nginx with a configuration of its own, and its error log, read by the tracer's own parser.
 
 use std::{
     collections::HashSet,
     fs,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -11,6 +11,10 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+
+use jiff::tz::TimeZone;
+pub use rsttrace::applog::Side;
+use rsttrace::applog::{Fault, LogFormat, LogLine, NginxError, Parsed, Remote, Stamp};
 
 use crate::wait_until;
 
@@ -147,169 +151,61 @@ impl Drop for Nginx {
     }
 }
 
-/// One line of the error log that belongs to a connection.
+/// One line of the error log that is about the end of a connection, as the tracer understands it.
 #[derive(Clone, Debug)]
-pub struct ErrorLine {
-    /// Seconds since 1970, from nginx's clock of one tick per turn of its event loop.
-    pub second: u64,
-    pub pid: u32,
-    /// What failed, up to the error.
-    pub message: String,
-    pub errno: Option<i32>,
-    /// What nginx was doing: "reading upstream".
-    pub action: String,
-    pub client: Option<IpAddr>,
-    pub upstream: Option<SocketAddr>,
-    pub raw: String,
-}
-
-/// Which connection of a proxy a line is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Side {
-    Client,
-    Upstream,
-}
+pub struct ErrorLine(LogLine);
 
 impl ErrorLine {
-    /// `None` for lines without a connection (`*N`): the master's, starts and stops.
+    /// `None` for lines about anything else.
     pub fn parse(line: &str) -> Option<Self> {
-        // 2026/11/22 10:01:02 [info] 12#12: *3 text (104: Connection reset by peer) while ..., client: ...
-        let (when, rest) = line.split_once(" [")?;
-        let (_, rest) = rest.split_once("] ")?;
-        let (pid, rest) = rest.split_once('#')?;
-        let (_, rest) = rest.split_once(": *")?;
-        let (_, text) = rest.split_once(' ')?;
-        let (head, fields) = match text.find(", client: ") {
-            Some(at) => text.split_at(at),
-            None => (text, ""),
-        };
-        let (message, errno, after) = match error_in(head) {
-            Some((at, errno, end)) => (&head[..at], Some(errno), &head[end..]),
-            None => match head.find(" while ") {
-                Some(at) => (&head[..at], None, &head[at..]),
-                None => (head, None, ""),
-            },
-        };
-        let field = |name: &str| {
-            let start = fields.find(&format!(", {name}: "))? + name.len() + 4;
-            let value = &fields[start..];
-            Some(&value[..value.find(", ").unwrap_or(value.len())])
-        };
-        let upstream = field("upstream").and_then(|url| {
-            let url = url.trim_matches('"');
-            let address = url.split_once("://").map_or(url, |(_, rest)| rest);
-            address.split('/').next()?.parse().ok()
-        });
-        Some(Self {
-            second: seconds(when)?,
-            pid: pid.parse().ok()?,
-            message: message.trim().to_owned(),
-            errno,
-            action: after.trim().trim_start_matches("while ").to_owned(),
-            // The keep-alive line has the address inside its sentence.
-            client: field("client").or_else(|| head.split_once("client ")?.1.split(' ').next()).and_then(|client| client.parse().ok()),
-            upstream,
-            raw: line.to_owned(),
-        })
+        match NginxError.parse(line.as_bytes()) {
+            Parsed::About(line) => Some(Self(*line)),
+            Parsed::Other => None,
+            Parsed::Malformed => panic!("no line of nginx's: {line:?}"),
+        }
     }
 
-    /// The connection that the failed call was made on. nginx logs both addresses as soon as there
-    /// is an upstream, and its pipe reads one side and writes the other under one action, so the
-    /// kind of the call decides: what a proxy reads while it relays a response is the upstream's,
-    /// what it writes is the client's.
-    pub fn side(&self) -> Side {
-        let to_upstream = matches!(self.action.as_str(), "connecting to upstream" | "sending request to upstream");
-        let is_read = self.message.starts_with("recv() failed") || self.message.starts_with("readv() failed");
-        let upstream = match &*self.message {
-            message if message.contains("client") => false,
-            message if message.starts_with("connect() failed") => true,
-            _ if self.upstream.is_none() => false,
-            _ if is_read => self.action != "reading client request body",
-            _ => to_upstream,
-        };
-        if upstream { Side::Upstream } else { Side::Client }
+    /// Seconds since 1970, from nginx's clock of one tick per turn of its event loop.
+    pub fn second(&self) -> u64 {
+        let Stamp::Civil(time) = self.0.time.stamp else { panic!("a time with a zone: {}", self.0.raw) };
+        let time = time.to_zoned(TimeZone::UTC).expect("nginx runs in UTC");
+        time.timestamp().as_second() as u64
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.0.process.expect("every line has a process")
+    }
+
+    pub fn errno(&self) -> Option<i32> {
+        match self.0.fault {
+            Fault::Error { errno, .. } => Some(errno.0),
+            _ => None,
+        }
     }
 
     /// System calls that nginx reports in these words.
-    pub fn syscalls(&self) -> &'static [&'static str] {
-        const WORDS: &[(&str, &[&str])] = &[
-            ("recv() failed", &["recvfrom"]),
-            ("readv() failed", &["readv"]),
-            ("send() failed", &["sendto"]),
-            ("writev() failed", &["writev"]),
-            ("sendfile() failed", &["sendfile"]),
-            // ngx_http_upstream_test_connect() asks for SO_ERROR; connect() itself only starts.
-            ("connect() failed", &["getsockopt", "connect"]),
-            ("SSL_read() failed", &["read"]),
-            ("SSL_write() failed", &["write"]),
-            ("SSL_shutdown() failed", &["write", "read"]),
-            ("SSL_do_handshake() failed", &["read", "write"]),
-            // ngx_ssl_handshake(), where OpenSSL's error queue is empty.
-            ("peer closed connection in SSL handshake", &["read", "write"]),
-            // ngx_http_test_reading() and ngx_http_upstream_check_broken_connection() do not read:
-            // EPOLLRDHUP told them, and they take the errno by SO_ERROR.
-            ("client prematurely closed connection", &["getsockopt"]),
-            ("epoll_wait() reported that client prematurely closed connection", &["getsockopt"]),
-            // ngx_http_keepalive_handler(): its recv() takes ECONNRESET for an end of file and leaves
-            // the errno for this line; so does OpenSSL's read().
-            ("client 127.", &["recvfrom", "read"]),
-        ];
-        WORDS.iter().find(|(words, _)| self.message.starts_with(words)).map_or(&[], |(_, calls)| calls)
-    }
-}
-
-/// Finds "(104: ..." : where it begins, the number, where it ends.
-fn error_in(text: &str) -> Option<(usize, i32, usize)> {
-    text.match_indices('(').find_map(|(at, _)| {
-        let inside = &text[at + 1..];
-        let (number, rest) = inside.split_once(": ")?;
-        let errno = number.parse().ok()?;
-        let close = rest.find(')')?;
-        Some((at, errno, at + 1 + number.len() + 2 + close + 1))
-    })
-}
-
-/// "2026/11/22 10:01:02", UTC.
-fn seconds(when: &str) -> Option<u64> {
-    let numbers: Vec<i64> = when.split(['/', ' ', ':']).filter_map(|n| n.parse().ok()).collect();
-    let [year, month, day, hour, minute, second] = numbers[..] else { return None };
-    // Days from civil, with the year beginning in March.
-    let (y, m) = if month <= 2 { (year - 1, month + 9) } else { (year, month - 3) };
-    let era = y.div_euclid(400);
-    let of_era = y.rem_euclid(400);
-    let of_year = (153 * m + 2) / 5 + day - 1;
-    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
-    u64::try_from(((days * 24 + hour) * 60 + minute) * 60 + second).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_says_what_failed_on_which_side() {
-        let line = ErrorLine::parse(
-            "2026/11/22 10:01:02 [error] 12#12: *3 recv() failed (104: Connection reset by peer) \
-             while reading response header from upstream, client: 127.10.0.1, server: , \
-             request: \"GET /a/1 HTTP/1.1\", upstream: \"http://127.20.0.1:9000/a/1\", host: \"x\"",
-        )
-        .expect("a line");
-        assert_eq!(line.second, 1_795_341_662);
-        assert_eq!((line.pid, line.errno, line.side()), (12, Some(104), Side::Upstream));
-        assert_eq!(line.upstream, "127.20.0.1:9000".parse().ok());
-        assert_eq!(line.client, "127.10.0.1".parse().ok());
-        assert_eq!(line.action, "reading response header from upstream");
-        assert_eq!(line.syscalls(), ["recvfrom"]);
+    pub fn calls(&self) -> &'static [&'static str] {
+        match self.0.fault {
+            Fault::Error { calls, .. } => calls,
+            _ => &[],
+        }
     }
 
-    #[test]
-    fn a_keep_alive_line_names_its_client_in_the_sentence() {
-        let line = ErrorLine::parse(
-            "2026/11/22 10:01:02 [info] 12#12: *3 client 127.10.0.1 closed keepalive connection \
-             (104: Connection reset by peer)",
-        )
-        .expect("a line");
-        assert_eq!((line.client, line.errno), ("127.10.0.1".parse().ok(), Some(104)));
-        assert_eq!(line.side(), Side::Client);
+    pub fn side(&self) -> Side {
+        self.0.side.unwrap_or_else(|| panic!("no side: {}", self.0.raw))
+    }
+
+    /// The address of the other end on that side.
+    pub fn remote(&self) -> IpAddr {
+        let remote = match self.side() {
+            Side::Client => &self.0.client,
+            Side::Upstream => &self.0.upstream,
+        };
+        let Some(Remote::Tcp { addr, .. }) = remote else { panic!("no address: {}", self.0.raw) };
+        *addr
+    }
+
+    pub fn raw(&self) -> &str {
+        &self.0.raw
     }
 }

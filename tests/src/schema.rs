@@ -43,6 +43,8 @@ const TEARDOWN: &[(&str, &[&str])] = &[
             "harm",
             "evidence",
             "verdict",
+            "log",
+            "log_candidates",
         ],
     ),
     ("/local", &["addr", "port"]),
@@ -54,8 +56,9 @@ const TEARDOWN: &[(&str, &[&str])] = &[
     ("/owner/container", &["id", "runtime"]),
     ("/observer", &["tgid", "tid", "comm", "syscall", "fd", "errno", "delay_us", "inferred"]),
     ("/closer", &["tgid", "tid", "comm", "syscall", "exiting"]),
-    ("/released", &["tgid", "tid", "comm", "syscall", "exiting"]),
-    ("/fin", &["first", "local", "remote", "remote_data_bytes", "half_closed_us"]),
+    ("/released", &["tgid", "tid", "comm", "syscall", "exiting", "after_us"]),
+    ("/log", &["side", "client", "upstream", "request", "host", "phrase", "line", "further"]),
+    ("/fin", &["first", "local", "remote", "remote_data_bytes", "half_closed_us", "since_us"]),
 ];
 
 const SUMMARY: &[&str] = &[
@@ -74,6 +77,7 @@ const SUMMARY: &[&str] = &[
     "audit",
     "not_audited",
     "foreign_resets",
+    "log",
 ];
 
 /// What is wrong with a record, if anything.

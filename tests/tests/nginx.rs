@@ -19,8 +19,10 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
+    time::Duration,
 };
 
+use jiff::Timestamp;
 use rsttrace_tests::{
     Flow, NetNs, Run, Tracer,
     nginx::{ErrorLine, Nginx, Side},
@@ -77,9 +79,12 @@ static KINDS: &[Kind] = &[
     Kind { name: "ignored", count: 101, said: Said::Reset, side: Side::Client, client: client_ignored },
     Kind { name: "spooled", count: 101, said: Said::Reset, side: Side::Client, client: client_spooled },
     Kind { name: "idle", count: 101, said: Said::Reset, side: Side::Client, client: client_idle },
+    Kind { name: "unbuffered-body", count: 31, said: Said::Reset, side: Side::Client, client: client_unbuffered_body },
+    Kind { name: "upgraded", count: 31, said: Said::Reset, side: Side::Client, client: client_upgraded },
     Kind { name: "up-request", count: 101, said: Said::Reset, side: Side::Upstream, client: whole_exchange },
     Kind { name: "up-response", count: 101, said: Said::Reset, side: Side::Upstream, client: whole_exchange },
     Kind { name: "up-unbuffered", count: 101, said: Said::Reset, side: Side::Upstream, client: whole_exchange },
+    Kind { name: "up-upgraded", count: 31, said: Said::Reset, side: Side::Upstream, client: whole_upgraded },
     Kind { name: "up-upload", count: 101, said: Said::ResetOrSwallowed, side: Side::Upstream, client: upload },
     Kind { name: "up-accept", count: 101, said: Said::Reset, side: Side::Upstream, client: whole_exchange },
     Kind { name: "up-refused", count: 101, said: Said::Refused, side: Side::Upstream, client: whole_exchange },
@@ -200,6 +205,35 @@ fn client_spooled(stage: &Stage, kind: u8, i: u8) {
     stage.wait("upstream has sent half", kind, i);
     abort(stream);
     stage.light("client has aborted", kind, i);
+}
+
+/// With `proxy_request_buffering off` nginx reads the client's body while it sends to the upstream.
+fn client_unbuffered_body(stage: &Stage, kind: u8, i: u8) {
+    let mut stream = stage.connect(kind, i, PLAIN);
+    let head = format!("POST /unbuffered-body/{i} HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\nhalf of it");
+    stream.write_all(head.as_bytes()).expect("send");
+    stage.wait("upstream has the request", kind, i);
+    abort(stream);
+}
+
+/// A connection that nginx relays both ways, as for a WebSocket.
+fn upgrade(stage: &Stage, kind: u8, i: u8) -> TcpStream {
+    let mut stream = stage.connect(kind, i, PLAIN);
+    let name = KINDS[usize::from(kind)].name;
+    let head = format!("GET /{name}/{i} HTTP/1.1\r\nHost: test\r\nConnection: upgrade\r\nUpgrade: test\r\n\r\n");
+    stream.write_all(head.as_bytes()).expect("send");
+    assert!(read_head(&mut stream).starts_with("HTTP/1.1 101"));
+    stream
+}
+
+fn client_upgraded(stage: &Stage, kind: u8, i: u8) {
+    abort(upgrade(stage, kind, i));
+}
+
+fn whole_upgraded(stage: &Stage, kind: u8, i: u8) {
+    let mut stream = upgrade(stage, kind, i);
+    stage.light("client has its answer", kind, i);
+    stream.read_to_end(&mut Vec::new()).expect("nginx's end");
 }
 
 fn client_idle(stage: &Stage, kind: u8, i: u8) {
@@ -401,7 +435,16 @@ fn upstream(stage: &Stage, mut stream: TcpStream) {
         let big = || format!("HTTP/1.1 200 OK\r\nContent-Length: {BIG}\r\n\r\n");
         match KINDS[usize::from(kind)].name {
             // nginx hangs up when its client is gone.
-            "waiting" => drop(stream.read(&mut [0])),
+            "waiting" | "unbuffered-body" => drop(stream.read_to_end(&mut Vec::new())),
+            "upgraded" | "up-upgraded" => {
+                let head = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: test\r\n\r\n";
+                stream.write_all(head).expect("send");
+                if KINDS[usize::from(kind)].name == "up-upgraded" {
+                    stage.wait("client has its answer", kind, i);
+                    return abort(stream);
+                }
+                drop(stream.read(&mut [0]));
+            }
             "mid-response" => {
                 let body = vec![b'x'; BIG];
                 let _ = stream.write_all(big().as_bytes()).and_then(|()| stream.write_all(&body));
@@ -487,6 +530,8 @@ fn configuration(root: &Path) -> String {
             "spooled" => "proxy_ignore_client_abort on; proxy_buffers 4 4k; proxy_buffer_size 4k; proxy_busy_buffers_size 8k;",
             "mid-response" => "proxy_max_temp_file_size 0;",
             "up-unbuffered" => "proxy_buffering off;",
+            "unbuffered-body" => "proxy_request_buffering off;",
+            "upgraded" | "up-upgraded" => "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade;",
             _ => "",
         };
         locations += &format!("location ~ ^/{name}/(\\d+)$ {{ proxy_pass http://{to}; {extra} }}\n");
@@ -544,12 +589,7 @@ struct Socket {
 
 impl Socket {
     fn of_line(line: &ErrorLine) -> Self {
-        let remote = match line.side() {
-            Side::Client => line.client,
-            Side::Upstream => line.upstream.map(|address| address.ip()),
-        };
-        let remote = remote.unwrap_or_else(|| panic!("no address: {}", line.raw));
-        Self { worker: line.pid, side: line.side(), remote }
+        Self { worker: line.pid(), side: line.side(), remote: line.remote() }
     }
 
     /// `None` where no worker of nginx took an error of these.
@@ -580,36 +620,34 @@ fn errno_of(record: &Value) -> Option<i32> {
 
 /// Second of the observation: the end's time and the observer's delay.
 fn observed_at(record: &Value) -> u64 {
-    let (when, fraction) = record["time"].as_str().expect("time").split_once('.').expect("a fraction");
-    let line = format!("{} [x] 1#1: *1 x", when.replace('-', "/").replace('T', " "));
-    let second = ErrorLine::parse(&line).expect("a time").second;
-    let us: u64 = fraction[..6].parse().expect("a fraction");
-    second + (us + record["observer"]["delay_us"].as_u64().unwrap_or(0)) / 1_000_000
+    let time: Timestamp = record["time"].as_str().expect("time").parse().expect("a time");
+    let delay = record["observer"]["delay_us"].as_u64().unwrap_or(0);
+    (time + Duration::from_micros(delay)).as_second() as u64
 }
 
 /// What is wrong with a record as the story of a line about the same socket.
 fn disagreement(line: &ErrorLine, record: &Value) -> Option<String> {
     let call = record["observer"]["syscall"].as_str().unwrap_or("none");
-    if line.errno != errno_of(record) {
+    if line.errno() != errno_of(record) {
         return Some("another errno".into());
     }
     // The words of an idle connection's end are the same with and without TLS.
     let tls = record["local"]["port"] == TLS && line.side() == Side::Client;
-    if !line.syscalls().contains(&call) || !tls && matches!(call, "read" | "write") {
+    if !line.calls().contains(&call) || !tls && matches!(call, "read" | "write") {
         return Some(format!("another call, {call}"));
     }
     // The log's clock is read once per turn of nginx's event loop.
-    let apart = observed_at(record).abs_diff(line.second);
+    let apart = observed_at(record).abs_diff(line.second());
     if apart > 1 {
         return Some(format!("{apart} s apart"));
     }
-    if record["owner"]["tgid"] != line.pid {
+    if record["owner"]["tgid"] != line.pid() {
         return Some("another owner".into());
     }
     // Whether sendfile() returned the ECONNRESET that it took is not seen, see `Said`.
-    let unsure = call == "sendfile" && line.errno == Some(ECONNRESET);
+    let unsure = call == "sendfile" && line.errno() == Some(ECONNRESET);
     let exact = record["observer"]["fd"].as_i64().is_some_and(|fd| fd > 2)
-        && record["observer"]["tid"] == line.pid
+        && record["observer"]["tid"] == line.pid()
         && record["observer"]["comm"] == "nginx"
         && record["observer"]["inferred"] == unsure
         && record["seen"] == "yes";
@@ -627,18 +665,18 @@ fn assert_log_and_records_agree(lines: &[ErrorLine], run: &Run, workers: &[u32])
     }
     let mut problems = Vec::new();
     let mut matched = BTreeMap::new();
-    for line in lines.iter().filter(|line| matches!(line.errno, Some(ECONNRESET | ECONNREFUSED | EPIPE))) {
+    for line in lines.iter().filter(|line| matches!(line.errno(), Some(ECONNRESET | ECONNREFUSED | EPIPE))) {
         let socket = Socket::of_line(line);
         match records.remove(&socket).as_deref() {
             Some([record]) => {
                 if let Some(problem) = disagreement(line, record) {
-                    problems.push(format!("{problem}:\n  {}\n  {record}", line.raw));
+                    problems.push(format!("{problem}:\n  {}\n  {record}", line.raw()));
                 }
-                matched.insert(socket, (line.errno, record["observer"]["syscall"].as_str().unwrap_or("none")));
+                matched.insert(socket, (line.errno(), record["observer"]["syscall"].as_str().unwrap_or("none")));
             }
-            Some(several) => problems.push(format!("{} records of one line: {}", several.len(), line.raw)),
-            None if matched.contains_key(&socket) => problems.push(format!("a second line: {}", line.raw)),
-            None => problems.push(format!("no record: {}", line.raw)),
+            Some(several) => problems.push(format!("{} records of one line: {}", several.len(), line.raw())),
+            None if matched.contains_key(&socket) => problems.push(format!("a second line: {}", line.raw())),
+            None => problems.push(format!("no record: {}", line.raw())),
         }
     }
     for (socket, left) in &records {

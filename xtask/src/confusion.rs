@@ -24,10 +24,11 @@ pub fn run(options: &Options) -> Result<()> {
     if !host::is_root() {
         bail!("making ends in a network namespace of their own needs root: run it as root");
     }
+    const WITHOUT_LOGS: [&str; 5] = ["--package", "rsttrace-tests", "--no-default-features", "--features", "harness"];
     // All programs: it drives processes that are one of their own.
-    host::run(host::cargo().args(["build", "--quiet", "--package", "rsttrace-tests", "--bins"]), "building the generator")?;
+    host::run(host::cargo().args(["build", "--quiet", "--bins"]).args(WITHOUT_LOGS), "building the generator")?;
     let mut cargo = host::cargo();
-    cargo.args(["run", "--quiet", "--package", "rsttrace-tests", "--bin", "confusion", "--"]);
+    cargo.args(["run", "--quiet", "--bin", "confusion"]).args(WITHOUT_LOGS).arg("--");
     cargo.args(["--seed", &options.seed.to_string(), "--ends", &options.ends.to_string()]);
     if let Some(kind) = &options.kind {
         cargo.args(["--kind", kind]);

@@ -28,7 +28,7 @@ pub struct Options {
     /// Only say what is missing; exit status 1 if anything is
     #[arg(long)]
     check: bool,
-    /// Also what the tests use: nginx, tcpdump, nft, strace ...
+    /// Also what the tests use: nginx, HAProxy, tcpdump, nft, strace ...
     #[arg(long)]
     tests: bool,
 }
@@ -48,8 +48,9 @@ const RUST: Need = Need {
 
 const BUILD: [Need; 2] = [Need { packages: &["gcc", "libc6-dev"], why: "to link programs", met: || host::find("cc").is_some() }, RUST];
 
-const TESTS: [Need; 10] = [
+const TESTS: [Need; 11] = [
     Need { packages: &["nginx-light"], why: "the proxy of the nginx scenarios", met: || host::find("nginx").is_some() },
+    Need { packages: &["haproxy"], why: "the proxy of the HAProxy scenarios", met: || host::find("haproxy").is_some() },
     Need { packages: &["tcpdump"], why: "witness of the packets", met: || host::find("tcpdump").is_some() },
     Need { packages: &["nftables"], why: "to lose packets on purpose", met: || host::find("nft").is_some() },
     Need {

@@ -134,14 +134,16 @@ fn orderly(lab: &Lab) -> io::Result<Vec<Half>> {
         .is("fin.local", true)
         .is("fin.remote", true)
         .is("fin.remote_data_bytes", REQUEST)
-        .must("fin.half_closed_us", half_closed.clone());
+        .must("fin.half_closed_us", half_closed.clone())
+        .must("fin.since_us", half_closed.clone());
     let theirs = lab.released(lab.closed(bytes(lab.half("client", client), REQUEST, RESPONSE), "shutdown"));
     let theirs = verdict(theirs.is("end", "fin").is("state", "FIN_WAIT2"), "closing", "orderly", "local-application", "none")
         .is("fin.first", "local")
         .is("fin.local", true)
         .is("fin.remote", true)
         .is("fin.remote_data_bytes", 0)
-        .must("fin.half_closed_us", half_closed);
+        .must("fin.half_closed_us", half_closed.clone())
+        .must("fin.since_us", half_closed);
     let (ours, theirs) = (lab.peer(ours, client, "shutdown"), lab.peer(theirs, server, "close"));
 
     drop(pair.server);

@@ -48,6 +48,7 @@ const PAYLOAD: &[&str] = &["tcp_sock__snd_una", "tcp_sock__snd_nxt", "tcp_sock__
 const RESET: &[&str] = &["sk_buff__head", "sk_buff__transport_header", "sk_buff__network_header", "tcp_skb_cb__tcp_flags"];
 const CONTAINER: &str = "the doctor runs in no container";
 const NAT: &str = "it takes a connection whose addresses are translated";
+const LOG: &str = "it takes the log of an application (--error-log)";
 const SLOW: &str = "it takes a connection that idles for as long as a well-known timer";
 
 const fn source(field: &'static str, hooks: &'static [&'static str], members: &'static [&'static str]) -> Source {
@@ -125,6 +126,7 @@ static SOURCES: &[Source] = &[
     source("released.comm", RELEASERS, COMM),
     source("released.syscall", RELEASERS, SYSCALL),
     source("released.exiting", RELEASERS, EXITING),
+    source("released.after_us", RELEASERS, &[]),
     source("peer.cookie", END, &["sock__skc_cookie", "tcp_sock__rcv_nxt", "tcp_sock__snd_una"]),
     source("peer.tgid", OWNERS, TASK),
     source("peer.comm", OWNERS, COMM),
@@ -135,6 +137,7 @@ static SOURCES: &[Source] = &[
     source("fin.remote", STATES, &["sock__skc_flags", "SOCK_DONE"]),
     source("fin.remote_data_bytes", STATES, &["sock__sk_receive_queue", "sk_buff__cb", "tcp_skb_cb__seq", "tcp_skb_cb__end_seq"]),
     source("fin.half_closed_us", STATES, &[]),
+    source("fin.since_us", STATES, &[]),
     source("phase", EVERYTHING, &[]),
     source("cause", EVERYTHING, &[]),
     source("initiator", EVERYTHING, &[]),
@@ -155,6 +158,15 @@ static SOURCES: &[Source] = &[
     source("evidence.rst.ttl", ARRIVED, RESET),
     source("evidence.rst.window", ARRIVED, RESET),
     source("verdict", EVERYTHING, &[]),
+    source("log.side", &[], &[]).untried(LOG),
+    source("log.client", &[], &[]).untried(LOG),
+    source("log.upstream", &[], &[]).untried(LOG),
+    source("log.request", &[], &[]).untried(LOG),
+    source("log.host", &[], &[]).untried(LOG),
+    source("log.phrase", &[], &[]).untried(LOG),
+    source("log.line", &[], &[]).untried(LOG),
+    source("log.further", &[], &[]).untried(LOG),
+    source("log_candidates", &[], &[]).untried(LOG),
 ];
 
 #[cfg(test)]

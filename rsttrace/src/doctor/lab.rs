@@ -159,6 +159,7 @@ impl Lab {
             .is("released.comm", self.comm.clone())
             .is("released.syscall", "close")
             .is("released.exiting", false)
+            .must("released.after_us", Must::BeBetween(0, AGE_US))
     }
 
     /// The other end, and the call that ended it or saw its error.

@@ -2,6 +2,7 @@
 
 mod event;
 mod evidence;
+mod log;
 mod teardown;
 mod verdict;
 mod who;
@@ -16,6 +17,7 @@ use std::{
 pub use self::{
     event::{After, AfterKind, End, Event, FirstFin, Hook, SequenceSpace, SockId, Stray},
     evidence::{AtFin, Evidence, ResetHeader, Segment, Speaker},
+    log::{Fault, Finding, LogLine, LogTally, LogTime, Remote, Side, Stamp},
     teardown::{Bytes, Closer, EndKind, Fin, Idle, LateObservation, Observer, Owner, Party, Record, Role, Seen, Teardown},
     verdict::{Cause, Damage, Harm, Initiator, Judged, Peer, Phase, Timer, Verdict},
     who::{Container, Identity, Names, Nat, Place, Runtime},

@@ -1,6 +1,6 @@
 //! The words of a verdict.
 
-use super::{Comm, EndKind, Names, Teardown};
+use super::{Comm, EndKind, Finding, Names, Teardown};
 
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
@@ -199,4 +199,6 @@ pub struct Judged {
     pub teardown: Teardown,
     pub verdict: Verdict,
     pub names: Names,
+    /// What the application's log has about it.
+    pub log: Finding,
 }

@@ -4,15 +4,21 @@
 use std::{
     collections::BTreeMap,
     io::{self, Write},
+    sync::Arc,
 };
 
 use serde::{Serialize, ser::SerializeMap as _};
 use serde_json::{Serializer, ser::Formatter};
 
-use super::{WallClock, escape::is_harmless, rfc3339, summary::Summary};
+use super::{
+    WallClock,
+    escape::is_harmless,
+    rfc3339,
+    summary::{LogCounts, Summary},
+};
 use crate::{
     audit,
-    model::{self, EndKind, Errno, FirstFin, Judged, LateObservation, Speaker, Teardown, Verdict},
+    model::{self, EndKind, Errno, Finding, FirstFin, Judged, LateObservation, LogLine, Side, Speaker, Teardown, Verdict},
 };
 
 const SCHEMA: u32 = 1;
@@ -163,12 +169,20 @@ impl<'a> From<&'a model::Closer> for Closer<'a> {
 }
 
 #[derive(Serialize)]
+struct Released<'a> {
+    #[serde(flatten)]
+    by: Closer<'a>,
+    after_us: Option<u64>,
+}
+
+#[derive(Serialize)]
 struct Fin {
     first: Option<&'static str>,
     local: Option<bool>,
     remote: Option<bool>,
     remote_data_bytes: Option<u32>,
     half_closed_us: Option<u64>,
+    since_us: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -209,6 +223,48 @@ struct Evidence<'a> {
     rst: Option<ResetHeader>,
 }
 
+/// A line of the application's log. Its key is the format for `rsttrace correlate` too.
+#[derive(Serialize)]
+pub struct Log<'a> {
+    side: Option<&'static str>,
+    client: Option<String>,
+    upstream: Option<&'a str>,
+    request: Option<&'a str>,
+    host: Option<&'a str>,
+    phrase: Option<&'a str>,
+    line: &'a str,
+    further: Vec<&'a str>,
+}
+
+/// The lines that are about this record and no other.
+pub fn certain(log: &Finding) -> Option<Log<'_>> {
+    let Finding::About(lines) = log else { return None };
+    let (first, further) = lines.split_first()?;
+    Some(of_line(first, further))
+}
+
+fn of_line<'a>(line: &'a LogLine, further: &'a [Arc<LogLine>]) -> Log<'a> {
+    Log {
+        side: line.side.map(Side::name),
+        client: line.client.as_ref().map(ToString::to_string),
+        upstream: line.upstream_text.as_deref(),
+        request: line.request.as_deref(),
+        host: line.host.as_deref(),
+        phrase: line.phrase.as_deref(),
+        line: &line.raw,
+        further: further.iter().map(|line| line.raw.as_str()).collect(),
+    }
+}
+
+/// The lines that may be about it.
+pub fn candidates(log: &Finding) -> Vec<&str> {
+    let Finding::Ambiguous(lines) = log else { return Vec::new() };
+    lines.iter().take(MAX_CANDIDATES).map(|line| line.raw.as_str()).collect()
+}
+
+/// More are not told: they help nobody.
+const MAX_CANDIDATES: usize = 8;
+
 #[derive(Serialize)]
 struct TeardownLine<'a> {
     schema: u32,
@@ -235,7 +291,7 @@ struct TeardownLine<'a> {
     observer: Option<Observer<'a>>,
     seen: &'static str,
     closer: Option<Closer<'a>>,
-    released: Option<Closer<'a>>,
+    released: Option<Released<'a>>,
     peer: Option<Peer<'a>>,
     fin: Fin,
     phase: &'static str,
@@ -244,6 +300,8 @@ struct TeardownLine<'a> {
     harm: &'static str,
     evidence: Option<Evidence<'a>>,
     verdict: &'a str,
+    log: Option<Log<'a>>,
+    log_candidates: Vec<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -255,6 +313,15 @@ struct LateLine<'a> {
     local: Endpoint,
     remote: Endpoint,
     observer: Observer<'a>,
+    log: Option<Log<'a>>,
+    log_candidates: Vec<&'a str>,
+}
+
+#[derive(Serialize)]
+struct LogOnlyLine<'a> {
+    schema: u32,
+    record: &'static str,
+    log: Log<'a>,
 }
 
 #[derive(Serialize)]
@@ -274,6 +341,37 @@ struct SummaryLine<'a> {
     audit: Vec<AuditEntry<'a>>,
     not_audited: &'a [u32],
     foreign_resets: Option<Vec<ForeignResets>>,
+    log: Option<LogSummary>,
+}
+
+#[derive(Serialize)]
+struct LogSummary {
+    lines: u64,
+    ends: u64,
+    joined: u64,
+    ambiguous: u64,
+    without_record: u64,
+    no_connection: u64,
+    malformed: u64,
+    too_long: u64,
+    errors_without_line: u64,
+}
+
+impl From<&LogCounts> for LogSummary {
+    fn from(log: &LogCounts) -> Self {
+        let ends = log.of_ends;
+        Self {
+            lines: log.lines,
+            ends: ends.lines,
+            joined: ends.joined,
+            ambiguous: ends.ambiguous,
+            without_record: ends.without_record,
+            no_connection: ends.no_connection,
+            malformed: log.malformed,
+            too_long: log.too_long,
+            errors_without_line: log.errors_without_line,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -337,8 +435,16 @@ pub fn write_teardown(out: &mut impl Write, judged: &Judged, clock: &WallClock) 
 ///
 /// # Errors
 /// What writing returns.
-pub fn write_late(out: &mut impl Write, late: &LateObservation, clock: &WallClock) -> io::Result<()> {
-    line(out, &late_line(late, clock))
+pub fn write_late(out: &mut impl Write, late: &LateObservation, log: &Finding, clock: &WallClock) -> io::Result<()> {
+    line(out, &late_line(late, log, clock))
+}
+
+/// Writes a line of the log that no record belongs to.
+///
+/// # Errors
+/// What writing returns.
+pub fn write_unmatched(out: &mut impl Write, log: &LogLine) -> io::Result<()> {
+    line(out, &LogOnlyLine { schema: SCHEMA, record: "log-line", log: of_line(log, &[]) })
 }
 
 /// Writes the last line.
@@ -373,6 +479,7 @@ pub fn write_summary(out: &mut impl Write, summary: &Summary) -> io::Result<()> 
                 .as_ref()
                 .and_then(|audit| audit.foreign.as_ref())
                 .map(|foreign| foreign.iter().map(|(&netns, &resets)| ForeignResets { netns, resets }).collect()),
+            log: summary.log.as_ref().map(Into::into),
         },
     )
 }
@@ -409,7 +516,7 @@ impl Formatter for TerminalSafe {
 }
 
 fn teardown_line<'a>(judged: &'a Judged, clock: &WallClock) -> TeardownLine<'a> {
-    let Judged { teardown: t, verdict, names } = judged;
+    let Judged { teardown: t, verdict, names, log } = judged;
     TeardownLine {
         schema: SCHEMA,
         record: "teardown",
@@ -442,7 +549,10 @@ fn teardown_line<'a>(judged: &'a Judged, clock: &WallClock) -> TeardownLine<'a> 
         observer: t.observer.as_ref().map(Into::into),
         seen: t.seen.name(),
         closer: t.closer.as_ref().map(Into::into),
-        released: t.released.as_ref().map(Into::into),
+        released: t
+            .released
+            .as_ref()
+            .map(|task| Released { by: task.into(), after_us: t.released_ns.map(|ns| ns.saturating_sub(t.at_ns) / 1_000) }),
         peer: t.peer.as_ref().map(|peer| Peer {
             cookie: peer.cookie,
             tgid: peer.tgid,
@@ -460,6 +570,7 @@ fn teardown_line<'a>(judged: &'a Judged, clock: &WallClock) -> TeardownLine<'a> 
             remote: t.fin.remote,
             remote_data_bytes: t.fin.remote_data_bytes,
             half_closed_us: t.fin.half_closed_ns.map(|ns| ns / 1_000),
+            since_us: t.fin.first_ns.map(|ns| t.at_ns.saturating_sub(ns) / 1_000),
         },
         phase: verdict.phase.name(),
         cause: verdict.cause.name(),
@@ -467,6 +578,8 @@ fn teardown_line<'a>(judged: &'a Judged, clock: &WallClock) -> TeardownLine<'a> 
         harm: verdict.harm.name(),
         evidence: evidence(t, verdict),
         verdict: &verdict.words,
+        log: certain(log),
+        log_candidates: candidates(log),
     }
 }
 
@@ -499,7 +612,7 @@ fn symbol(errno: Errno) -> String {
     errno.name().map_or_else(|| errno.0.to_string(), str::to_owned)
 }
 
-fn late_line<'a>(late: &'a LateObservation, clock: &WallClock) -> LateLine<'a> {
+fn late_line<'a>(late: &'a LateObservation, log: &'a Finding, clock: &WallClock) -> LateLine<'a> {
     LateLine {
         schema: SCHEMA,
         record: "late-observation",
@@ -508,6 +621,8 @@ fn late_line<'a>(late: &'a LateObservation, clock: &WallClock) -> LateLine<'a> {
         local: late.local.into(),
         remote: late.remote.into(),
         observer: (&late.observer).into(),
+        log: certain(log),
+        log_candidates: candidates(log),
     }
 }
 

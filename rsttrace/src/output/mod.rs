@@ -21,6 +21,11 @@ impl WallClock {
         Self { offset_ns: wall_ns - i128::from(monotonic_ns) }
     }
 
+    /// Wall-clock time at monotonic zero, nanoseconds since 1970.
+    pub fn zero_ns(&self) -> i128 {
+        self.offset_ns
+    }
+
     /// The date of a monotonic time; 1970 where it lies outside of what dates can express.
     pub fn at(&self, monotonic_ns: u64) -> Timestamp {
         Timestamp::from_nanosecond(self.offset_ns + i128::from(monotonic_ns)).unwrap_or(Timestamp::UNIX_EPOCH)

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use crate::{
     audit::{Agreement, Audit, Counter, Entry},
-    model::{Cause, EndKind, Harm, Judged},
+    model::{Cause, EndKind, Harm, Judged, LogTally},
     units::{grouped, size},
 };
 
@@ -39,8 +39,22 @@ pub struct Summary {
     pub undecodable: u64,
     pub evicted: u64,
     pub filtered: u64,
+    /// The join with the application's log, where there is one.
+    pub log: Option<LogCounts>,
     /// The comparison with the kernel's own counters, once the run is over.
     pub audit: Option<Audit>,
+}
+
+/// What became of the lines of a log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogCounts {
+    /// All that were read.
+    pub lines: u64,
+    pub malformed: u64,
+    pub too_long: u64,
+    pub of_ends: LogTally,
+    /// Shown records of an error that a call returned, and no line about it.
+    pub errors_without_line: u64,
 }
 
 /// Connections that lost data.
@@ -176,6 +190,9 @@ impl Summary {
             let records = if self.filtered == 1 { "record" } else { "records" };
             writeln!(out, "{} {records} did not match the filters", grouped(self.filtered))?;
         }
+        if let Some(log) = &self.log {
+            writeln!(out, "{}", log_words(log))?;
+        }
         let lost = self.lost_total();
         let skipped: Vec<String> = self.skipped.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{} {name}", grouped(*n))).collect();
         if !skipped.is_empty() {
@@ -275,6 +292,20 @@ fn agreement(audit: &Audit) -> Option<String> {
 /// The most frequent key; among equals the smallest, so that the words are the same every time.
 fn most<K: Copy + Ord>(counts: &HashMap<K, u64>) -> Option<(K, u64)> {
     counts.iter().max_by_key(|(key, n)| (**n, Reverse(**key))).map(|(key, n)| (*key, *n))
+}
+
+/// "log: 41 lines about ends: 38 joined, 2 ambiguous, 1 without a record"
+pub fn log_words(log: &LogCounts) -> String {
+    let ends = &log.of_ends;
+    let plural = if ends.lines == 1 { "" } else { "s" };
+    let mut parts = vec![format!("{} joined", grouped(ends.joined))];
+    let others =
+        [(ends.ambiguous, "ambiguous"), (ends.without_record, "without a record"), (ends.no_connection, "without a TCP connection")];
+    parts.extend(others.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{} {word}", grouped(*n))));
+    let mut words = format!("log: {} line{plural} about ends of connections: {}", grouped(ends.lines), parts.join(", "));
+    let unread = [(log.malformed, "lines not understood"), (log.too_long, "too long"), (log.errors_without_line, "errors without a line")];
+    unread.iter().filter(|(n, _)| *n > 0).for_each(|(n, word)| words += &format!("; {} {word}", grouped(*n)));
+    words
 }
 
 #[cfg(test)]

@@ -8,7 +8,10 @@ use unicode_width::UnicodeWidthStr;
 
 use super::{WallClock, escape::for_terminal, timeline};
 use crate::{
-    model::{Cause, EndKind, Endpoint, Fin, FirstFin, Harm, Judged, LateObservation, Names, Observer, Seen, Task, TcpState, Teardown},
+    model::{
+        Cause, EndKind, Endpoint, Fin, Finding, FirstFin, Harm, Judged, LateObservation, LogLine, Names, Observer, Seen, Side, Task,
+        TcpState, Teardown,
+    },
     units::{bytes, duration},
 };
 
@@ -94,11 +97,14 @@ impl TextFormat {
     ) -> io::Result<()> {
         let Some(other) = other else {
             self.write_half(out, judged, None, clock, columns)?;
+            self.write_log(out, &judged.log, columns)?;
             return self.write_timeline(out, judged, columns);
         };
         // Whoever began the end leads, and what the other saw of it follows.
         let (first, second) = if leads(judged, other) { (judged, other) } else { (other, judged) };
         self.write_half(out, first, Some(second), clock, columns)?;
+        self.write_log(out, &first.log, columns)?;
+        self.write_log(out, &second.log, columns)?;
         self.write_timeline(out, first, columns)?;
         self.write_timeline(out, second, columns)
     }
@@ -111,6 +117,7 @@ impl TextFormat {
         &mut self,
         out: &mut impl Write,
         late: &LateObservation,
+        log: &Finding,
         clock: &WallClock,
         columns: Option<usize>,
     ) -> io::Result<()> {
@@ -123,7 +130,26 @@ impl TextFormat {
             local: late.local,
             remote: late.remote,
         };
-        self.write_line(out, head, late_words(late), clock, columns)
+        self.write_line(out, head, late_words(late), clock, columns)?;
+        self.write_log(out, log, columns)
+    }
+
+    /// Writes a line of the log that no record belongs to.
+    ///
+    /// # Errors
+    /// What writing returns.
+    pub fn write_unmatched(&self, out: &mut impl Write, line: &LogLine, columns: Option<usize>) -> io::Result<()> {
+        let parts = [self.shown("log line without a record:"), self.shown(&line.raw)];
+        writeln!(out, "{}", self.fold("", &parts, true, INDENT, columns))
+    }
+
+    /// What the application's log has about a record, below it.
+    fn write_log(&self, out: &mut impl Write, log: &Finding, columns: Option<usize>) -> io::Result<()> {
+        for parts in log_words(log) {
+            let parts: Vec<_> = parts.iter().map(|part| self.shown(part)).collect();
+            writeln!(out, "{}", self.fold(&" ".repeat(INDENT - 1), &parts, true, INDENT, columns))?;
+        }
+        Ok(())
     }
 
     fn write_half(
@@ -311,6 +337,37 @@ fn translation(t: &Teardown, names: &Names) -> Option<String> {
     let nat = names.nat?;
     let words = |answers: Endpoint, dialled: Endpoint| format!("NAT: {answers} (for {dialled})");
     nat.translated.map(|real| words(real, t.remote)).or_else(|| nat.original.map(|dialled| words(t.local, dialled)))
+}
+
+/// What the log has about a record, a line each; parts to be joined by "; ".
+fn log_words(log: &Finding) -> Vec<Vec<String>> {
+    match log {
+        Finding::Nothing => Vec::new(),
+        Finding::About(lines) => lines.iter().take(MAX_LOG_LINES).map(|line| line_words(line)).collect(),
+        Finding::Ambiguous(lines) => {
+            let head = format!("log: not certain, one of {} lines that fit:", lines.len());
+            let shown = lines.iter().take(MAX_LOG_LINES).map(|line| vec![format!("  {}", line.raw)]);
+            std::iter::once(vec![head]).chain(shown).collect()
+        }
+    }
+}
+
+/// More lines about one record are not shown.
+const MAX_LOG_LINES: usize = 4;
+
+fn line_words(line: &LogLine) -> Vec<String> {
+    let side = line.side.map(|side| format!("{} side", side.name()));
+    let mut first: Vec<String> = side.into_iter().chain(line.request.as_ref().map(|request| format!("\"{request}\""))).collect();
+    if line.side != Some(Side::Client) {
+        first.extend(line.client.as_ref().map(|client| format!("client {client}")));
+    }
+    let mut words = vec![format!("log: {}", first.join(", "))];
+    words.extend(line.phrase.as_ref().map(|phrase| format!("while {phrase}")));
+    words.extend(line.upstream_text.as_ref().map(|upstream| format!("upstream {upstream}")));
+    if first.is_empty() && words.len() == 1 {
+        words = vec![format!("log: {}", line.raw)];
+    }
+    words
 }
 
 /// Which half of a pair the line is about: the one that sent, or closed first.

@@ -89,7 +89,7 @@ fn wire(t: &Teardown) -> String {
 }
 
 fn timeless(judged: &Judged, e: &Evidence) -> Vec<String> {
-    let Judged { teardown: t, verdict, names } = judged;
+    let Judged { teardown: t, verdict, names, .. } = judged;
     let mut parts = vec![format!("{}, {}, by {}", verdict.cause, verdict.phase, verdict.initiator)];
     if t.age_ns.is_none() {
         parts.push("older than the tracer".to_owned());

@@ -1,7 +1,8 @@
 //! Somebody who may still read /proc when we no longer may. After the tracer has given up its
 //! capabilities, the kernel hides from it who holds which socket and what others execute
 //! (`ptrace_may_access()`), and under hidepid that others exist. A child that was forked before
-//! answers six questions about it, over a socket, and can do nothing else: it has
+//! answers questions about it, over a socket, opens the log files that the user has named when there
+//! are new ones, and can do nothing else: it has
 //! `CAP_SYS_PTRACE` and `CAP_DAC_READ_SEARCH` where we had them, can open files for reading only,
 //! and cannot make a socket, a process or a file (`syscalls::Role::Reader`). Landlock is not for
 //! it: a process in a Landlock domain is refused by `ptrace_may_access()` whatever it is capable of.
@@ -10,9 +11,13 @@
 //! closed, that is with the tracer, however that ends.
 
 use std::{
-    io,
+    cell::RefCell,
+    fs::File,
+    io::{self, IoSlice, IoSliceMut},
+    mem::MaybeUninit,
     net::IpAddr,
     os::fd::{AsFd, AsRawFd as _, OwnedFd},
+    rc::Rc,
     sync::Arc,
     time::Duration,
 };
@@ -21,7 +26,10 @@ use bytes::{Buf, BufMut};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::{Errno, retry_on_intr},
-    net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair, sockopt},
+    net::{
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+        SocketFlags, SocketType, recv, recvmsg, send, sendmsg, socketpair, sockopt,
+    },
     thread::CapabilitySet,
 };
 
@@ -36,6 +44,7 @@ use crate::{
         nat::{Connection, Translation},
     },
     filter::ProcessInfo,
+    follow::{Door, Doors, Opened},
     model::{Container, Endpoint, Identity, Nat, Place, Runtime},
 };
 
@@ -64,11 +73,17 @@ enum Question {
     Netns(u32),
     NamedNetns,
     Translation(Connection),
+    /// A log file, by its number.
+    File(u64),
 }
 
-/// The tracer's end.
+/// The tracer's end; all copies are one.
+#[derive(Clone, Debug)]
+pub struct Broker(Rc<RefCell<Line>>);
+
+/// To the child.
 #[derive(Debug)]
-pub struct Broker {
+struct Line {
     socket: OwnedFd,
     /// An answer that nobody waits for any longer is still to come.
     owed: bool,
@@ -82,25 +97,27 @@ impl Broker {
     ///
     /// # Errors
     /// When there can be no socket or no process.
-    pub fn start() -> io::Result<Self> {
+    pub fn start(files: Option<Doors>) -> io::Result<Self> {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let end = ours.as_raw_fd();
         fork(|| {
             // SAFETY: the child's own copy, which nothing in it uses; with it open, the end of the
             // tracer would not be noticed.
             unsafe { libc::close(end) };
-            live(&theirs);
+            live(&theirs, files);
         })?;
         Self::asking(ours)
     }
 
     fn asking(socket: OwnedFd) -> io::Result<Self> {
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
-        Ok(Self { socket, owed: false, gone: false, answer: vec![0; ANSWER_MAX] })
+        Ok(Self(Rc::new(RefCell::new(Line { socket, owed: false, gone: false, answer: vec![0; ANSWER_MAX] }))))
     }
+}
 
+impl Line {
     /// `None`: no answer, or none in time.
-    fn ask(&mut self, question: Question) -> Option<&[u8]> {
+    fn ask(&mut self, question: Question) -> Option<(&[u8], Option<OwnedFd>)> {
         if self.gone || self.owed && self.receive(RecvFlags::DONTWAIT).is_none() {
             return None;
         }
@@ -110,16 +127,24 @@ impl Broker {
             return None;
         }
         self.owed = true;
-        let len = self.receive(RecvFlags::empty())?;
-        self.answer.get(..len)
+        let (len, file) = self.receive(RecvFlags::empty())?;
+        Some((self.answer.get(..len)?, file))
     }
 
-    /// Length of an answer that has arrived.
-    fn receive(&mut self, flags: RecvFlags) -> Option<usize> {
-        match retry_on_intr(|| recv(&self.socket, &mut self.answer[..], flags)) {
-            Ok((len, _)) if len > 0 => {
+    /// Length of an answer that has arrived, and the descriptor that came with it.
+    fn receive(&mut self, flags: RecvFlags) -> Option<(usize, Option<OwnedFd>)> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let socket = &self.socket;
+        let mut answer = [IoSliceMut::new(&mut self.answer)];
+        match retry_on_intr(|| recvmsg(socket, &mut answer, &mut ancillary, flags | RecvFlags::CMSG_CLOEXEC)) {
+            Ok(message) if message.bytes > 0 => {
                 self.owed = false;
-                Some(len)
+                let file = ancillary.drain().find_map(|message| match message {
+                    RecvAncillaryMessage::ScmRights(mut files) => files.next(),
+                    _ => None,
+                });
+                Some((message.bytes, file))
             }
             Err(Errno::AGAIN) => None,
             _ => {
@@ -132,36 +157,47 @@ impl Broker {
 
 impl ProcessSource for Broker {
     fn process(&mut self, tgid: u32) -> Option<ProcessInfo> {
-        decode_process(self.ask(Question::Process(tgid))?)
+        decode_process(self.0.borrow_mut().ask(Question::Process(tgid))?.0)
     }
 
     fn holder(&mut self, inode: u64) -> Option<u32> {
-        decode_numbers(self.ask(Question::Holder(inode))?).next()
+        decode_numbers(self.0.borrow_mut().ask(Question::Holder(inode))?.0).next()
     }
 
     fn after(&mut self, tgid: u32) -> Vec<u32> {
-        self.ask(Question::After(tgid)).map(|answer| decode_numbers(answer).collect()).unwrap_or_default()
+        self.0.borrow_mut().ask(Question::After(tgid)).map(|(answer, _)| decode_numbers(answer).collect()).unwrap_or_default()
     }
 
     fn netns(&mut self, tgid: u32) -> Option<u32> {
-        decode_numbers(self.ask(Question::Netns(tgid))?).next()
+        decode_numbers(self.0.borrow_mut().ask(Question::Netns(tgid))?.0).next()
     }
 
     fn named_netns(&mut self) -> Vec<(u32, String)> {
-        self.ask(Question::NamedNetns).map(decode_names).unwrap_or_default()
+        self.0.borrow_mut().ask(Question::NamedNetns).map(|(answer, _)| decode_names(answer)).unwrap_or_default()
     }
 
     fn translation(&mut self, of: &Connection) -> Translation {
-        self.ask(Question::Translation(*of)).and_then(decode_translation).unwrap_or_default()
+        self.0.borrow_mut().ask(Question::Translation(*of)).and_then(|(answer, _)| decode_translation(answer)).unwrap_or_default()
     }
 
     fn is_gone(&self) -> bool {
-        self.gone
+        self.0.borrow().gone
+    }
+}
+
+impl Door for Broker {
+    fn open(&mut self, number: usize) -> io::Result<Opened> {
+        let mut line = self.0.borrow_mut();
+        let (answer, file) = line.ask(Question::File(number as u64)).ok_or(io::ErrorKind::TimedOut)?;
+        match (answer, file) {
+            ([KNOWN, watch @ ..], Some(file)) if watch.len() == 4 => Ok(Opened { file: file.into(), watch: (&*watch).get_i32_le() }),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
     }
 }
 
 /// The child's whole life.
-fn live(socket: &OwnedFd) {
+fn live(socket: &OwnedFd, files: Option<Doors>) {
     for signal in NOT_FOR_US {
         // SAFETY: no handler is installed, only the disposition changes.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
@@ -174,7 +210,7 @@ fn live(socket: &OwnedFd) {
     // Where the kernel refuses a layer, the others hold.
     let _ = capabilities::keep_only(CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH);
     let _ = syscalls::confine(Role::Reader);
-    serve(socket, &mut Proc::default());
+    serve(socket, &mut Proc::default(), files);
 }
 
 /// A reader of our output must not wait for this process.
@@ -188,7 +224,7 @@ fn let_go_of_stdio() {
 }
 
 /// Answers until the asking end is closed, or says something else than a question.
-fn serve(socket: impl AsFd, source: &mut impl ProcessSource) {
+fn serve(socket: impl AsFd, source: &mut impl ProcessSource, mut files: Option<Doors>) {
     let mut packet = [0; CONNECTION + 1];
     loop {
         if source.holds_files() && !is_asked(&socket) {
@@ -196,6 +232,7 @@ fn serve(socket: impl AsFd, source: &mut impl ProcessSource) {
         }
         let Ok((len, _)) = retry_on_intr(|| recv(&socket, &mut packet[..], RecvFlags::empty())) else { return };
         let Some(question) = Question::decode(&packet[..len]) else { return };
+        let mut file = None;
         let answer = match question {
             Question::Process(tgid) => encode_process(source.process(tgid)),
             Question::Holder(inode) => encode_numbers(source.holder(inode)),
@@ -203,8 +240,15 @@ fn serve(socket: impl AsFd, source: &mut impl ProcessSource) {
             Question::Netns(tgid) => encode_numbers(source.netns(tgid)),
             Question::NamedNetns => encode_names(source.named_netns()),
             Question::Translation(of) => encode_translation(source.translation(&of)),
+            Question::File(number) => match files.as_mut().zip(usize::try_from(number).ok()).map(|(files, number)| files.open(number)) {
+                Some(Ok(opened)) => {
+                    file = Some(opened.file);
+                    encode_numbers([opened.watch.cast_unsigned()])
+                }
+                _ => UNKNOWN.to_vec(),
+            },
         };
-        let sent = match retry_on_intr(|| send(&socket, &answer, SendFlags::NOSIGNAL)) {
+        let sent = match retry_on_intr(|| send_with(&socket, &answer, file.as_ref())) {
             // The system allows only smaller packets (net.core.wmem_max).
             Err(Errno::MSGSIZE) => retry_on_intr(|| send(&socket, &UNKNOWN, SendFlags::NOSIGNAL)),
             sent => sent,
@@ -221,6 +265,16 @@ fn is_asked(socket: &impl AsFd) -> bool {
     retry_on_intr(|| poll(&mut question, Some(&BEFORE_LONG))) != Ok(0)
 }
 
+/// An answer, and the descriptor that goes with it.
+fn send_with(socket: impl AsFd, answer: &[u8], file: Option<&File>) -> rustix::io::Result<usize> {
+    let Some(file) = file else { return send(socket, answer, SendFlags::NOSIGNAL) };
+    let files = [file.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(&files));
+    sendmsg(socket, &[IoSlice::new(answer)], &mut ancillary, SendFlags::NOSIGNAL)
+}
+
 impl Question {
     fn encode(self) -> Vec<u8> {
         let (kind, number) = match self {
@@ -230,6 +284,7 @@ impl Question {
             Self::Netns(tgid) => (b'n', u64::from(tgid)),
             Self::NamedNetns => (b'i', 0),
             Self::Translation(of) => return encode_connection(&of),
+            Self::File(number) => (b'f', number),
         };
         let mut packet = vec![kind];
         packet.put_u64_le(number);
@@ -249,6 +304,7 @@ impl Question {
             b'a' => u32::try_from(number).ok().map(Self::After),
             b'n' => u32::try_from(number).ok().map(Self::Netns),
             b'i' => Some(Self::NamedNetns),
+            b'f' => Some(Self::File(number)),
             _ => None,
         }
     }
@@ -462,7 +518,7 @@ mod tests {
     fn files_are_not_held_when_nobody_asks_any_longer() {
         let (broker, theirs) = pair();
         let (tell, told) = channel();
-        let server = thread::spawn(move || serve(&theirs, &mut Holding(Some(tell))));
+        let server = thread::spawn(move || serve(&theirs, &mut Holding(Some(tell)), None));
         told.recv_timeout(Duration::from_secs(10)).unwrap();
         drop(broker);
         server.join().unwrap();
@@ -522,7 +578,7 @@ mod tests {
     #[test]
     fn questions_are_answered_and_the_end_of_the_asker_ends_it() {
         let (mut broker, theirs) = pair();
-        let server = thread::spawn(move || serve(&theirs, &mut Fake));
+        let server = thread::spawn(move || serve(&theirs, &mut Fake, None));
         assert_eq!(broker.process(7), Some(seven()));
         assert_eq!(broker.process(9), None);
         assert_eq!(broker.holder(4_711), Some(7));
@@ -540,7 +596,7 @@ mod tests {
     #[test]
     fn an_answer_that_takes_too_long_is_unknown_and_does_not_answer_the_next_question() {
         let (mut broker, theirs) = pair();
-        let server = thread::spawn(move || serve(&theirs, &mut Fake));
+        let server = thread::spawn(move || serve(&theirs, &mut Fake, None));
         assert_eq!(broker.process(8), None, "not in time");
         assert_eq!(broker.process(7), None, "busy: not waited for again");
         let deadline = std::time::Instant::now() + PATIENCE * 4;
@@ -565,8 +621,8 @@ mod tests {
     fn what_is_no_question_ends_it() {
         for nonsense in [&b"x"[..], b"q12345678", &[b'p'; CONNECTION], &[b't'; CONNECTION + 1], b"p\0\0\0\0\x01\0\0\0", b"p123456789"] {
             let (broker, theirs) = pair();
-            let server = thread::spawn(move || serve(&theirs, &mut Fake));
-            send(&broker.socket, nonsense, SendFlags::NOSIGNAL).unwrap();
+            let server = thread::spawn(move || serve(&theirs, &mut Fake, None));
+            send(&broker.0.borrow().socket, nonsense, SendFlags::NOSIGNAL).unwrap();
             server.join().unwrap();
         }
     }

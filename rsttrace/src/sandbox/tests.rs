@@ -149,7 +149,7 @@ fn no_more_capabilities_are_kept_than_reading_the_counters_takes() {
 fn a_broker_lives_as_long_as_its_tracer_and_holds_two_capabilities_at_most() {
     in_a_child(|| {
         use crate::enrich::ProcessSource as _;
-        let mut broker = Broker::start().map_err(|error| error.to_string())?;
+        let mut broker = Broker::start(None).map_err(|error| error.to_string())?;
         let me = std::process::id();
         let info = broker.process(me).ok_or("does not know us")?;
         ensure(info.parent != 0 && !info.cmdline.is_empty(), "half an answer")?;

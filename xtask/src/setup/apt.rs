@@ -43,8 +43,8 @@ pub fn install(missing: Vec<&Need>) -> Result<Vec<&Need>> {
 
 fn install_known(needs: &[&Need]) -> Result<()> {
     let packages: Vec<_> = needs.iter().flat_map(|need| need.packages).copied().collect();
-    let nginx = packages.contains(&"nginx-light");
-    let _no_start = nginx.then(NoNginxService::new).transpose()?;
+    let services: Vec<_> = SERVICES.iter().filter(|(package, _)| packages.contains(package)).map(|(_, service)| *service).collect();
+    let _no_start = (!services.is_empty()).then(NoServices::new).transpose()?;
     let started = Instant::now();
     let mut output = install_once(&packages)?;
     if !output.status.success() {
@@ -60,8 +60,8 @@ fn install_known(needs: &[&Need]) -> Result<()> {
             String::from_utf8_lossy(&output.stderr).trim_end(),
         );
     }
-    if nginx {
-        disable_nginx();
+    for service in services {
+        disable(service);
     }
     eprintln!("setup: apt took {:.0} s", started.elapsed().as_secs_f32());
     Ok(())
@@ -101,23 +101,27 @@ fn has_candidates(need: &Need) -> bool {
     candidates.filter(|version| *version != "(none)").count() == need.packages.len()
 }
 
-/// While it lives, installing nginx does not start nginx.
-struct NoNginxService;
+/// Packages that would start a service, and its name.
+const SERVICES: [(&str, &str); 2] = [("nginx-light", "nginx"), ("haproxy", "haproxy")];
 
-impl NoNginxService {
+/// While it lives, installing such a package does not start its service.
+struct NoServices;
+
+impl NoServices {
     fn new() -> Result<Option<Self>> {
         if Path::new(POLICY).exists() && !is_ours() {
             return Ok(None);
         }
         // Without us it allows everything, should we be killed before we remove it.
-        let script = format!("#!/bin/sh\n# {MARK}\ncase \"$*\" in *nginx*) [ -d /proc/{} ] && exit 101 ;; esac\nexit 0\n", process::id());
+        let names = SERVICES.map(|(_, service)| format!("*{service}*")).join("|");
+        let script = format!("#!/bin/sh\n# {MARK}\ncase \"$*\" in {names}) [ -d /proc/{} ] && exit 101 ;; esac\nexit 0\n", process::id());
         let written = fs::write(POLICY, script).and_then(|()| set_executable(Path::new(POLICY)));
-        written.with_context(|| format!("cannot write {POLICY}, which keeps nginx from being started"))?;
+        written.with_context(|| format!("cannot write {POLICY}, which keeps services from being started"))?;
         Ok(Some(Self))
     }
 }
 
-impl Drop for NoNginxService {
+impl Drop for NoServices {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(POLICY) {
             eprintln!("setup: cannot remove {POLICY}: {error}; it may be removed by hand");
@@ -125,7 +129,7 @@ impl Drop for NoNginxService {
     }
 }
 
-const MARK: &str = "Written by rsttrace's `cargo xtask setup` so that nginx is not started; may be removed.";
+const MARK: &str = "Written by rsttrace's `cargo xtask setup` so that nginx and haproxy are not started; may be removed.";
 
 fn is_ours() -> bool {
     fs::read_to_string(POLICY).is_ok_and(|script| script.contains(MARK))
@@ -135,21 +139,21 @@ fn set_executable(file: &Path) -> std::io::Result<()> {
     fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o755))
 }
 
-/// Nor does nginx start at the next boot.
-fn disable_nginx() {
+/// Nor does it start at the next boot.
+fn disable(service: &str) {
     let mut command = if let Some(systemctl) = host::find("systemctl") {
         let mut command = Command::new(systemctl);
-        command.args(["disable", "--quiet", "nginx"]);
+        command.args(["disable", "--quiet", service]);
         command
     } else if let Some(update_rc) = host::find("update-rc.d") {
         let mut command = Command::new(update_rc);
-        command.args(["nginx", "disable"]);
+        command.args([service, "disable"]);
         command
     } else {
         return;
     };
     match command.stdout(Stdio::null()).stderr(Stdio::null()).status() {
-        Ok(status) if status.success() => eprintln!("setup: nginx is neither started nor enabled"),
-        _ => eprintln!("setup: nginx is not started, but could not be disabled: it may start at the next boot"),
+        Ok(status) if status.success() => eprintln!("setup: {service} is neither started nor enabled"),
+        _ => eprintln!("setup: {service} is not started, but could not be disabled: it may start at the next boot"),
     }
 }

@@ -95,7 +95,7 @@ fn build(package: &[&str], doing: &str) -> Result<()> {
 
 /// The test programs, each by the name that cargo knows it by, and what they start beside them.
 fn build_scenarios(scenarios: &[&str], helpers: &[&str]) -> Result<Vec<(String, PathBuf)>> {
-    let mut cargo = cargo(&["test", "--no-run", "--message-format=json"]);
+    let mut cargo = cargo(&["test", "--no-run", "--message-format=json", "--no-default-features", "--features", "harness"]);
     cargo.args(scenarios.iter().flat_map(|name| ["--test", name]));
     // A guest has little memory.
     cargo.env("CARGO_PROFILE_DEV_DEBUG", "0").env("CARGO_PROFILE_DEV_STRIP", "symbols");

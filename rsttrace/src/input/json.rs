@@ -1,0 +1,398 @@
+//! A line of `--json` back to the record that it was written from, as far as the line tells. These
+//! structs are the format as it is read: what they do not name is ignored, what a later version adds too.
+
+use std::{net::IpAddr, sync::Arc};
+
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use crate::model::{
+    Bytes, Closer, Comm, Container as ModelContainer, Damage, EndKind, Endpoint as ModelEndpoint, Errno, Finding, FirstFin, Identity, Idle,
+    Judged, LateObservation, Names, Nat as ModelNat, Observer as ModelObserver, Owner as ModelOwner, Place, Role, Runtime, Seen, Speaker,
+    Task, TcpState, Teardown, Verdict,
+};
+
+/// The schema that is understood; see docs/json.md.
+const SCHEMA: u32 = 1;
+
+/// A record whose times are nanoseconds since 1970.
+#[derive(Debug)]
+pub enum Saved {
+    Teardown(Box<Judged>),
+    Late(Box<LateObservation>),
+    /// Start, summary, and whatever else is no end of a connection.
+    Other,
+}
+
+#[derive(Deserialize)]
+struct Header {
+    schema: u32,
+    record: String,
+}
+
+#[derive(Deserialize)]
+struct Endpoint {
+    addr: IpAddr,
+    port: u16,
+}
+
+#[derive(Deserialize)]
+struct Owner {
+    tgid: u32,
+    comm: String,
+    exe: Option<String>,
+    user: Option<String>,
+    uid: Option<u32>,
+    unit: Option<String>,
+    container: Option<Container>,
+    pod: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Container {
+    id: String,
+    runtime: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Nat {
+    original: Option<Endpoint>,
+    translated: Option<Endpoint>,
+}
+
+#[derive(Deserialize)]
+struct Observer {
+    #[serde(flatten)]
+    actor: Actor,
+    fd: Option<i32>,
+    errno: String,
+    delay_us: Option<u64>,
+    inferred: bool,
+}
+
+#[derive(Deserialize)]
+struct Actor {
+    tgid: u32,
+    tid: u32,
+    comm: String,
+    syscall: Option<String>,
+    #[serde(default)]
+    exiting: bool,
+}
+
+#[derive(Deserialize)]
+struct Released {
+    #[serde(flatten)]
+    by: Actor,
+    after_us: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Sizes {
+    sent: u64,
+    acked: u64,
+    unacked: u64,
+    unsent: u64,
+    received: u64,
+    unread: u64,
+}
+
+#[derive(Deserialize)]
+struct IdleTimes {
+    sent: Option<u64>,
+    received: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Fin {
+    first: Option<String>,
+    local: Option<bool>,
+    remote: Option<bool>,
+    remote_data_bytes: Option<u32>,
+    half_closed_us: Option<u64>,
+    since_us: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct TeardownLine {
+    time: Timestamp,
+    end: String,
+    local: Endpoint,
+    remote: Endpoint,
+    nat: Option<Nat>,
+    netns: Option<u32>,
+    netns_name: Option<String>,
+    cookie: Option<u64>,
+    inode: Option<u64>,
+    role: Option<String>,
+    state: Option<String>,
+    age_us: Option<u64>,
+    idle_ms: Option<IdleTimes>,
+    bytes: Option<Sizes>,
+    rtt_us: Option<u32>,
+    retransmits: Option<u32>,
+    reason: Option<String>,
+    owner: Option<Owner>,
+    observer: Option<Observer>,
+    seen: String,
+    closer: Option<Actor>,
+    released: Option<Released>,
+    fin: Fin,
+    phase: String,
+    cause: String,
+    initiator: String,
+    harm: String,
+    evidence: Option<Evidence>,
+    verdict: String,
+}
+
+#[derive(Deserialize)]
+struct Evidence {
+    last_speaker: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct LateLine {
+    time: Timestamp,
+    cookie: Option<u64>,
+    local: Endpoint,
+    remote: Endpoint,
+    observer: Observer,
+}
+
+/// Reads one line.
+///
+/// # Errors
+/// What is wrong with it, in words for people.
+pub fn read(line: &[u8]) -> Result<Saved, String> {
+    if line.trim_ascii_start().first() != Some(&b'{') {
+        return Err("is no JSON object".to_owned());
+    }
+    let words = |error: serde_json::Error| error.to_string();
+    let header: Header = serde_json::from_slice(line).map_err(words)?;
+    if header.schema != SCHEMA {
+        return Err(format!("schema {} is not known to this version, which reads schema {SCHEMA}", header.schema));
+    }
+    match header.record.as_str() {
+        "teardown" => serde_json::from_slice::<TeardownLine>(line).map_err(words)?.read().map(|judged| Saved::Teardown(Box::new(judged))),
+        "late-observation" => serde_json::from_slice::<LateLine>(line).map_err(words)?.read().map(|late| Saved::Late(Box::new(late))),
+        _ => Ok(Saved::Other),
+    }
+}
+
+/// Nanoseconds since 1970.
+fn nanoseconds(time: Timestamp) -> Result<u64, String> {
+    u64::try_from(time.as_nanosecond()).map_err(|_| "its time lies before 1970".to_owned())
+}
+
+impl Owner {
+    fn identity(&self) -> Identity {
+        let runtime = |name: &String| Runtime::ALL.into_iter().find(|runtime| runtime.name() == name);
+        let container = |saved: &Container| ModelContainer { id: saved.id.clone(), runtime: saved.runtime.as_ref().and_then(runtime) };
+        Identity {
+            exe: self.exe.clone(),
+            uid: self.uid,
+            user: self.user.as_deref().map(Arc::from),
+            place: Place { unit: self.unit.clone(), container: self.container.as_ref().map(container), pod: self.pod.clone() },
+        }
+    }
+}
+
+impl TeardownLine {
+    fn read(self) -> Result<Judged, String> {
+        let at_ns = nanoseconds(self.time)?;
+        let fin = self.fin.read(at_ns)?;
+        let names = Names {
+            owner: self.owner.as_ref().map(|owner| Arc::new(owner.identity())),
+            netns: self.netns_name.map(Arc::from),
+            nat: self.nat.map(|nat| ModelNat { original: nat.original.map(Into::into), translated: nat.translated.map(Into::into) }),
+        };
+        let teardown = Teardown {
+            at_ns,
+            end: one_of(EndKind::ALL, EndKind::name, &self.end)?,
+            local: self.local.into(),
+            remote: self.remote.into(),
+            netns: self.netns,
+            cookie: self.cookie,
+            inode: self.inode,
+            role: self.role.map(|role| one_of([Role::Client, Role::Server], Role::name, &role)).transpose()?,
+            state: self.state.map(|state| one_of((1..=12).map(TcpState::from), TcpState::name, &state).unwrap_or(TcpState::Unknown(0))),
+            age_ns: self.age_us.map(|us| us.saturating_mul(1_000)),
+            idle: self.idle_ms.map(|idle| Idle { sent_ms: idle.sent, received_ms: idle.received }),
+            bytes: self.bytes.map(Into::into),
+            rtt_us: self.rtt_us,
+            retransmits: self.retransmits,
+            reason: self.reason.map(Arc::from),
+            owner: self.owner.map(|owner| ModelOwner { tgid: owner.tgid, parent_tgid: 0, comm: Comm::from(owner.comm.as_str()) }),
+            observer: self.observer.map(Observer::read).transpose()?,
+            seen: one_of([Seen::Yes, Seen::Never, Seen::NotYet, Seen::Unknown], Seen::name, &self.seen)?,
+            closer: self.closer.map(Into::into),
+            released_ns: self
+                .released
+                .as_ref()
+                .and_then(|released| released.after_us)
+                .map(|us| at_ns.saturating_add(us.saturating_mul(1_000))),
+            released: self.released.map(|released| released.by.into()),
+            fin,
+            evidence: self.evidence.map(Evidence::read).transpose()?,
+            segment: None,
+            peer: None,
+        };
+        let verdict = Verdict {
+            phase: self.phase.parse()?,
+            cause: self.cause.parse()?,
+            initiator: self.initiator.parse()?,
+            harm: self.harm.parse()?,
+            damage: Damage::default(),
+            reused: None,
+            inferred_reason: None,
+            timer: None,
+            words: self.verdict,
+        };
+        Ok(Judged { teardown, verdict, names, log: Finding::Nothing })
+    }
+}
+
+impl Evidence {
+    /// Of all that a verdict rests on, what others than the verdict ask for.
+    fn read(self) -> Result<crate::model::Evidence, String> {
+        let speaker = |word: String| one_of([Speaker::Local, Speaker::Remote], Speaker::name, &word);
+        Ok(crate::model::Evidence { last_speaker: self.last_speaker.map(speaker).transpose()?, ..crate::model::Evidence::default() })
+    }
+}
+
+impl LateLine {
+    fn read(self) -> Result<LateObservation, String> {
+        Ok(LateObservation {
+            at_ns: nanoseconds(self.time)?,
+            cookie: self.cookie,
+            local: self.local.into(),
+            remote: self.remote.into(),
+            netns: None,
+            end: EndKind::ResetReceived,
+            owner: None,
+            observer: self.observer.read()?,
+        })
+    }
+}
+
+impl Observer {
+    fn read(self) -> Result<ModelObserver, String> {
+        let task = Task { fd: self.fd, ..self.actor.into() };
+        let delay_ns = self.delay_us.map(|us| us.saturating_mul(1_000));
+        Ok(ModelObserver { task, errno: self.errno.parse::<Errno>()?, delay_ns, inferred: self.inferred })
+    }
+}
+
+impl Fin {
+    /// `at_ns`: the record's time.
+    fn read(self, at_ns: u64) -> Result<crate::model::Fin, String> {
+        let words = [(FirstFin::Local, "local"), (FirstFin::Remote, "remote"), (FirstFin::Both, "both")];
+        let first = |word: String| {
+            words.iter().find(|(_, name)| *name == word).map(|(first, _)| *first).ok_or_else(|| format!("{word:?} is no end of a FIN"))
+        };
+        let half_closed_ns = self.half_closed_us.map(|us| us.saturating_mul(1_000));
+        Ok(crate::model::Fin {
+            first: self.first.map(first).transpose()?,
+            local: self.local,
+            remote: self.remote,
+            remote_data_bytes: self.remote_data_bytes,
+            half_closed_ns,
+            first_ns: self.since_us.map(|us| at_ns.saturating_sub(us.saturating_mul(1_000))),
+        })
+    }
+}
+
+impl From<Endpoint> for ModelEndpoint {
+    fn from(endpoint: Endpoint) -> Self {
+        Self { addr: endpoint.addr, port: endpoint.port }
+    }
+}
+
+impl From<Sizes> for Bytes {
+    fn from(sizes: Sizes) -> Self {
+        let Sizes { sent, acked, unacked, unsent, received, unread } = sizes;
+        Self { sent, acked, unacked, unsent, received, unread }
+    }
+}
+
+impl From<Actor> for Closer {
+    fn from(actor: Actor) -> Self {
+        let comm = Comm::from(actor.comm.as_str());
+        Self {
+            tgid: actor.tgid,
+            tid: actor.tid,
+            parent_tgid: 0,
+            comm,
+            process_comm: comm,
+            syscall: actor.syscall.and_then(|name| name.parse::<syscalls::Sysno>().ok()).map(|call| call.name()),
+            fd: None,
+            exiting: actor.exiting,
+            signal: None,
+            kernel_thread: false,
+            blocking: false,
+        }
+    }
+}
+
+fn one_of<T: Copy>(all: impl IntoIterator<Item = T>, name: impl Fn(T) -> &'static str, word: &str) -> Result<T, String> {
+    all.into_iter().find(|&value| name(value) == word).ok_or_else(|| format!("{word:?} is not known to this version"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::output::{WallClock, json};
+
+    /// A record of a run, as the contract has it.
+    const LINE: &str = include_str!("../../tests/corpus/record.json");
+
+    #[test]
+    fn a_record_that_is_read_and_written_says_the_same() {
+        let Ok(Saved::Teardown(judged)) = read(LINE.as_bytes()) else { panic!("{:?}", read(LINE.as_bytes())) };
+        let mut written = Vec::new();
+        json::write_teardown(&mut written, &judged, &WallClock::new(0, 0)).unwrap();
+        let (mut before, mut after): (serde_json::Value, serde_json::Value) =
+            (serde_json::from_str(LINE).unwrap(), serde_json::from_slice(&written).unwrap());
+        // What is not read is not written.
+        for key in ["peer", "evidence"] {
+            before[key] = serde_json::Value::Null;
+            after[key] = serde_json::Value::Null;
+        }
+        assert_eq!(before, after);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_line_is_said() {
+        for (line, words) in [
+            ("", "is no JSON object"),
+            ("{", "EOF"),
+            ("[1,\"teardown\"]", "is no JSON object"),
+            (r#"{"schema":2,"record":"teardown"}"#, "schema 2 is not known"),
+            (r#"{"schema":1,"record":"teardown"}"#, "missing field `time`"),
+            (&LINE.replace("\"reset-received\"", "\"reset-by-magic\""), "\"reset-by-magic\" is not known"),
+            (&LINE.replace("\"ECONNRESET\"", "\"ENOSUCH\""), "no errno is called"),
+        ] {
+            let error = read(line.as_bytes()).unwrap_err();
+            assert!(error.contains(words), "{line}: {error}");
+        }
+        assert!(matches!(read(br#"{"schema":1,"record":"summary"}"#), Ok(Saved::Other)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_does_harm(bytes: Vec<u8>) {
+            let _ = read(&bytes);
+        }
+
+        #[test]
+        fn no_change_of_a_record_does_harm(at in 0..LINE.len(), with: Vec<u8>, cut in 0usize..40) {
+            let mut line = LINE.as_bytes().to_vec();
+            let end = (at + cut).min(line.len());
+            line.splice(at..end, with);
+            let _ = read(&line);
+        }
+    }
+}

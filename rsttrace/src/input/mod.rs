@@ -1,0 +1,3 @@
+//! Records that were saved. Hostile: a file may come from anywhere.
+
+pub mod json;

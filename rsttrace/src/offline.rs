@@ -1,0 +1,376 @@
+//! `rsttrace correlate`: saved records and saved logs, brought together as a live run would have.
+
+use std::{
+    fs::File,
+    io::{self, BufWriter, Read, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use jiff::{Timestamp, tz::TimeZone};
+use serde_json::Value;
+
+use crate::{
+    applog::{Format, Line, LineSplitter, LogFormat, Parsed},
+    config::Look,
+    correlate::{Book, Correlator, Facts, LineClock, Origin, Patience, Window},
+    input::json::{self as saved, Saved},
+    model::{Cause, EndKind, Finding, LogLine},
+    output::{
+        WallClock, json,
+        summary::{self, LogCounts},
+        text::TextFormat,
+    },
+    stdout::Stdout,
+    units::grouped,
+};
+
+/// What is to be brought together, and how to show it.
+#[derive(Debug)]
+pub struct Request {
+    /// `-`: standard input.
+    pub events: PathBuf,
+    pub error_logs: Vec<PathBuf>,
+    pub access_logs: Vec<PathBuf>,
+    pub format: Format,
+    /// Of logs whose lines name none.
+    pub zone: TimeZone,
+    pub show_unmatched: bool,
+    /// Also ends that were in order and of which the log says nothing.
+    pub all: bool,
+    pub json: bool,
+    pub look: Look,
+}
+
+/// A file had something that could not be read.
+const FAILED: u8 = 1;
+/// A stamp of whole seconds leaves records of about three seconds that it may mean.
+const PATIENCE: Patience = Patience { record_ns: 3_000_000_000, entangled_ns: 5_000_000_000, line_ns: 10_000_000_000 };
+/// How often records and lines are settled, on their own clock.
+const TURN_NS: u64 = 100_000_000;
+/// Longer records are no records.
+const MAX_RECORD: usize = 1 << 20;
+const CHUNK: usize = 256 << 10;
+/// A log in more pieces is taken for several.
+const MAX_PIECES: usize = 1_000;
+/// Faults of one file that are told one by one.
+const MAX_TOLD: u64 = 10;
+
+/// Runs it.
+///
+/// # Errors
+/// When a file cannot be opened or read, or stdout not be written.
+pub fn run(request: &Request, columns: Option<usize>) -> anyhow::Result<ExitCode> {
+    let mut out = BufWriter::with_capacity(64 * 1024, Stdout::new(Default::default(), None));
+    let mut sources = vec![Source::events(&request.events)?];
+    for path in &request.error_logs {
+        sources.push(Source::log(path, Book::Errors, request.format, sources.len())?);
+    }
+    for path in &request.access_logs {
+        sources.push(Source::log(path, Book::Accesses, Format::NginxAccess, sources.len())?);
+    }
+    let mut join = Join {
+        request,
+        clock: LineClock::Saved(request.zone.clone()),
+        correlator: Correlator::new(PATIENCE),
+        text: TextFormat::new(request.look.on_stdout(Timestamp::UNIX_EPOCH)),
+        columns,
+        turn_ns: 0,
+        files: Default::default(),
+        counts: LogCounts::default(),
+    };
+    let written = join.all(&mut sources, &mut out).and_then(|()| out.flush());
+    let _ = out.into_parts();
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
+        written => written.context("cannot bring records and logs together")?,
+    }
+    Ok(sum_up(&sources, &join))
+}
+
+/// What was found, on stderr.
+fn sum_up(sources: &[Source], join: &Join<'_>) -> ExitCode {
+    let mut counts = join.counts;
+    counts.of_ends = join.correlator.tally();
+    let mut code = ExitCode::SUCCESS;
+    for source in sources {
+        let name = source.name();
+        match &source.reader {
+            Reader::Events { .. } if source.faults > 0 => {
+                eprintln!(
+                    "rsttrace: {name}: {} of {} lines are no records and were skipped",
+                    grouped(source.faults),
+                    grouped(source.lines)
+                );
+                code = FAILED.into();
+            }
+            Reader::Log { .. } if source.faults > 0 && source.faults == source.lines => {
+                eprintln!("rsttrace: {name}: none of {} lines is understood; --log-format names other formats", grouped(source.lines));
+                code = FAILED.into();
+            }
+            Reader::Log { .. } => {
+                counts.lines += source.lines;
+                counts.malformed += source.faults;
+            }
+            Reader::Events { .. } => {}
+        }
+    }
+    eprintln!("{}", summary::log_words(&counts));
+    code
+}
+
+/// What is told in the order in which it stands in the file of records.
+#[derive(Debug)]
+struct Told {
+    value: Value,
+    saved: Saved,
+}
+
+/// A line that may be about a record, or a record.
+enum Item {
+    Record(Box<Told>),
+    Line { origin: Origin, line: Box<LogLine>, window: Window },
+}
+
+struct Join<'a> {
+    request: &'a Request,
+    clock: LineClock,
+    correlator: Correlator<Box<Told>>,
+    text: TextFormat,
+    columns: Option<usize>,
+    /// When records and lines were last settled.
+    turn_ns: u64,
+    /// Where lines came from, one after the other.
+    files: [Vec<usize>; Book::ALL.len()],
+    counts: LogCounts,
+}
+
+impl Join<'_> {
+    /// Takes what is earliest, as if all had come at its time.
+    fn all(&mut self, sources: &mut [Source], out: &mut impl Write) -> io::Result<()> {
+        loop {
+            for source in &mut *sources {
+                source.fill(&self.clock)?;
+            }
+            let earliest = sources.iter_mut().filter(|source| source.next.is_some()).min_by_key(|source| source.next_ns());
+            let Some(source) = earliest else { break };
+            let now_ns = source.next_ns();
+            match source.next.take() {
+                Some(Item::Record(told)) => {
+                    let facts = match &told.saved {
+                        Saved::Teardown(judged) => vec![Facts::of(judged)],
+                        Saved::Late(late) => vec![Facts::of_late(late)],
+                        Saved::Other => Vec::new(),
+                    };
+                    self.correlator.push_record(now_ns, facts, told);
+                }
+                Some(Item::Line { origin, line, window }) => {
+                    self.notice_turns(origin);
+                    self.correlator.push_line(now_ns, origin, *line, window);
+                }
+                None => {}
+            }
+            if now_ns >= self.turn_ns.saturating_add(TURN_NS) {
+                self.turn_ns = now_ns;
+                self.settle(now_ns, out)?;
+            }
+        }
+        self.settle(u64::MAX, out)
+    }
+
+    /// Files that take turns are different logs, and the order of their lines is not known within a
+    /// second; rotated pieces of one log follow each other.
+    fn notice_turns(&mut self, origin: Origin) {
+        let files = &mut self.files[origin.book as usize];
+        if files.last() != Some(&origin.file) {
+            let take_turns = files.contains(&origin.file);
+            files.push(origin.file);
+            files.truncate(MAX_PIECES);
+            self.correlator.set_pieces(origin.book, !take_turns && files.len() < MAX_PIECES);
+        }
+    }
+
+    fn settle(&mut self, now_ns: u64, out: &mut impl Write) -> io::Result<()> {
+        let mut settled = Vec::new();
+        self.correlator.tick(now_ns, &mut |told, findings| settled.push((told, findings.into_iter().next().unwrap_or_default())));
+        for (told, finding) in settled {
+            self.write(*told, finding, out)?;
+        }
+        for line in self.correlator.take_unmatched() {
+            match (self.request.show_unmatched, self.request.json) {
+                (false, _) => {}
+                (true, true) => json::write_unmatched(out, &line)?,
+                (true, false) => self.text.write_unmatched(out, &line, self.columns)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, mut told: Told, finding: Finding, out: &mut impl Write) -> io::Result<()> {
+        if let Saved::Teardown(judged) = &told.saved {
+            let orderly = judged.teardown.end == EndKind::Fin && matches!(judged.verdict.cause, Cause::Orderly | Cause::OrderlyUnread);
+            if orderly && finding == Finding::Nothing && !self.request.all && !self.request.json {
+                return Ok(());
+            }
+            self.counts.errors_without_line += u64::from(judged.teardown.observer.is_some() && finding == Finding::Nothing);
+        }
+        if self.request.json {
+            // What it had before stays, but for what is known better now.
+            if !matches!(told.saved, Saved::Other) {
+                told.value["log"] = serde_json::to_value(json::certain(&finding))?;
+                told.value["log_candidates"] = json::candidates(&finding).into();
+            }
+            return json::line(out, &told.value);
+        }
+        let clock = WallClock::new(0, 0);
+        match told.saved {
+            Saved::Teardown(mut judged) => {
+                judged.log = finding;
+                self.text.write(out, &judged, None, &clock, self.columns)
+            }
+            Saved::Late(late) => self.text.write_late(out, &late, &finding, &clock, self.columns),
+            Saved::Other => Ok(()),
+        }
+    }
+}
+
+/// A file, read in pieces.
+struct Source {
+    path: PathBuf,
+    file: Box<dyn Read>,
+    splitter: LineSplitter,
+    buffer: Vec<u8>,
+    ended: bool,
+    reader: Reader,
+    /// What was read and not yet taken, in reverse.
+    items: Vec<Item>,
+    next: Option<Item>,
+    last_ns: u64,
+    lines: u64,
+    faults: u64,
+}
+
+enum Reader {
+    Events,
+    Log { origin: Origin, format: Box<dyn LogFormat> },
+}
+
+impl Source {
+    fn events(path: &Path) -> anyhow::Result<Self> {
+        Self::open(path, Reader::Events, LineSplitter::with_limit(MAX_RECORD))
+    }
+
+    fn log(path: &Path, book: Book, format: Format, file: usize) -> anyhow::Result<Self> {
+        let origin = Origin { book, file };
+        Self::open(path, Reader::Log { origin, format: format.parser() }, LineSplitter::new())
+    }
+
+    fn open(path: &Path, reader: Reader, splitter: LineSplitter) -> anyhow::Result<Self> {
+        let file: Box<dyn Read> = if path.as_os_str() == "-" {
+            Box::new(io::stdin())
+        } else {
+            Box::new(File::open(path).with_context(|| format!("cannot open {}", path.display()))?)
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            splitter,
+            buffer: vec![0; CHUNK],
+            ended: false,
+            reader,
+            items: Vec::new(),
+            next: None,
+            last_ns: 0,
+            lines: 0,
+            faults: 0,
+        })
+    }
+
+    fn name(&self) -> String {
+        crate::output::escape::for_terminal(&self.path.to_string_lossy()).into_owned()
+    }
+
+    /// When it happened. What stands later in a file is not earlier, however it is stamped.
+    fn next_ns(&self) -> u64 {
+        let own = match &self.next {
+            Some(Item::Record(told)) => match &told.saved {
+                Saved::Teardown(judged) => judged.teardown.at_ns,
+                Saved::Late(late) => late.at_ns,
+                Saved::Other => 0,
+            },
+            Some(Item::Line { window, .. }) => window.from_ns,
+            None => 0,
+        };
+        own.max(self.last_ns)
+    }
+
+    /// Makes the next item ready, if there is one.
+    fn fill(&mut self, clock: &LineClock) -> io::Result<()> {
+        while self.next.is_none() {
+            if let Some(item) = self.items.pop() {
+                self.next = Some(item);
+                self.last_ns = self.next_ns();
+            } else if self.ended {
+                return Ok(());
+            } else {
+                self.read(clock).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display())))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, clock: &LineClock) -> io::Result<()> {
+        let n = match self.file.read(&mut self.buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            read => read?,
+        };
+        let name = self.name();
+        let Self { splitter, buffer, reader, items, lines, faults, .. } = self;
+        let mut each = |line: Line<'_>| {
+            *lines += 1;
+            let (number, item) = match line {
+                Line::TooLong { number, length } => (number, Err(format!("{} bytes are too many for one line", grouped(length)))),
+                Line::Whole { number, bytes } => (number, reader.item(bytes, clock)),
+            };
+            match item {
+                Ok(item) => items.extend(item),
+                Err(why) => {
+                    *faults += 1;
+                    if *faults <= MAX_TOLD {
+                        eprintln!("rsttrace: {name}:{number}: {}", crate::output::escape::for_terminal(&why));
+                    }
+                }
+            }
+        };
+        if n == 0 {
+            self.ended = true;
+            splitter.finish(&mut each);
+        } else {
+            splitter.push(&buffer[..n], &mut each);
+        }
+        self.items.reverse();
+        Ok(())
+    }
+}
+
+impl Reader {
+    fn item(&self, line: &[u8], clock: &LineClock) -> Result<Option<Item>, String> {
+        match self {
+            Self::Events if line.trim_ascii().is_empty() => Ok(None),
+            Self::Events => {
+                let saved = saved::read(line)?;
+                let value = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+                Ok(Some(Item::Record(Box::new(Told { value, saved }))))
+            }
+            Self::Log { origin, format } => match format.parse(line) {
+                Parsed::About(about) => {
+                    let window = clock.window(&about.time, None, 0);
+                    Ok(Some(Item::Line { origin: *origin, line: about, window }))
+                }
+                Parsed::Other => Ok(None),
+                Parsed::Malformed => Err("is not understood".to_owned()),
+            },
+        }
+    }
+}
