@@ -7,7 +7,7 @@ use clap::{
 use jiff::{SignedDuration, tz::TimeZone};
 
 use crate::applog::Format;
-use crate::filter::{AddrMatch, Condition, PortSet};
+use crate::filter::{AddrMatch, Condition, ContainerId, PortSet, UnitName};
 use crate::model::{Cause, Errno, Harm};
 
 /// Whether to colour.
@@ -168,6 +168,17 @@ pub struct Trace {
     /// Only processes whose command line contains TEXT, and their descendants
     #[arg(long, value_name = "TEXT", help_heading = "Processes")]
     pub cmdline: Vec<String>,
+
+    /// Only processes in these containers: the id or its first digits, at least 4
+    ///
+    /// As `docker ps`, `podman ps` and `crictl ps` show it; names of containers are not known. Where
+    /// processes are chosen in several ways, one process must satisfy them all.
+    #[arg(long, value_name = "ID", value_delimiter = ',', help_heading = "Processes")]
+    pub container: Vec<ContainerId>,
+
+    /// Only processes in these units of systemd: nginx (nginx.service), session-3.scope
+    #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "Processes")]
+    pub unit: Vec<UnitName>,
 
     /// Run CMD, trace it and its descendants, and stop when it ends
     ///

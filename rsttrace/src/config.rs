@@ -141,6 +141,8 @@ impl TryFrom<Trace> for Config {
         Ok(Self {
             filter: Filter {
                 processes,
+                containers: cli.container,
+                units: cli.unit,
                 local_ports: PortSet::union(cli.local_port),
                 remote_ports: PortSet::union(cli.remote_port),
                 either_port: PortSet::union(cli.port),
@@ -244,6 +246,8 @@ fn netns(text: &str) -> Result<u32, UsageError> {
 fn filter_words(cli: &Trace) -> Vec<String> {
     let mut words: Vec<String> = cli.pid.iter().map(|value| format!("pid={value}")).collect();
     words.extend(cli.cmdline.iter().map(|value| format!("cmdline={value}")));
+    words.extend(cli.container.iter().map(|value| format!("container={value}")));
+    words.extend(cli.unit.iter().map(|value| format!("unit={value}")));
     if let Some(command) = cli.command.first() {
         words.push(format!("command={}", command.to_string_lossy()));
     }

@@ -15,7 +15,7 @@ use crate::{
     filter::{Condition, Filter},
     follow::Counts,
     join::Joiner,
-    model::{Cause, EndKind, Event, Finding, Judged, LateObservation, LogLine, Record, Seen, Teardown},
+    model::{Cause, EndKind, Event, Finding, Judged, LateObservation, LogLine, Names, Record, Seen, Teardown},
     output::{
         WallClock, json,
         summary::{LogCounts, Summary},
@@ -50,6 +50,8 @@ pub struct Pipeline {
     /// Orderly ends are records too.
     pub want_fin: bool,
     pub timers: Timers,
+    /// Processes have the numbers here that the kernel half reports.
+    pub numbers_are_ours: bool,
     pub fail_on: Vec<Condition>,
     /// A shown record met one of these conditions.
     pub failed: bool,
@@ -135,6 +137,7 @@ impl Pipeline {
             limit,
             want_fin: true,
             timers: Timers::well_known(),
+            numbers_are_ours: true,
             fail_on: Vec::new(),
             failed: false,
             printed: 0,
@@ -151,6 +154,9 @@ impl Pipeline {
         match self.decoder.decode(bytes) {
             Ok(event) => {
                 self.last_event_ns = self.last_event_ns.max(event.ts_ns());
+                if self.tells_names() {
+                    self.processes.meet_all(&event);
+                }
                 let end = if let Event::After(after) = &event { self.joiner.end_of(after) } else { None };
                 self.tally.count(&event, end);
                 // What was due before this event is told without it, however late we read.
@@ -171,15 +177,23 @@ impl Pipeline {
         self.joiner.tick(self.now_ns, &mut self.ready);
     }
 
-    /// When [`Pipeline::tick`] and [`Pipeline::write`] have something to do next.
-    pub fn next_deadline_ns(&self) -> Option<u64> {
-        let log = self.log.as_ref().and_then(|log| log.correlator.next_deadline_ns());
-        [self.joiner.next_deadline_ns(), log].into_iter().flatten().min()
-    }
-
     /// Whether [`Pipeline::write`] has something to do.
     pub fn has_ready(&self) -> bool {
         !self.ready.is_empty() || self.log.is_some()
+    }
+
+    /// What is complete can be written with more in a moment.
+    pub fn is_worth_waiting(&self, now_ns: u64) -> bool {
+        self.processes.worth_waiting_until_ns(now_ns).is_some()
+    }
+
+    /// When [`Pipeline::tick`] and [`Pipeline::write`] have something to do next.
+    pub fn next_deadline_ns(&self, now_ns: u64) -> Option<u64> {
+        let log = self.log.as_ref().and_then(|log| log.correlator.next_deadline_ns());
+        let ready = (!self.ready.is_empty()).then_some(now_ns);
+        let write = [log, ready].into_iter().flatten().min();
+        let not_before_ns = self.processes.worth_waiting_until_ns(now_ns).unwrap_or(0);
+        self.joiner.next_deadline_ns().into_iter().chain(write.map(|at| at.max(not_before_ns))).min()
     }
 
     /// Writes what is complete. Returns whether anything was written.
@@ -242,7 +256,7 @@ impl Pipeline {
         let judge = |mut teardown: Teardown| {
             self.find_owner(&mut teardown);
             let verdict = verdict::judge(&teardown, &self.timers);
-            Judged { teardown, verdict, log: Finding::Nothing }
+            Judged { teardown, verdict, names: Names::default(), log: Finding::Nothing }
         };
         Story::Ends(halves.into_iter().map(judge).collect())
     }
@@ -271,7 +285,7 @@ impl Pipeline {
     /// One socket that ended, or both ends of a connection within this host.
     fn write_halves(&mut self, out: &mut impl Write, columns: Option<usize>, halves: Vec<Judged>) -> io::Result<()> {
         let mut shown = Vec::with_capacity(halves.len());
-        for judged in halves {
+        for mut judged in halves {
             if self.is_merely_orderly(&judged) {
                 self.summary.orderly_here += 1;
             } else if !self.filter.accepts(&judged, &mut self.processes) {
@@ -279,6 +293,7 @@ impl Pipeline {
             } else if self.limit.is_none_or(|limit| self.printed < limit) {
                 self.printed += 1;
                 self.failed |= self.fail_on.iter().any(|condition| condition.is_met(&judged));
+                self.find_names(&mut judged);
                 if let Some(log) = &mut self.log {
                     log.errors_without_line += u64::from(judged.teardown.observer.is_some() && judged.log == Finding::Nothing);
                 }
@@ -330,6 +345,23 @@ impl Pipeline {
         self.summary.lost_by_hook = rsttrace_common::hook::NAMES.iter().copied().zip(counters.lost_by_hook).collect();
         self.summary.evicted = counters.untracked + self.joiner.evicted();
         self.summary.log = self.log.as_ref().map(LogJoin::counts);
+    }
+
+    /// Whether anything that is written, or chosen by, needs more of processes than the kernel half reports.
+    pub fn tells_names(&self) -> bool {
+        let shown = match &self.format {
+            Format::Json => true,
+            Format::Text(text) => text.has_timeline(),
+        };
+        self.numbers_are_ours && (shown || self.filter.asks_for_places())
+    }
+
+    fn find_names(&mut self, judged: &mut Judged) {
+        if self.tells_names() {
+            judged.names = self.processes.names(&judged.teardown);
+        } else {
+            judged.names.nat = self.processes.nat(&judged.teardown);
+        }
     }
 
     /// A socket that still lives, and that nobody used since it was accepted, is looked up.

@@ -25,7 +25,7 @@ use crate::{
     correlate::{Book, Origin},
     decode::Decoder,
     enrich::Processes,
-    filter::ProcessSelector,
+    filter::{Filter, ProcessSelector},
     follow::{Doors, Logs, Place},
     join::Joiner,
     output::{WallClock, json, text::TextFormat},
@@ -49,6 +49,10 @@ const TICK: Duration = Duration::from_secs(1);
 const SEARCH: Duration = Duration::from_millis(250);
 /// How often the processes that are traced are counted for the live line: that reads all of /proc.
 const RECOUNT: Duration = Duration::from_secs(10);
+
+/// How often processes are looked at that have started since: who is killed with its connections cannot be
+/// looked at any more.
+const CENSUS: Duration = Duration::from_secs(10);
 
 /// Exit status where a record is what `--fail-on` asks for.
 const FOUND: u8 = 4;
@@ -96,6 +100,11 @@ pub async fn run(config: Config, files: Option<Doors>, broker: Option<io::Result
         }
         Some(Err(error)) => status.warn(&format!("cannot fork: {error}; owners of unused sockets stay unknown")),
         None => {}
+    }
+    pipeline.numbers_are_ours = preflight::in_initial_pid_namespace();
+    if pipeline.tells_names() {
+        // Whoever is killed with its connections has a name from here.
+        pipeline.processes.remember_all();
     }
     pipeline.timers = config.timers.clone();
     pipeline.want_fin = config.want_fin;
@@ -228,6 +237,7 @@ impl<W: Write> Live<'_, W> {
         let stdin = stdin.transpose()?;
         let mut stop_at = self.end.map(Instant::from_std);
         let mut next_look = Instant::now() + TICK;
+        let mut next_census = Instant::now() + CENSUS;
         loop {
             let moved = self.move_events()?;
             if self.pipeline.done() {
@@ -243,7 +253,7 @@ impl<W: Write> Live<'_, W> {
             let reads_stdin = self.logs.as_ref().is_some_and(Logs::reads_stdin);
             let due = self
                 .pipeline
-                .next_deadline_ns()
+                .next_deadline_ns(monotonic_ns())
                 .map(|at| Instant::now() + Duration::from_nanos(at.saturating_sub(monotonic_ns())) + Duration::from_micros(100));
             tokio::select! {
                 biased;
@@ -268,6 +278,11 @@ impl<W: Write> Live<'_, W> {
                 () = readable(Some(&ring)), if moved == Moved::Nothing => {}
                 () = at(due) => {}
                 () = at(Some(next_look)), if self.status.wants_ticks() => {}
+                () = at(Some(next_census)), if self.pipeline.tells_names() => {}
+            }
+            if Instant::now() >= next_census && self.pipeline.tells_names() {
+                next_census = Instant::now() + CENSUS;
+                self.pipeline.processes.remember_new();
             }
             // Also where nobody looks, losses are said as they happen: at rest there are none.
             if Instant::now() >= next_look {
@@ -288,7 +303,7 @@ impl<W: Write> Live<'_, W> {
         }
         self.read_logs();
         self.pipeline.tick((moved != Moved::Batch).then_some(now_ns));
-        if self.pipeline.has_ready() {
+        if self.pipeline.has_ready() && !self.pipeline.is_worth_waiting(now_ns) {
             self.status.clear();
             if self.pipeline.write(self.out, self.status.columns())? {
                 self.out.flush()?;
@@ -449,7 +464,7 @@ fn open_logs(config: &LogConfig, files: Doors, status: &Status) -> Logs {
 /// Process numbers in another PID namespace are not those that the kernel half reports.
 fn check_process_numbers(config: &Config, status: &Status) -> anyhow::Result<()> {
     if !preflight::in_initial_pid_namespace() {
-        if !config.filter.processes.is_empty() || !config.command.is_empty() {
+        if !config.filter.processes.is_empty() || config.filter.asks_for_places() || !config.command.is_empty() {
             return Err(crate::probe::ProbeError::Unusable {
                 what: "this is not the host's PID namespace: the kernel's process numbers are not the ones seen here, so processes cannot be chosen".to_owned(),
                 hint: "run rsttrace on the host, or in a container that shares its PID namespace (--pid=host)".to_owned(),
@@ -470,10 +485,15 @@ fn tracing(config: &Config, processes: &mut Processes) -> String {
         let name = Path::new(command).file_name().unwrap_or(command);
         return crate::output::escape::for_terminal(&name.to_string_lossy()).into_owned();
     }
-    if config.filter.processes.is_empty() {
+    let filter = &config.filter;
+    if filter.processes.is_empty() && !filter.asks_for_places() {
         return "all processes".to_owned();
     }
     let all = processes.all();
+    if filter.processes.is_empty() {
+        let n = all.iter().filter(|(_, info)| filter.contains(info)).count();
+        return format!("{n} process{}{}", if n == 1 { "" } else { "es" }, places(filter));
+    }
     let words: Vec<String> = config
         .filter
         .processes
@@ -490,7 +510,15 @@ fn tracing(config: &Config, processes: &mut Processes) -> String {
             }
         })
         .collect();
-    words.join(", ")
+    format!("{}{}", words.join(", "), places(filter))
+}
+
+/// ` in container 0123456789ab in unit nginx.service or php8.2-fpm.service`, as far as it is asked for.
+fn places(filter: &Filter) -> String {
+    let containers: Vec<_> = filter.containers.iter().map(|id| format!("{id:.12}")).collect();
+    let units: Vec<_> = filter.units.iter().map(ToString::to_string).collect();
+    let words = |kind: &str, names: &[String]| if names.is_empty() { String::new() } else { format!(" in {kind} {}", names.join(" or ")) };
+    words("container", &containers) + &words("unit", &units)
 }
 
 fn ready_line(config: &Config, probe: &Probe, processes: &mut Processes, status: &Status) -> String {
@@ -515,15 +543,20 @@ fn ready_line(config: &Config, probe: &Probe, processes: &mut Processes, status:
 /// A name that nobody has: wait for it, but say what it may have been meant to be.
 fn warn_about_absent(config: &Config, processes: &mut Processes, status: &Status) {
     let all = processes.all();
+    if config.filter.asks_for_places() && !all.iter().any(|(_, info)| config.filter.contains(info)) {
+        status.warn(&format!("no process is{} yet: waiting for one", places(&config.filter)));
+    }
     for selector in &config.filter.processes {
         // A number was there when the flags were read, visible in /proc or not.
         if matches!(selector, ProcessSelector::Pid(_)) || all.iter().any(|(tgid, info)| selector.selects(*tgid, info)) {
             continue;
         }
         let hint = match selector {
-            ProcessSelector::Name(name) => nearest(name, all.iter().flat_map(|(_, info)| std::iter::once(&info.comm).chain(&info.exe)))
-                .map(|name| format!("; did you mean {}?", crate::output::escape::for_terminal(name)))
-                .unwrap_or_default(),
+            ProcessSelector::Name(name) => {
+                nearest(name, all.iter().flat_map(|(_, info)| std::iter::once(info.comm.as_str()).chain(info.exe_name())))
+                    .map(|name| format!("; did you mean {}?", crate::output::escape::for_terminal(name)))
+                    .unwrap_or_default()
+            }
             _ => String::new(),
         };
         status
@@ -531,9 +564,9 @@ fn warn_about_absent(config: &Config, processes: &mut Processes, status: &Status
     }
 }
 
-fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a String>) -> Option<&'a str> {
+fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     candidates
-        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate.as_str()))
+        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
         .filter(|(score, _)| *score > 0.75)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)

@@ -41,6 +41,10 @@ fn bad_values_are_named_with_what_was_expected() {
     refused(&["-p", "4194305"], &["there is no process 4194305"]);
     refused(&["-p", ""], &["--pid"]);
     refused(&["--cmdline", ""], &["--cmdline"]);
+    refused(&["--container", "web"], &["web", "names are not known"]);
+    refused(&["--container", "abc"], &["abc", "4 to 64"]);
+    refused(&["--unit", "system.slice"], &["system.slice", "a service or a scope"]);
+    refused(&["--unit", "a/b"], &["a/b", "nginx.service"]);
     refused(&["-4", "-6"], &["cannot be used with"]);
     refused(&["-q", "-v"], &["cannot be used with"]);
     refused(&["--no-such-flag"], &["--no-such-flag"]);

@@ -9,7 +9,8 @@ use jiff::{Timestamp, tz::TimeZone};
 use rsttrace::{
     audit::{Counter, Counts},
     decode::Decoder,
-    filter::Filter,
+    enrich::{ProcessSource, Processes},
+    filter::{Filter, ProcessInfo},
     join::Joiner,
     output::{
         WallClock,
@@ -42,12 +43,35 @@ fn events() -> Vec<Vec<u8>> {
     events
 }
 
+/// The recorded processes are gone, whoever has their numbers now.
+#[derive(Debug)]
+struct Nobody;
+
+impl ProcessSource for Nobody {
+    fn process(&mut self, _: u32) -> Option<ProcessInfo> {
+        None
+    }
+
+    fn holder(&mut self, _: u64) -> Option<u32> {
+        None
+    }
+
+    fn after(&mut self, _: u32) -> Vec<u32> {
+        Vec::new()
+    }
+
+    fn netns(&mut self, _: u32) -> Option<u32> {
+        None
+    }
+}
+
 fn replay(format: Format, columns: Option<usize>) -> String {
     let reasons = REASONS.map(|(number, name)| (number, name.to_owned()));
     let first_ns = events()[0][8..16].try_into().map(u64::from_ne_bytes).unwrap();
     let clock = WallClock::new("2026-11-22T07:52:00Z".parse::<Timestamp>().unwrap().as_nanosecond(), first_ns);
     let mut pipeline =
         Pipeline::new(Decoder::new(4_000_000, reasons), Joiner::new(1_000_000_000, 4096), Filter::default(), format, clock, None);
+    pipeline.processes = Processes::from(Nobody);
     let mut out = Vec::new();
     for event in events() {
         pipeline.feed(&event);

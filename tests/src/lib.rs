@@ -9,6 +9,7 @@
 
 mod actor;
 mod bpf;
+mod cgroup;
 mod expect;
 mod flow;
 #[cfg(feature = "logs")]
@@ -27,6 +28,7 @@ mod tracer;
 
 pub use actor::{Actor, Fd};
 pub use bpf::{bpf_object_exists, bpf_objects};
+pub use cgroup::Cgroup;
 pub use expect::{expect, in_range, number, text};
 pub use flow::{Flow, is_stray, is_teardown, of_kind};
 pub use link::{Direction, Fate, Link, Segment, veth};

@@ -344,7 +344,9 @@ impl PublicCopy {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = env::temp_dir().join(format!("rsttrace-copy-{}-{number}", std::process::id()));
-        std::fs::copy(binary(), &path).expect("a copy");
+        // By another process: while a descriptor for writing is open here, a test that forks would keep the file busy.
+        let status = Command::new("cp").arg(binary()).arg(&path).status().expect("cp");
+        assert!(status.success(), "cp: {status}");
         Self(path)
     }
 

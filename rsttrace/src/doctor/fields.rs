@@ -46,6 +46,8 @@ const DESCRIPTOR: &[&str] =
     &["pt_regs__di", "task_struct__stack", "task_struct__files", "files_struct__fdt", "fdtable__fd", "file__private_data"];
 const PAYLOAD: &[&str] = &["tcp_sock__snd_una", "tcp_sock__snd_nxt", "tcp_sock__write_seq"];
 const RESET: &[&str] = &["sk_buff__head", "sk_buff__transport_header", "sk_buff__network_header", "tcp_skb_cb__tcp_flags"];
+const CONTAINER: &str = "the doctor runs in no container";
+const NAT: &str = "it takes a connection whose addresses are translated";
 const LOG: &str = "it takes the log of an application (--error-log)";
 const SLOW: &str = "it takes a connection that idles for as long as a well-known timer";
 
@@ -74,7 +76,12 @@ static SOURCES: &[Source] = &[
     source("local.port", END, &["inet_sock__inet_sport"]),
     source("remote.addr", END, &["sock__skc_daddr", "sock__skc_v6_daddr"]),
     source("remote.port", END, &["sock__skc_dport"]),
+    source("nat.original.addr", END, &["sock__skc_net"]).untried(NAT),
+    source("nat.original.port", END, &["sock__skc_net"]).untried(NAT),
+    source("nat.translated.addr", END, &["sock__skc_net"]).untried(NAT),
+    source("nat.translated.port", END, &["sock__skc_net"]).untried(NAT),
     source("netns", END, &["sock__skc_net", "net__inum"]),
+    source("netns_name", END, &["sock__skc_net", "net__inum"]).untried("the network namespace that it takes has no name"),
     source("cookie", END, &["sock__skc_cookie"]),
     source("inode", OWNERS, &["sock__sk_socket", "socket__file", "file__f_inode", "inode__i_ino"]),
     source("role", STATES, &[]),
@@ -93,6 +100,13 @@ static SOURCES: &[Source] = &[
     source("reason", SENT, &[preflight::RESET_REASON]),
     source("owner.tgid", OWNERS, TASK),
     source("owner.comm", OWNERS, &["task_struct__comm", "task_struct__group_leader"]),
+    source("owner.exe", OWNERS, TASK),
+    source("owner.user", OWNERS, TASK).untried("/etc/passwd has no name for the user of the doctor"),
+    source("owner.uid", OWNERS, TASK),
+    source("owner.unit", OWNERS, TASK).untried("the doctor runs in no unit of systemd"),
+    source("owner.container.id", OWNERS, TASK).untried(CONTAINER),
+    source("owner.container.runtime", OWNERS, TASK).untried(CONTAINER),
+    source("owner.pod", OWNERS, TASK).untried("the doctor runs in no pod"),
     source("observer.tgid", CONCLUDED, TASK),
     source("observer.tid", CONCLUDED, THREAD),
     source("observer.comm", CONCLUDED, COMM),

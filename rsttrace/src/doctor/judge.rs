@@ -196,7 +196,7 @@ mod tests {
     const NEEDED: &str = "sock_recv_length";
 
     fn watched(made: Vec<Made>, records: Vec<Value>) -> Watched {
-        let lab = Lab { netns: 1, shared: None, numbers: None, comm: String::new(), process: String::new() };
+        let lab = Lab { netns: 1, shared: None, numbers: None, comm: String::new(), process: String::new(), identity: None };
         // Monotonic zero is 1970.
         Watched { lab, made, records, undecodable: 0, lost: 0, took: Duration::ZERO, wall_ns: 0, started_ns: 0 }
     }

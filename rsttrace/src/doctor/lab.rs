@@ -4,6 +4,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     os::fd::{AsFd, AsRawFd as _, OwnedFd},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -20,7 +21,7 @@ use rustix::{
 use serde_json::json;
 
 use super::must::{Half, Must};
-use crate::enrich;
+use crate::{enrich, filter::Lineage as _, model::Identity};
 
 /// What the client says, and what the server answers.
 pub const REQUEST: usize = 100;
@@ -43,6 +44,8 @@ pub struct Lab {
     /// Name of this thread, and of its process.
     pub comm: String,
     pub process: String,
+    /// What else this process is; `None` where its number is another one for the kernel half.
+    pub identity: Option<Arc<Identity>>,
 }
 
 impl Lab {
@@ -67,6 +70,10 @@ impl Lab {
             numbers: numbers_are_ours.then(|| (std::process::id(), gettid().as_raw_nonzero().get())),
             comm: name,
             process,
+            identity: numbers_are_ours
+                .then(|| enrich::Processes::default().process(std::process::id()))
+                .flatten()
+                .map(|info| Arc::clone(&info.identity)),
         })
     }
 
@@ -89,11 +96,32 @@ impl Lab {
             .must("owner.tgid", self.tgid())
             .is("owner.comm", self.process.clone())
             .must("evidence.probes_out", Must::Be(json!(0)));
+        let half = self.identified(half);
         if socket.established {
             half.must("rtt_us", Must::BeBetween(0, AGE_US)).must("evidence.min_rtt_us", Must::BeBetween(0, AGE_US))
         } else {
             half
         }
+    }
+
+    /// What this process is, as far as that is known here.
+    fn identified(&self, half: Half) -> Half {
+        let Some(Identity { exe: _, uid: _, user, place }) = self.identity.as_deref() else { return half };
+        let half = half.is("owner.uid", rustix::process::geteuid().as_raw());
+        let exe = std::env::current_exe().map(|path| path.to_string_lossy().into_owned());
+        let container = place.container.as_ref();
+        let known = [
+            ("owner.exe", exe.ok()),
+            ("owner.user", user.as_ref().map(|user| user.to_string())),
+            ("owner.unit", place.unit.clone()),
+            ("owner.container.id", container.map(|container| container.id.clone())),
+            ("owner.container.runtime", container.and_then(|container| container.runtime).map(|runtime| runtime.to_string())),
+            ("owner.pod", place.pod.clone()),
+        ];
+        known.into_iter().fold(half, |half, (field, value)| match value {
+            Some(value) => half.is(field, value),
+            None => half,
+        })
     }
 
     /// A RST that leaves without a socket.

@@ -11,7 +11,8 @@ const REDACTED: &str = "redacted";
 pub fn redact(report: &mut Report) {
     let own = rustix::thread::name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let host = std::mem::replace(&mut report.host, REDACTED.to_owned());
-    let clean = |text: &mut String| *text = without_addresses(&without_word(text, &host));
+    let exe = std::env::current_exe().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+    let clean = |text: &mut String| *text = without_addresses(&without_word(&without_word(text, &host), &exe));
     let clean_some = |text: &mut Option<String>| text.iter_mut().for_each(clean);
     for complaint in &mut report.degraded {
         clean(&mut complaint.why);
@@ -35,12 +36,16 @@ pub fn redact(report: &mut Report) {
     }
 }
 
-/// Addresses and process names of a record, at any depth; `foreign` gathers the names.
+/// What tells how a machine is set up, even of ourselves.
+const PLACES: [&str; 6] = ["exe", "user", "unit", "id", "pod", "netns_name"];
+
+/// Addresses, places and process names of a record, at any depth; `foreign` gathers the names.
 fn hide_names(value: &mut Value, own: &[&str], foreign: &mut Vec<String>) {
     let Value::Object(keys) = value else { return };
     for (key, inner) in keys {
         match (key.as_str(), inner) {
             ("addr", Value::String(addr)) => REDACTED.clone_into(addr),
+            (key, Value::String(place)) if PLACES.contains(&key) => REDACTED.clone_into(place),
             ("comm", Value::String(comm)) if !own.contains(&comm.as_str()) => {
                 foreign.push(std::mem::replace(comm, REDACTED.to_owned()));
             }
@@ -118,7 +123,7 @@ mod tests {
     fn names_of_others_go_from_the_sentence_too() {
         let mut record = json!({
             "local": { "addr": "10.1.2.3", "port": 1 },
-            "owner": { "comm": "ours" },
+            "owner": { "comm": "ours", "exe": "/home/me/rsttrace", "uid": 0, "container": { "id": "0123", "runtime": "docker" } },
             "peer": { "comm": "secret" },
             "verdict": "secret aborted",
         });
@@ -127,7 +132,8 @@ mod tests {
         assert_eq!(foreign, ["secret"]);
         assert_eq!(record["local"], json!({ "addr": "redacted", "port": 1 }));
         assert_eq!(record["peer"]["comm"], "redacted");
-        assert_eq!(record["owner"]["comm"], "ours");
+        let container = json!({ "id": "redacted", "runtime": "docker" });
+        assert_eq!(record["owner"], json!({ "comm": "ours", "exe": "redacted", "uid": 0, "container": container }));
     }
 
     proptest! {

@@ -247,6 +247,13 @@ fn names() -> impl Iterator<Item = PathBuf> {
     entries.take(MAX_NAMESPACES).map(|entry| entry.path())
 }
 
+/// The namespaces that have a name, and it: not longer than `NAME_MAX` allows.
+pub fn named() -> Vec<(u32, String)> {
+    let number = |path: &PathBuf| u32::try_from(rustix::fs::stat(path).ok()?.st_ino).ok();
+    let named = |path: PathBuf| Some((number(&path)?, path.file_name()?.to_string_lossy().into_owned()));
+    names().filter_map(named).collect()
+}
+
 /// `of`: a process's number, or another name in /proc.
 fn read(of: &str) -> Option<Kernel> {
     let file = |name| fs::read_to_string(format!("/proc/{of}/net/{name}")).ok();

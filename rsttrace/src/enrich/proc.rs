@@ -2,37 +2,56 @@
 
 use std::{
     collections::HashMap,
+    io::Read as _,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use procfs::process::{FDTarget, Process, all_processes};
 
-use super::{ProcessSource, netns_of};
-use crate::filter::ProcessInfo;
+use super::{
+    ProcessSource, cgroup,
+    nat::{Connection, ProcConntrack, Tables, Translation},
+    netns, netns_of, process_numbers,
+};
+use crate::{filter::ProcessInfo, model::Identity};
 
 /// A look at all descriptors of the host is not repeated sooner.
 const SCAN_INTERVAL: Duration = Duration::from_millis(200);
 /// Process numbers told at a time.
 const PAGE: usize = 4_096;
+/// More of a file about one process is not read.
+const MAX_FILE: u64 = 64 * 1024;
 
 /// Reads /proc with the rights of this process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Proc {
     holders: HashMap<u64, Option<u32>>,
     scanned: Option<Instant>,
+    tables: Tables<ProcConntrack>,
+}
+
+impl Default for Proc {
+    fn default() -> Self {
+        Self { holders: HashMap::new(), scanned: None, tables: Tables::new(ProcConntrack::default()) }
+    }
 }
 
 impl ProcessSource for Proc {
     fn process(&mut self, tgid: u32) -> Option<ProcessInfo> {
+        // All of it through one descriptor, and so of one process.
         let process = Process::new(i32::try_from(tgid).ok()?).ok()?;
         let stat = process.stat().ok()?;
-        let exe = process.exe().ok().and_then(|path| {
-            let name = path.file_name()?.to_string_lossy().into_owned();
-            // A replaced binary, as after a package upgrade.
-            Some(name.strip_suffix(" (deleted)").map_or(name.clone(), str::to_owned))
-        });
         let cmdline = process.cmdline().map(|args| args.join(" ")).unwrap_or_default();
-        Some(ProcessInfo { comm: stat.comm, exe, cmdline, parent: u32::try_from(stat.ppid).unwrap_or(0) })
+        let place = text(&process, "cgroup").map(|text| cgroup::place(&text)).unwrap_or_default();
+        let uid = text(&process, "status").and_then(|text| effective_uid(&text));
+        Some(ProcessInfo {
+            comm: stat.comm,
+            cmdline,
+            parent: u32::try_from(stat.ppid).unwrap_or(0),
+            started: stat.starttime,
+            identity: Arc::new(Identity { exe: exe(&process), uid, user: None, place }),
+        })
     }
 
     fn holder(&mut self, inode: u64) -> Option<u32> {
@@ -49,11 +68,44 @@ impl ProcessSource for Proc {
     }
 
     fn after(&mut self, tgid: u32) -> Vec<u32> {
-        let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
         // Processes come in the order of their numbers (next_tgid()).
-        let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        numbers.filter(|&number| number > tgid).take(PAGE).collect()
+        process_numbers().filter(|&number| number > tgid).take(PAGE).collect()
     }
+
+    fn named_netns(&mut self) -> Vec<(u32, String)> {
+        netns::named()
+    }
+
+    fn translation(&mut self, of: &Connection) -> Translation {
+        self.tables.translation(of)
+    }
+
+    fn holds_files(&self) -> bool {
+        self.tables.holds_files()
+    }
+
+    fn let_go(&mut self) {
+        self.tables.let_go();
+    }
+}
+
+fn exe(process: &Process) -> Option<String> {
+    let path = process.exe().ok()?.to_string_lossy().into_owned();
+    // A replaced binary, as after a package upgrade.
+    Some(path.strip_suffix(" (deleted)").map_or(path.clone(), str::to_owned))
+}
+
+/// Of a process's directory.
+fn text(process: &Process, name: &str) -> Option<String> {
+    let mut bytes = Vec::new();
+    process.open_relative(name).ok()?.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// `Uid:`, then real, effective, saved, and that of the file system.
+fn effective_uid(status: &str) -> Option<u32> {
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    uids.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 fn scan() -> HashMap<u64, Option<u32>> {
@@ -85,7 +137,10 @@ mod tests {
         let me = std::process::id();
         let mut proc = Proc::default();
         let info = proc.process(me).unwrap();
-        assert!(info.cmdline.contains(info.exe.as_deref().unwrap()));
+        assert!(info.cmdline.contains(info.exe_name().unwrap()));
+        assert_eq!(info.identity.exe.as_deref(), std::env::current_exe().unwrap().to_str());
+        assert_eq!(info.identity.uid, Some(rustix::process::geteuid().as_raw()));
+        assert_eq!(effective_uid("Name:\tx\nUid:\t0\t33\t0\t0\n"), Some(33));
         assert_eq!(info.parent, u32::try_from(rustix::process::getppid().unwrap().as_raw_nonzero().get()).unwrap());
         assert_eq!(proc.after(me - 1).first(), Some(&me));
         assert!(!proc.after(me).contains(&me));

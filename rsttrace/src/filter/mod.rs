@@ -1,5 +1,6 @@
 //! Which records are shown. Pure: what /proc knows is asked through [`Lineage`].
 
+mod place;
 mod ports;
 mod process;
 
@@ -8,10 +9,11 @@ use std::{fmt, net::IpAddr, str::FromStr};
 use ipnet::{IpNet, Ipv4Net};
 
 pub use self::{
+    place::{ContainerId, UnitName},
     ports::PortSet,
     process::{Lineage, ProcessInfo, ProcessSelector},
 };
-use crate::model::{Cause, EndKind, Endpoint, Errno, Harm, Judged, LateObservation};
+use crate::model::{Cause, EndKind, Endpoint, Errno, Harm, Judged, LateObservation, Party};
 
 /// An address range, or everything but it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +80,10 @@ pub enum Family {
 pub struct Filter {
     /// Owner, observer or closer is such a process or descends from one.
     pub processes: Vec<ProcessSelector>,
+    /// Such a process is also in one of these,
+    pub containers: Vec<ContainerId>,
+    /// and in one of these.
+    pub units: Vec<UnitName>,
     pub local_ports: PortSet,
     pub remote_ports: PortSet,
     pub either_port: PortSet,
@@ -131,16 +137,13 @@ impl Filter {
         (self.harms.is_empty() || self.harms.contains(&verdict.harm))
             && (self.causes.is_empty() || self.causes.contains(&verdict.cause))
             && self.accepts_connection(t.local, t.remote, t.netns, t.end, errno)
-            && self.accepts_processes(t.processes(), lineage)
+            && self.accepts_parties(t.parties(), t.held_ns(), lineage)
     }
 
     /// Whether an observation that came after its record is shown.
     pub fn accepts_late(&self, late: &LateObservation, lineage: &mut dyn Lineage) -> bool {
-        let task = late.observer.task;
-        let owner = late.owner.map(|owner| (owner.tgid, owner.parent_tgid, owner.comm));
-        let processes = owner.into_iter().chain([(task.tgid, task.parent_tgid, task.comm)]);
         self.accepts_connection(late.local, late.remote, late.netns, late.end, Some(late.observer.errno))
-            && self.accepts_processes(processes, lineage)
+            && self.accepts_parties(late.parties(), late.at_ns, lineage)
     }
 
     fn accepts_connection(&self, local: Endpoint, remote: Endpoint, netns: Option<u32>, end: EndKind, errno: Option<Errno>) -> bool {
@@ -156,9 +159,31 @@ impl Filter {
             && (self.errnos.is_empty() || errno.is_some_and(|errno| self.errnos.contains(&errno)))
     }
 
-    fn accepts_processes(&self, mut parts: impl Iterator<Item = (u32, u32, crate::model::Comm)>, lineage: &mut dyn Lineage) -> bool {
-        self.processes.is_empty()
-            || parts.any(|(tgid, parent, comm)| process::matches(&self.processes, tgid, parent, &comm.text(), lineage))
+    /// One of them satisfies all conditions on processes.
+    fn accepts_parties(&self, mut parties: impl Iterator<Item = Party>, at_ns: u64, lineage: &mut dyn Lineage) -> bool {
+        let of_any = self.processes.is_empty() && !self.asks_for_places();
+        of_any || parties.any(|party| self.is_of_processes(party, lineage) && self.is_in_places(party, at_ns, lineage))
+    }
+
+    fn is_of_processes(&self, party: Party, lineage: &mut dyn Lineage) -> bool {
+        self.processes.is_empty() || process::matches(&self.processes, party.tgid, party.parent_tgid, &party.comm.text(), lineage)
+    }
+
+    fn is_in_places(&self, party: Party, at_ns: u64, lineage: &mut dyn Lineage) -> bool {
+        !self.asks_for_places() || lineage.at(party, at_ns).is_some_and(|info| self.contains(&info))
+    }
+
+    /// Whether a process is in one of the containers and in one of the units that are asked for.
+    pub fn contains(&self, info: &ProcessInfo) -> bool {
+        let place = &info.identity.place;
+        let contained = || place.container.as_ref().is_some_and(|container| self.containers.iter().any(|id| id.matches(container)));
+        let of_unit = || place.unit.as_ref().is_some_and(|unit| self.units.iter().any(|name| name.matches(unit)));
+        (self.containers.is_empty() || contained()) && (self.units.is_empty() || of_unit())
+    }
+
+    /// Whether it matters where a process is kept.
+    pub fn asks_for_places(&self) -> bool {
+        !self.containers.is_empty() || !self.units.is_empty()
     }
 }
 

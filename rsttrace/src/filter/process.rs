@@ -3,21 +3,33 @@
 
 use std::{fmt, sync::Arc};
 
+use crate::model::{Identity, Party};
+
 /// What is known of a process by its number.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProcessInfo {
     pub comm: String,
-    /// Base name of the executable, where it can be read.
-    pub exe: Option<String>,
     /// Arguments joined by spaces.
     pub cmdline: String,
     pub parent: u32,
+    /// Since boot, in clock ticks: tells it from an earlier process with its number.
+    pub started: u64,
+    pub identity: Arc<Identity>,
+}
+
+impl ProcessInfo {
+    /// Base name of the executable, where it can be read.
+    pub fn exe_name(&self) -> Option<&str> {
+        self.identity.exe.as_deref().map(|path| path.rsplit_once('/').map_or(path, |(_, name)| name))
+    }
 }
 
 /// Where processes are looked up.
 pub trait Lineage {
     /// `None`: gone, and never seen while it lived.
     fn process(&mut self, tgid: u32) -> Option<Arc<ProcessInfo>>;
+    /// The process that was meant at a time (`CLOCK_MONOTONIC`), and not a later one with its number.
+    fn at(&mut self, party: Party, at_ns: u64) -> Option<Arc<ProcessInfo>>;
 }
 
 /// One `--pid` or `--cmdline` value.
@@ -47,7 +59,7 @@ impl ProcessSelector {
             Self::Pid(pid) => *pid == tgid,
             // The kernel cuts comm at 15 bytes.
             Self::Name(name) => {
-                info.comm == *name || info.exe.as_ref() == Some(name) || name.len() > 15 && info.comm == name[..floor(name, 15)]
+                info.comm == *name || info.exe_name() == Some(name) || name.len() > 15 && info.comm == name[..floor(name, 15)]
             }
             Self::Cmdline(text) => info.cmdline.contains(text.as_str()),
         }
@@ -64,7 +76,7 @@ const MAX_GENERATIONS: usize = 64;
 /// Whether a process is selected, itself or through an ancestor. `parent` and `comm` are what the
 /// kernel half saw, for processes that are gone.
 pub fn matches(selectors: &[ProcessSelector], tgid: u32, parent: u32, comm: &str, lineage: &mut dyn Lineage) -> bool {
-    let seen = ProcessInfo { comm: comm.to_owned(), exe: None, cmdline: String::new(), parent };
+    let seen = ProcessInfo { comm: comm.to_owned(), parent, ..ProcessInfo::default() };
     if selectors.iter().any(|selector| selector.selects(tgid, &seen)) {
         return true;
     }
@@ -98,14 +110,19 @@ mod tests {
         fn process(&mut self, tgid: u32) -> Option<Arc<ProcessInfo>> {
             self.0.get(&tgid).cloned().map(Arc::new)
         }
+
+        fn at(&mut self, party: Party, _: u64) -> Option<Arc<ProcessInfo>> {
+            self.process(party.tgid)
+        }
     }
 
     fn family() -> Fake {
         let process = |comm: &str, exe: &str, parent| ProcessInfo {
             comm: comm.to_owned(),
-            exe: Some(exe.to_owned()),
             cmdline: format!("/usr/sbin/{exe} -c x"),
             parent,
+            identity: Arc::new(Identity { exe: Some(format!("/usr/sbin/{exe}")), ..Identity::default() }),
+            ..ProcessInfo::default()
         };
         Fake(HashMap::from([
             (1, process("systemd", "systemd", 0)),

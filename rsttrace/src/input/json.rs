@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::model::{
-    Bytes, Closer, Comm, Damage, EndKind, Endpoint as ModelEndpoint, Errno, Finding, FirstFin, Idle, Judged, LateObservation,
-    Observer as ModelObserver, Owner as ModelOwner, Role, Seen, Speaker, Task, TcpState, Teardown, Verdict,
+    Bytes, Closer, Comm, Container as ModelContainer, Damage, EndKind, Endpoint as ModelEndpoint, Errno, Finding, FirstFin, Identity, Idle,
+    Judged, LateObservation, Names, Nat as ModelNat, Observer as ModelObserver, Owner as ModelOwner, Place, Role, Runtime, Seen, Speaker,
+    Task, TcpState, Teardown, Verdict,
 };
 
 /// The schema that is understood; see docs/json.md.
@@ -39,6 +40,24 @@ struct Endpoint {
 struct Owner {
     tgid: u32,
     comm: String,
+    exe: Option<String>,
+    user: Option<String>,
+    uid: Option<u32>,
+    unit: Option<String>,
+    container: Option<Container>,
+    pod: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Container {
+    id: String,
+    runtime: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Nat {
+    original: Option<Endpoint>,
+    translated: Option<Endpoint>,
 }
 
 #[derive(Deserialize)]
@@ -100,7 +119,9 @@ struct TeardownLine {
     end: String,
     local: Endpoint,
     remote: Endpoint,
+    nat: Option<Nat>,
     netns: Option<u32>,
+    netns_name: Option<String>,
     cookie: Option<u64>,
     inode: Option<u64>,
     role: Option<String>,
@@ -164,10 +185,28 @@ fn nanoseconds(time: Timestamp) -> Result<u64, String> {
     u64::try_from(time.as_nanosecond()).map_err(|_| "its time lies before 1970".to_owned())
 }
 
+impl Owner {
+    fn identity(&self) -> Identity {
+        let runtime = |name: &String| Runtime::ALL.into_iter().find(|runtime| runtime.name() == name);
+        let container = |saved: &Container| ModelContainer { id: saved.id.clone(), runtime: saved.runtime.as_ref().and_then(runtime) };
+        Identity {
+            exe: self.exe.clone(),
+            uid: self.uid,
+            user: self.user.as_deref().map(Arc::from),
+            place: Place { unit: self.unit.clone(), container: self.container.as_ref().map(container), pod: self.pod.clone() },
+        }
+    }
+}
+
 impl TeardownLine {
     fn read(self) -> Result<Judged, String> {
         let at_ns = nanoseconds(self.time)?;
         let fin = self.fin.read(at_ns)?;
+        let names = Names {
+            owner: self.owner.as_ref().map(|owner| Arc::new(owner.identity())),
+            netns: self.netns_name.map(Arc::from),
+            nat: self.nat.map(|nat| ModelNat { original: nat.original.map(Into::into), translated: nat.translated.map(Into::into) }),
+        };
         let teardown = Teardown {
             at_ns,
             end: one_of(EndKind::ALL, EndKind::name, &self.end)?,
@@ -210,7 +249,7 @@ impl TeardownLine {
             timer: None,
             words: self.verdict,
         };
-        Ok(Judged { teardown, verdict, log: Finding::Nothing })
+        Ok(Judged { teardown, verdict, names, log: Finding::Nothing })
     }
 }
 

@@ -5,6 +5,7 @@ mod evidence;
 mod log;
 mod teardown;
 mod verdict;
+mod who;
 
 use std::{
     fmt,
@@ -17,8 +18,9 @@ pub use self::{
     event::{After, AfterKind, End, Event, FirstFin, Hook, SequenceSpace, SockId, Stray},
     evidence::{AtFin, Evidence, ResetHeader, Segment, Speaker},
     log::{Fault, Finding, LogLine, LogTally, LogTime, Remote, Side, Stamp},
-    teardown::{Bytes, Closer, EndKind, Fin, Idle, LateObservation, Observer, Owner, Record, Role, Seen, Teardown},
+    teardown::{Bytes, Closer, EndKind, Fin, Idle, LateObservation, Observer, Owner, Party, Record, Role, Seen, Teardown},
     verdict::{Cause, Damage, Harm, Initiator, Judged, Peer, Phase, Timer, Verdict},
+    who::{Container, Identity, Names, Nat, Place, Runtime},
 };
 
 /// TCP states, `include/net/tcp_states.h`; what a future kernel adds is kept by number.

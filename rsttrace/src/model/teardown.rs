@@ -153,11 +153,38 @@ pub struct Teardown {
 }
 
 impl Teardown {
-    /// Every process that has a part in it: holder, observer, closer. (tgid, parent, name)
-    pub fn processes(&self) -> impl Iterator<Item = (u32, u32, Comm)> + '_ {
-        let owner = self.owner.iter().map(|owner| (owner.tgid, owner.parent_tgid, owner.comm));
+    /// Every process that has a part in it: holder, observer, closer.
+    pub fn parties(&self) -> impl Iterator<Item = Party> + '_ {
         let tasks = self.observer.iter().map(|observer| &observer.task).chain(&self.closer);
-        owner.chain(tasks.map(|task| (task.tgid, task.parent_tgid, task.comm)))
+        self.owner.iter().map(Party::from).chain(tasks.map(Party::from))
+    }
+
+    /// When whoever held the socket certainly still did: closing it may be long before its end.
+    pub fn held_ns(&self) -> u64 {
+        let closed = self.fin.first_ns.filter(|_| self.fin.first == Some(FirstFin::Local));
+        closed.map_or(self.at_ns, |closed| closed.min(self.at_ns))
+    }
+}
+
+/// A process as an event named it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Party {
+    pub tgid: u32,
+    pub parent_tgid: u32,
+    /// The acting thread's name.
+    pub comm: Comm,
+    pub process_comm: Comm,
+}
+
+impl From<&Owner> for Party {
+    fn from(owner: &Owner) -> Self {
+        Self { tgid: owner.tgid, parent_tgid: owner.parent_tgid, comm: owner.comm, process_comm: owner.comm }
+    }
+}
+
+impl From<&Task> for Party {
+    fn from(task: &Task) -> Self {
+        Self { tgid: task.tgid, parent_tgid: task.parent_tgid, comm: task.comm, process_comm: task.process_comm }
     }
 }
 
@@ -172,6 +199,13 @@ pub struct LateObservation {
     pub end: EndKind,
     pub owner: Option<Owner>,
     pub observer: Observer,
+}
+
+impl LateObservation {
+    /// Holder and observer.
+    pub fn parties(&self) -> impl Iterator<Item = Party> + '_ {
+        self.owner.iter().map(Party::from).chain([Party::from(&self.observer.task)])
+    }
 }
 
 /// What the join yields.

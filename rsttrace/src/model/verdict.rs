@@ -1,6 +1,6 @@
 //! The words of a verdict.
 
-use super::{Comm, EndKind, Finding, Teardown};
+use super::{Comm, EndKind, Finding, Names, Teardown};
 
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
@@ -193,11 +193,12 @@ pub struct Verdict {
     pub words: String,
 }
 
-/// A record with its verdict.
+/// A record with its verdict, and the names that go with its numbers.
 #[derive(Clone, Debug)]
 pub struct Judged {
     pub teardown: Teardown,
     pub verdict: Verdict,
+    pub names: Names,
     /// What the application's log has about it.
     pub log: Finding,
 }

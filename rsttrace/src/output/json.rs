@@ -88,6 +88,41 @@ struct Bytes {
 struct Owner<'a> {
     tgid: u32,
     comm: std::borrow::Cow<'a, str>,
+    exe: Option<&'a str>,
+    user: Option<&'a str>,
+    uid: Option<u32>,
+    unit: Option<&'a str>,
+    container: Option<Container<'a>>,
+    pod: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Container<'a> {
+    id: &'a str,
+    runtime: Option<&'static str>,
+}
+
+impl<'a> Owner<'a> {
+    fn new(owner: &'a model::Owner, identity: Option<&'a model::Identity>) -> Self {
+        let place = identity.map(|identity| &identity.place);
+        let container = place.and_then(|place| place.container.as_ref());
+        Self {
+            tgid: owner.tgid,
+            comm: owner.comm.text(),
+            exe: identity.and_then(|identity| identity.exe.as_deref()),
+            user: identity.and_then(|identity| identity.user.as_deref()),
+            uid: identity.and_then(|identity| identity.uid),
+            unit: place.and_then(|place| place.unit.as_deref()),
+            container: container.map(|container| Container { id: &container.id, runtime: container.runtime.map(model::Runtime::name) }),
+            pod: place.and_then(|place| place.pod.as_deref()),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Nat {
+    original: Option<Endpoint>,
+    translated: Option<Endpoint>,
 }
 
 #[derive(Serialize)]
@@ -239,7 +274,9 @@ struct TeardownLine<'a> {
     family: &'static str,
     local: Endpoint,
     remote: Endpoint,
+    nat: Option<Nat>,
     netns: Option<u32>,
+    netns_name: Option<&'a str>,
     cookie: Option<u64>,
     inode: Option<u64>,
     role: Option<&'static str>,
@@ -479,7 +516,7 @@ impl Formatter for TerminalSafe {
 }
 
 fn teardown_line<'a>(judged: &'a Judged, clock: &WallClock) -> TeardownLine<'a> {
-    let Judged { teardown: t, verdict, log } = judged;
+    let Judged { teardown: t, verdict, names, log } = judged;
     TeardownLine {
         schema: SCHEMA,
         record: "teardown",
@@ -488,7 +525,9 @@ fn teardown_line<'a>(judged: &'a Judged, clock: &WallClock) -> TeardownLine<'a> 
         family: if t.local.addr.is_ipv4() { "ipv4" } else { "ipv6" },
         local: t.local.into(),
         remote: t.remote.into(),
+        nat: names.nat.map(|nat| Nat { original: nat.original.map(Into::into), translated: nat.translated.map(Into::into) }),
         netns: t.netns,
+        netns_name: names.netns.as_deref(),
         cookie: t.cookie,
         inode: t.inode,
         role: t.role.map(model::Role::name),
@@ -506,7 +545,7 @@ fn teardown_line<'a>(judged: &'a Judged, clock: &WallClock) -> TeardownLine<'a> 
         rtt_us: t.rtt_us,
         retransmits: t.retransmits,
         reason: t.reason.as_deref().or(verdict.inferred_reason),
-        owner: t.owner.as_ref().map(|owner| Owner { tgid: owner.tgid, comm: owner.comm.text() }),
+        owner: t.owner.as_ref().map(|owner| Owner::new(owner, names.owner.as_deref())),
         observer: t.observer.as_ref().map(Into::into),
         seen: t.seen.name(),
         closer: t.closer.as_ref().map(Into::into),

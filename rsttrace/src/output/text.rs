@@ -9,8 +9,8 @@ use unicode_width::UnicodeWidthStr;
 use super::{WallClock, escape::for_terminal, timeline};
 use crate::{
     model::{
-        Cause, EndKind, Endpoint, Fin, Finding, FirstFin, Harm, Judged, LateObservation, LogLine, Observer, Seen, Side, Task, TcpState,
-        Teardown,
+        Cause, EndKind, Endpoint, Fin, Finding, FirstFin, Harm, Judged, LateObservation, LogLine, Names, Observer, Seen, Side, Task,
+        TcpState, Teardown,
     },
     units::{bytes, duration},
 };
@@ -77,6 +77,11 @@ struct Head<'a> {
 impl TextFormat {
     pub fn new(style: Appearance) -> Self {
         Self { style, process: 12, local: 15, remote: 15 }
+    }
+
+    /// Whether the evidence is shown.
+    pub fn has_timeline(&self) -> bool {
+        self.style.timeline
     }
 
     /// Writes one record, or both halves of a connection within this host as one; `columns` is the
@@ -332,7 +337,15 @@ fn words(judged: &Judged, other: Option<&Judged>) -> Vec<String> {
             words.push(format!("{} of {} not delivered", bytes(damage.undelivered), process_of(&other.teardown)));
         }
     }
+    words.extend(translation(t, &judged.names).or_else(|| other.and_then(|other| translation(&other.teardown, &other.names))));
     words
+}
+
+/// Who really answers for the address that was dialled, in the same words at both ends.
+fn translation(t: &Teardown, names: &Names) -> Option<String> {
+    let nat = names.nat?;
+    let words = |answers: Endpoint, dialled: Endpoint| format!("NAT: {answers} (for {dialled})");
+    nat.translated.map(|real| words(real, t.remote)).or_else(|| nat.original.map(|dialled| words(t.local, dialled)))
 }
 
 /// What the log has about a record, a line each; parts to be joined by "; ".

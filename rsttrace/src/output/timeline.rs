@@ -2,7 +2,7 @@
 
 use super::text::{named, saw, what};
 use crate::{
-    model::{Evidence, FirstFin, Judged, Teardown},
+    model::{Evidence, FirstFin, Identity, Judged, Teardown},
     units::{bytes, duration, grouped},
 };
 
@@ -19,7 +19,26 @@ pub fn of(judged: &Judged) -> Vec<(String, Vec<String>)> {
         (String::new(), vec![sent, format!("received {} ({} unread)", bytes(b.received), grouped(b.unread))])
     }));
     lines.extend(t.evidence.as_ref().map(|e| (String::new(), timeless(judged, e))));
+    let who = judged.names.owner.as_deref().map(who).filter(|parts| !parts.is_empty());
+    lines.extend(who.map(|parts| ("who".to_owned(), parts)));
     lines
+}
+
+/// The process that holds the socket, beyond its name and number.
+fn who(identity: &Identity) -> Vec<String> {
+    let Identity { exe, uid, user, place } = identity;
+    let user = user.as_ref().map(|user| format!("user {user}")).or_else(|| uid.map(|uid| format!("uid {uid}")));
+    let mut parts: Vec<_> = exe.clone().into_iter().chain(user).collect();
+    // A container's scope is named after it.
+    let container = place.container.as_ref();
+    let unit = place.unit.as_ref().filter(|unit| container.is_none_or(|container| !unit.contains(&container.id)));
+    parts.extend(unit.map(|unit| format!("unit {unit}")));
+    parts.extend(container.map(|container| {
+        let runtime = container.runtime.map(|runtime| format!(" ({runtime})")).unwrap_or_default();
+        format!("container {}{runtime}", container.short())
+    }));
+    parts.extend(place.pod.as_ref().map(|pod| format!("pod {pod}")));
+    parts
 }
 
 fn events(t: &Teardown) -> Vec<(i64, String)> {
@@ -70,7 +89,7 @@ fn wire(t: &Teardown) -> String {
 }
 
 fn timeless(judged: &Judged, e: &Evidence) -> Vec<String> {
-    let Judged { teardown: t, verdict, .. } = judged;
+    let Judged { teardown: t, verdict, names, .. } = judged;
     let mut parts = vec![format!("{}, {}, by {}", verdict.cause, verdict.phase, verdict.initiator)];
     if t.age_ns.is_none() {
         parts.push("older than the tracer".to_owned());
@@ -85,7 +104,8 @@ fn timeless(judged: &Judged, e: &Evidence) -> Vec<String> {
     parts.extend(e.linger_s.map(|s| format!("SO_LINGER {s} s")));
     parts.extend(t.closer.and_then(|closer| closer.signal).map(super::signal_name));
     parts.extend(verdict.timer.as_ref().map(|timer| format!("idle as {} s: {}", timer.seconds, timer.name)));
-    parts.extend(t.netns.map(|netns| format!("netns {netns}")));
+    let named = names.netns.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+    parts.extend(t.netns.map(|netns| format!("netns {netns}{named}")));
     parts
 }
 
@@ -98,5 +118,26 @@ fn delta(at: i64) -> String {
         0 => "0".to_owned(),
         ..0 => format!("-{}", duration(at.unsigned_abs())),
         _ => format!("+{}", duration(at.unsigned_abs())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Container, Place, Runtime};
+
+    #[test]
+    fn who_says_what_is_known_and_nothing_twice() {
+        assert!(who(&Identity::default()).is_empty());
+        let id = "0123456789abcdef".repeat(4);
+        let container = |runtime| Some(Container { id: id.clone(), runtime });
+        let mut identity = Identity { exe: Some("/usr/sbin/nginx".to_owned()), uid: Some(33), ..Identity::default() };
+        identity.place.unit = Some("nginx.service".to_owned());
+        assert_eq!(who(&identity), ["/usr/sbin/nginx", "uid 33", "unit nginx.service"]);
+        identity.user = Some("www-data".into());
+        identity.place = Place { unit: Some(format!("docker-{id}.scope")), container: container(Some(Runtime::Docker)), pod: None };
+        assert_eq!(who(&identity), ["/usr/sbin/nginx", "user www-data", "container 0123456789ab (docker)"]);
+        identity.place = Place { unit: Some("cron.service".to_owned()), container: container(None), pod: Some("2c48".to_owned()) };
+        assert_eq!(who(&identity)[2..], ["unit cron.service", "container 0123456789ab", "pod 2c48"]);
     }
 }
