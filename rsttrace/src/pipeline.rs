@@ -47,6 +47,8 @@ pub struct Pipeline {
     pub ready: Vec<Record>,
     /// Every event, whatever is shown: for the comparison with the kernel's counters.
     pub tally: Tally,
+    /// Processes that have become another program since somebody looked.
+    pub execs: Vec<u32>,
     last_event_ns: u64,
 }
 
@@ -68,6 +70,7 @@ impl Pipeline {
             printed: 0,
             ready: Vec::new(),
             tally: Tally::default(),
+            execs: Vec::new(),
             last_event_ns: 0,
         }
     }
@@ -75,6 +78,7 @@ impl Pipeline {
     /// Takes one event's bytes.
     pub fn feed(&mut self, bytes: &[u8]) {
         match self.decoder.decode(bytes) {
+            Ok(Event::Exec(exec)) => self.execs.push(exec.tgid),
             Ok(event) => {
                 self.last_event_ns = self.last_event_ns.max(event.ts_ns());
                 let end = if let Event::After(after) = &event { self.joiner.end_of(after) } else { None };

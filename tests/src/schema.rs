@@ -35,6 +35,7 @@ const TEARDOWN: &[(&str, &[&str])] = &[
             "released",
             "peer",
             "fin",
+            "http",
             "phase",
             "cause",
             "initiator",
@@ -51,6 +52,7 @@ const TEARDOWN: &[(&str, &[&str])] = &[
     ("/observer", &["tgid", "tid", "comm", "syscall", "fd", "errno", "delay_us", "inferred"]),
     ("/closer", &["tgid", "tid", "comm", "syscall", "exiting"]),
     ("/released", &["tgid", "tid", "comm", "syscall", "exiting"]),
+    ("/http", &["request", "status", "answer"]),
     ("/fin", &["first", "local", "remote", "remote_data_bytes", "half_closed_us"]),
 ];
 

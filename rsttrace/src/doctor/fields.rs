@@ -37,6 +37,9 @@ const EVERYTHING: &[&str] = &["tcp_receive_reset", "tcp_send_reset", "inet_sock_
 const SENT: &[&str] = &["tcp_send_reset", "tcp_v4_send_reset", "tcp_v6_send_reset"];
 const ARRIVED: &[&str] = &["tcp_probe", "tcp_reset"];
 
+/// The last two find the processes that are looked at.
+const HTTP: &[&str] = &["sock_recv_length", "sock_send_length", "sched_process_fork", "sched_process_exec"];
+
 const TASK: &[&str] = &["task_struct__tgid"];
 const THREAD: &[&str] = &["task_struct__pid"];
 const COMM: &[&str] = &["task_struct__comm"];
@@ -46,6 +49,8 @@ const DESCRIPTOR: &[&str] =
     &["pt_regs__di", "task_struct__stack", "task_struct__files", "files_struct__fdt", "fdtable__fd", "file__private_data"];
 const PAYLOAD: &[&str] = &["tcp_sock__snd_una", "tcp_sock__snd_nxt", "tcp_sock__write_seq"];
 const RESET: &[&str] = &["sk_buff__head", "sk_buff__transport_header", "sk_buff__network_header", "tcp_skb_cb__tcp_flags"];
+const MOVED: &[&str] = &["pt_regs__si", "pt_regs__dx", "pt_regs__di", "inet_connection_sock__icsk_ulp_ops"];
+const OPT_IN: &str = "it takes --http";
 const SLOW: &str = "it takes a connection that idles for as long as a well-known timer";
 
 const fn source(field: &'static str, hooks: &'static [&'static str], members: &'static [&'static str]) -> Source {
@@ -121,6 +126,9 @@ static SOURCES: &[Source] = &[
     source("fin.remote", STATES, &["sock__skc_flags", "SOCK_DONE"]),
     source("fin.remote_data_bytes", STATES, &["sock__sk_receive_queue", "sk_buff__cb", "tcp_skb_cb__seq", "tcp_skb_cb__end_seq"]),
     source("fin.half_closed_us", STATES, &[]),
+    source("http.request", HTTP, MOVED).untried(OPT_IN),
+    source("http.status", HTTP, MOVED).untried(OPT_IN),
+    source("http.answer", HTTP, MOVED).untried(OPT_IN),
     source("phase", EVERYTHING, &[]),
     source("cause", EVERYTHING, &[]),
     source("initiator", EVERYTHING, &[]),

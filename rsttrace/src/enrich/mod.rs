@@ -90,6 +90,11 @@ impl Processes {
         Some(Owner { tgid, parent_tgid: info.parent, comm: Comm::from(info.comm.as_str()) })
     }
 
+    /// It has become another program: what was told of it is no longer so.
+    pub fn has_changed(&mut self, tgid: u32) {
+        self.known.remove(&tgid);
+    }
+
     /// The network namespace that a process lives in, by its inode number.
     pub fn netns(&mut self, tgid: u32) -> Option<u32> {
         self.source.netns(tgid)

@@ -9,7 +9,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 pub use self::{
     ports::PortSet,
-    process::{Lineage, ProcessInfo, ProcessSelector},
+    process::{Lineage, ProcessInfo, ProcessSelector, matches},
 };
 use crate::model::{Cause, EndKind, Endpoint, Errno, Harm, Judged, LateObservation};
 

@@ -2,6 +2,7 @@
 
 mod event;
 mod evidence;
+mod http;
 mod teardown;
 mod verdict;
 
@@ -13,8 +14,9 @@ use std::{
 };
 
 pub use self::{
-    event::{After, AfterKind, End, Event, FirstFin, Hook, SequenceSpace, SockId, Stray},
+    event::{After, AfterKind, End, Event, Exec, FirstFin, Hook, SeenHttp, SequenceSpace, SockId, Stray},
     evidence::{AtFin, Evidence, ResetHeader, Segment, Speaker},
+    http::{Answer, Http},
     teardown::{Bytes, Closer, EndKind, Fin, Idle, LateObservation, Observer, Owner, Record, Role, Seen, Teardown},
     verdict::{Cause, Damage, Harm, Initiator, Judged, Peer, Phase, Timer, Verdict},
 };

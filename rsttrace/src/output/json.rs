@@ -175,6 +175,13 @@ struct Evidence<'a> {
 }
 
 #[derive(Serialize)]
+struct Http<'a> {
+    request: Option<&'a str>,
+    status: Option<u16>,
+    answer: &'static str,
+}
+
+#[derive(Serialize)]
 struct TeardownLine<'a> {
     schema: u32,
     record: &'static str,
@@ -201,6 +208,7 @@ struct TeardownLine<'a> {
     released: Option<Closer<'a>>,
     peer: Option<Peer<'a>>,
     fin: Fin,
+    http: Option<Http<'a>>,
     phase: &'static str,
     cause: &'static str,
     initiator: &'static str,
@@ -422,6 +430,7 @@ fn teardown_line<'a>(judged: &'a Judged, clock: &WallClock) -> TeardownLine<'a> 
             remote_data_bytes: t.fin.remote_data_bytes,
             half_closed_us: t.fin.half_closed_ns.map(|ns| ns / 1_000),
         },
+        http: t.http.as_ref().map(|http| Http { request: http.request.as_deref(), status: http.status, answer: http.answer.name() }),
         phase: verdict.phase.name(),
         cause: verdict.cause.name(),
         initiator: verdict.initiator.name(),

@@ -63,6 +63,7 @@ fn server() -> Teardown {
         }),
         segment: None,
         peer: None,
+        http: None,
     }
 }
 
