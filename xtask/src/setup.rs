@@ -48,7 +48,7 @@ const RUST: Need = Need {
 
 const BUILD: [Need; 2] = [Need { packages: &["gcc", "libc6-dev"], why: "to link programs", met: || host::find("cc").is_some() }, RUST];
 
-const TESTS: [Need; 10] = [
+const TESTS: [Need; 11] = [
     Need { packages: &["nginx-light"], why: "the proxy of the nginx scenarios", met: || host::find("nginx").is_some() },
     Need { packages: &["tcpdump"], why: "witness of the packets", met: || host::find("tcpdump").is_some() },
     Need { packages: &["nftables"], why: "to lose packets on purpose", met: || host::find("nft").is_some() },
@@ -62,6 +62,7 @@ const TESTS: [Need; 10] = [
     Need { packages: &["procps"], why: "ps and sysctl", met: || host::find("sysctl").is_some() },
     Need { packages: &["systemd"], why: "to check the example unit (systemd-analyze)", met: || host::find("systemd-analyze").is_some() },
     Need { packages: &["libcap2-bin"], why: "file capabilities (setcap)", met: || host::find("setcap").is_some() },
+    Need { packages: &["python3"], why: "processes that start while they are traced", met: || host::find("python3").is_some() },
     Need { packages: &["openssl"], why: "certificates for TLS", met: || host::find("openssl").is_some() },
 ];
 
