@@ -33,7 +33,10 @@ struct Talk {
 
 impl Talk {
     fn new() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        Self::by(&TcpListener::bind("127.0.0.1:0").expect("a listener"))
+    }
+
+    fn by(listener: &TcpListener) -> Self {
         let client = TcpStream::connect(listener.local_addr().expect("an address")).expect("connect");
         let (server, _) = listener.accept().expect("accept");
         client.set_nodelay(true).and_then(|()| server.set_nodelay(true)).expect("socket options");
@@ -345,9 +348,12 @@ fn queries_are_shown_on_request_only() {
 fn hostile_bytes_are_harmless_on_a_terminal() {
     require_root!();
     let pid = std::process::id().to_string();
+    // The other tests are of this process too.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let port = listener.local_addr().expect("an address").port().to_string();
     for json in [true, false] {
         let mut command = Command::new(binary());
-        command.args(["--http", "-p", &pid, "-c", "1", "--end", "reset-received"]).args(json.then_some("--json"));
+        command.args(["--http", "-p", &pid, "-c", "1", "--end", "reset-received", "--port", &port]).args(json.then_some("--json"));
         let mut run = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the tracer");
         let mut said = Vec::new();
         let mut stderr = run.stderr.take().expect("a pipe");
@@ -356,7 +362,7 @@ fn hostile_bytes_are_harmless_on_a_terminal() {
             stderr.read_exact(&mut byte).expect("the tracer is ready");
             said.push(byte[0]);
         }
-        let mut talk = Talk::new();
+        let mut talk = Talk::by(&listener);
         talk.ask(b"GET /\x1b[2J\xc2\x9b\xff\" HTTP/1.1\r\n\r\n");
         abort(talk.server);
         drop(talk.client);
