@@ -23,6 +23,11 @@ pub mod kind {
     pub const RELEASED: u16 = 5;
     /// [`StrayEvent`](crate::StrayEvent): a RST answered a segment without ending a full socket.
     pub const STRAY: u16 = 6;
+    /// [`HttpEvent`](crate::HttpEvent): what was seen of HTTP on a socket, right before its END, and
+    /// once more before RELEASED if more was seen.
+    pub const HTTP: u16 = 7;
+    /// [`ExecEvent`](crate::ExecEvent): a process became another program.
+    pub const EXEC: u16 = 8;
 }
 
 /// The hooks that emit events, in the order of their loss counters.
@@ -35,7 +40,10 @@ pub mod hook {
     pub const TCP_DESTROY_SOCK: u8 = 5;
     pub const GETSOCKOPT: u8 = 6;
     pub const SYS_EXIT: u8 = 7;
-    pub const COUNT: usize = 8;
+    pub const SCHED_PROCESS_EXEC: u8 = 8;
+    pub const COUNT: usize = 9;
+    /// Emits nothing: a child of a process whose HTTP is looked at is looked at too.
+    pub const SCHED_PROCESS_FORK: &str = "sched_process_fork";
     /// Emits nothing: it looks at the FIN and the RST before they are processed.
     pub const TCP_PROBE: &str = "tcp_probe";
     /// Emits nothing: it looks at the RST that ends a connection, in any state (5.11 and newer).
@@ -53,20 +61,21 @@ pub mod hook {
         "tcp_destroy_sock",
         "cgroup/getsockopt",
         "sys_exit",
+        "sched_process_exec",
     ];
 }
 
 /// Indices into the per-CPU counter array; the first [`hook::COUNT`] are events lost by hook.
 pub mod counter {
     /// Ends whose [`EndEvent`](crate::EndEvent) or [`StrayEvent`](crate::StrayEvent) was lost: records that will be missing.
-    pub const LOST_RECORDS: u32 = 8;
+    pub const LOST_RECORDS: u32 = 9;
     /// Orderly ends that stayed in the kernel.
-    pub const ORDERLY: u32 = 9;
+    pub const ORDERLY: u32 = 10;
     /// Sockets that found no room in the table when they were opened, or at the start.
-    pub const UNTRACKED: u32 = 10;
+    pub const UNTRACKED: u32 = 11;
     /// Sockets older than the tracer that were found at the start.
-    pub const SEEDED: u32 = 11;
-    pub const COUNT: u32 = 12;
+    pub const SEEDED: u32 = 12;
+    pub const COUNT: u32 = 13;
 }
 
 /// Roles: which end connected.
@@ -437,6 +446,80 @@ pub struct StrayEvent {
     pub pad2: u32,
 }
 
+/// Bytes kept of a request, from its first; the last one is never used.
+pub const REQUEST_CAP: usize = 2_048;
+/// Bytes kept of what was sent in answer.
+pub const ANSWER_CAP: usize = 1_024;
+
+/// Bits of [`HttpEvent::flags`].
+pub mod http_flag {
+    /// Requests leave this host: we are the client. Else they arrive.
+    pub const ASKING: u32 = 1;
+    /// Which of the two exchanges is the latest.
+    pub const SECOND: u32 = 2;
+    /// What moved last was an answer.
+    pub const ANSWERING: u32 = 4;
+    /// The latest request has a status line that is not interim (1xx).
+    pub const FINAL: u32 = 8;
+    /// Told with the end.
+    pub const REPORTED: u32 = 16;
+    /// More was seen since.
+    pub const CHANGED: u32 = 32;
+}
+
+/// A request and where its answer begins. A position is the sequence number of a byte.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Exchange {
+    pub request_at: u32,
+    pub request_len: u32,
+    pub answer_at: u32,
+    pub answer_len: u32,
+    pub request: [u8; REQUEST_CAP],
+}
+
+impl Exchange {
+    /// None yet.
+    pub const NONE: Self = Self { request_at: 0, request_len: 0, answer_at: 0, answer_len: 0, request: [0; REQUEST_CAP] };
+}
+
+/// [`kind::HTTP`](crate::kind::HTTP), and what the kernel half remembers of a socket's HTTP: raw bytes that user space
+/// takes apart.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct HttpEvent {
+    pub header: Header,
+    pub id: SockId,
+    /// At the end, before it took effect.
+    pub at: Snapshot,
+    /// [`http_flag`].
+    pub flags: u32,
+    /// Kernel's number of the state before the end.
+    pub state: u8,
+    pub pad: [u8; 3],
+    /// Behind the requests that had moved when the answer last did.
+    pub requests_end: u32,
+    /// Behind [`tail`](Self::tail).
+    pub tail_end: u32,
+    /// The last bytes of the answer that moved.
+    pub tail: [u8; 8],
+    /// Of the latest exchange.
+    pub answer: [u8; ANSWER_CAP],
+    pub exchanges: [Exchange; 2],
+}
+
+/// [`kind::EXEC`](crate::kind::EXEC).
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ExecEvent {
+    pub header: Header,
+    pub tgid: u32,
+    pub pad: u32,
+}
+
+/// Process numbers are smaller (`PID_MAX_LIMIT`).
+pub const MAX_PROCESSES: u32 = 1 << 22;
+
 /// A member or constant that the running kernel does not have.
 pub const ABSENT: u32 = u32::MAX;
 
@@ -469,6 +552,7 @@ offsets! {
     inet_sock__inet_sport,
     inet_connection_sock__lrcvtime, inet_connection_sock__icsk_user_timeout,
     inet_connection_sock__icsk_retransmits, inet_connection_sock__icsk_probes_out,
+    inet_connection_sock__icsk_ulp_ops,
     tcp_sock__copied_seq, tcp_sock__rcv_nxt, tcp_sock__snd_nxt, tcp_sock__snd_una,
     tcp_sock__write_seq, tcp_sock__bytes_sent, tcp_sock__bytes_retrans, tcp_sock__bytes_acked,
     tcp_sock__bytes_received, tcp_sock__lsndtime, tcp_sock__srtt_us, tcp_sock__total_retrans,
@@ -487,7 +571,7 @@ offsets! {
     task_struct__pid, task_struct__tgid, task_struct__comm, task_struct__status,
     task_struct__exit_code,
     files_struct__fdt, fdtable__fd, fdtable__max_fds,
-    task_struct__stack, pt_regs__orig_ax, pt_regs__di, pt_regs__dx, pt_regs__bx,
+    task_struct__stack, pt_regs__orig_ax, pt_regs__di, pt_regs__si, pt_regs__dx, pt_regs__bx,
     /// Bit numbers in `skc_flags`.
     SOCK_DEAD, SOCK_DONE, SOCK_LINGER,
 }
@@ -508,6 +592,8 @@ pub struct Settings {
     pub has_socket_cookie: u32,
     /// Our own process: its tasks are never blamed for what the start's look at all files touches.
     pub own_tgid: u32,
+    /// HTTP of the chosen processes is looked at.
+    pub http: u32,
 }
 
 macro_rules! assert_size {
@@ -525,7 +611,10 @@ assert_size!(
     EndEvent = 448,
     TaskEvent = 104,
     StrayEvent = 80,
-    Settings = 24,
+    Exchange = 2_064,
+    HttpEvent = 5_256,
+    ExecEvent = 24,
+    Settings = 28,
 );
 const _: () = assert!(core::mem::offset_of!(EndEvent, tuple) == 72);
 const _: () = assert!(core::mem::offset_of!(EndEvent, sizes) == 120);
@@ -535,3 +624,6 @@ const _: () = assert!(core::mem::offset_of!(EndEvent, reset) == 264);
 const _: () = assert!(core::mem::offset_of!(EndEvent, owner) == 368);
 const _: () = assert!(core::mem::offset_of!(TaskEvent, task) == 48);
 const _: () = assert!(core::mem::offset_of!(StrayEvent, reason) == 64);
+const _: () = assert!(core::mem::offset_of!(HttpEvent, flags) == 80);
+const _: () = assert!(core::mem::offset_of!(HttpEvent, answer) == 104);
+const _: () = assert!(core::mem::offset_of!(HttpEvent, exchanges) == 1_128);

@@ -17,6 +17,15 @@ pub fn reserve<T: 'static>(ctx: &impl EbpfContext, hook: u8) -> Option<RingBufEn
     entry
 }
 
+/// Sends an event that lies in a map; a full ring is counted for this hook.
+#[inline(always)]
+pub fn send<T>(ctx: &impl EbpfContext, hook: u8, event: &T) {
+    if EVENTS.output::<T>(event, 0).is_err() {
+        count(u32::from(hook));
+        warn!(ctx, "ring buffer full: an event of {} is lost", name(hook));
+    }
+}
+
 /// The hook's name; folded away, because every caller's hook is a constant.
 #[inline(always)]
 fn name(hook: u8) -> &'static str {
@@ -28,6 +37,7 @@ fn name(hook: u8) -> &'static str {
         hook::SOCK_SEND_LENGTH => "sock_send_length",
         hook::TCP_DESTROY_SOCK => "tcp_destroy_sock",
         hook::GETSOCKOPT => "cgroup/getsockopt",
+        hook::SCHED_PROCESS_EXEC => "sched_process_exec",
         _ => "sys_exit",
     }
 }

@@ -8,6 +8,7 @@
 #![no_main]
 
 mod emit;
+mod http;
 mod maps;
 mod probes;
 mod settings;

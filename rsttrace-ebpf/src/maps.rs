@@ -1,11 +1,13 @@
 //! Maps, and the entry that remembers a socket's past.
 
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_F_NO_PREALLOC},
+    bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
-    maps::{HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
-use rsttrace_common::{ResetHeader, Snapshot, Task, counter};
+use rsttrace_common::{MAX_PROCESSES, ResetHeader, Snapshot, Task, counter};
+
+use crate::http::Seen;
 
 /// Events to user space; `--buffer` sets the size.
 #[map]
@@ -23,6 +25,15 @@ pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::C
 /// The socket whose entry outlives its destruction on this CPU, because a RST may follow at once.
 #[map]
 pub static DYING: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// A byte for each process number: its HTTP is looked at. User space writes it through memory. Bytes,
+/// because bits would take an atomic OR, which 5.10 does not have.
+#[map]
+pub static CHOSEN: Array<[u8; 8]> = Array::with_max_entries(MAX_PROCESSES / 8, BPF_F_MMAPABLE);
+
+/// What was seen of HTTP, by the address of the `struct sock`; memory is taken per entry.
+#[map]
+pub static HTTP: HashMap<u64, Seen> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
 
 /// The end reached user space.
 pub const REPORTED: u32 = 1;

@@ -507,6 +507,34 @@ pub fn write_seq(sk: Sk) -> u32 {
     if tp.is_null() { 0 } else { unsafe { typed(tp, &OFFSETS.tcp_sock__write_seq) } }
 }
 
+/// How far the application has come: behind what it has received, and behind what it has sent.
+#[derive(Clone, Copy)]
+pub struct Positions {
+    pub received: u32,
+    pub sent: u32,
+}
+
+/// [`Positions`] of a TCP socket right after a call that moved data; `None` where the bytes are not those of
+/// the stream, because another layer (kernel TLS) lies in between.
+#[inline(always)]
+pub fn positions(sk: Sk) -> Option<Positions> {
+    let tp = tcp_sock(sk);
+    if tp.is_null() {
+        return None;
+    }
+    // SAFETY: typed `struct tcp_sock`, which begins with `struct inet_connection_sock`, and `struct sock`.
+    unsafe {
+        if typed::<u64>(tp, &OFFSETS.inet_connection_sock__icsk_ulp_ops) != 0 {
+            return None;
+        }
+        let read: u32 = typed(tp, &OFFSETS.tcp_sock__copied_seq);
+        let arrived: u32 = typed(tp, &OFFSETS.tcp_sock__rcv_nxt);
+        // The call that takes the last byte takes the peer's FIN with it.
+        let fin = arrived == read && has_flag(typed(sk, &OFFSETS.sock__skc_flags), &OFFSETS.SOCK_DONE);
+        Some(Positions { received: read.wrapping_sub(u32::from(fin)), sent: typed(tp, &OFFSETS.tcp_sock__write_seq) })
+    }
+}
+
 /// `snd_wl1` and `snd_una`, which the segment that is about to be processed may change.
 #[inline(always)]
 pub fn window_and_acknowledgement(sk: Sk) -> (u32, u32) {

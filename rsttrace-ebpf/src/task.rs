@@ -1,6 +1,9 @@
 //! The current task: who it is, and which system call on which descriptor it is in.
 
-use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs};
+use aya_ebpf::helpers::{
+    bpf_probe_read_user,
+    generated::{bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs},
+};
 use rsttrace_common::{Task, task_flag};
 
 use crate::{
@@ -148,6 +151,85 @@ fn socket_of(file: u64) -> u64 {
         return 0;
     }
     peek(socket, &OFFSETS.socket__sk)
+}
+
+/// Where a call has its bytes: in one place, or in those that a vector lists.
+#[derive(Clone, Copy)]
+pub struct Buffers {
+    one: u64,
+    vector: u64,
+    count: u64,
+}
+
+impl Buffers {
+    /// They cannot be seen.
+    pub const NONE: Self = Self { one: 0, vector: 0, count: 0 };
+
+    #[inline(always)]
+    pub fn are_seen(&self) -> bool {
+        self.one != 0 || self.vector != 0
+    }
+
+    /// Address and size of the `i`th place; size 0 behind the last.
+    #[inline(always)]
+    pub fn get(&self, i: u32) -> (u64, u64) {
+        if self.vector == 0 {
+            // What the call returned says how much of it counts.
+            return if i == 0 { (self.one, u64::MAX) } else { (0, 0) };
+        }
+        if u64::from(i) >= self.count {
+            return (0, 0);
+        }
+        (from_user(self.vector.wrapping_add(u64::from(i) * 16)), from_user(self.vector.wrapping_add(u64::from(i) * 16 + 8)))
+    }
+}
+
+/// A word of the current task's memory; 0 where it cannot be read.
+#[inline(always)]
+fn from_user(address: u64) -> u64 {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_user(address as *const u64) }.unwrap_or_default()
+}
+
+/// `asm/unistd_64.h`: calls that receive or send once, on the descriptor in their first argument.
+const READ: u64 = 0;
+const WRITE: u64 = 1;
+const READV: u64 = 19;
+const WRITEV: u64 = 20;
+const SENDTO: u64 = 44;
+const RECVFROM: u64 = 45;
+const SENDMSG: u64 = 46;
+const RECVMSG: u64 = 47;
+/// In `struct user_msghdr`.
+const MSG_IOV: u64 = 16;
+const MSG_IOVLEN: u64 = 24;
+
+/// Where the current task's call has the bytes that it has just moved from (or to) this socket. Only
+/// 64-bit calls, and only where the descriptor leads to the socket: what an io_uring request or a
+/// splice moves lies elsewhere.
+#[inline(always)]
+pub fn buffers_of_call(sk: u64, received: bool) -> Buffers {
+    // SAFETY: no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    let pf: u32 = peek(task, &OFFSETS.task_struct__flags);
+    let status: u32 = peek(task, &OFFSETS.task_struct__status);
+    let regs = user_registers(task);
+    if pf & (PF_EXITING | PF_KTHREAD | PF_IO_WORKER) != 0 || status & TS_COMPAT != 0 || regs == 0 {
+        return Buffers::NONE;
+    }
+    let socket: u64 = peek(sk, &OFFSETS.sock__sk_socket);
+    if socket == 0 || !is_socket(file_of(task, first_argument(regs, false) as u32), socket) {
+        return Buffers::NONE;
+    }
+    let second: u64 = peek(regs, &OFFSETS.pt_regs__si);
+    match (received, peek::<u64>(regs, &OFFSETS.pt_regs__orig_ax)) {
+        (true, READ | RECVFROM) | (false, WRITE | SENDTO) => Buffers { one: second, vector: 0, count: 0 },
+        (true, READV) | (false, WRITEV) => Buffers { one: 0, vector: second, count: peek(regs, &OFFSETS.pt_regs__dx) },
+        (true, RECVMSG) | (false, SENDMSG) => {
+            Buffers { one: 0, vector: from_user(second.wrapping_add(MSG_IOV)), count: from_user(second.wrapping_add(MSG_IOVLEN)) }
+        }
+        _ => Buffers::NONE,
+    }
 }
 
 /// No task.

@@ -18,8 +18,15 @@ fn main() -> anyhow::Result<()> {
     let path = args.next().context(usage)?;
     let seconds = args.next().context(usage)?.parse().context(usage)?;
     let netns: u32 = args.next().context(usage)?.parse().context(usage)?;
-    let options =
-        Options { want_fin: true, buffer_bytes: 8 << 20, max_sockets: 4096, without: Vec::new(), syscall_hooks: false, kernel_log: false };
+    let options = Options {
+        want_fin: true,
+        buffer_bytes: 8 << 20,
+        max_sockets: 4096,
+        without: Vec::new(),
+        syscall_hooks: false,
+        kernel_log: false,
+        http: None,
+    };
     let mut probe = Probe::start(&options)?;
     eprintln!("ready");
     let mut recorded = Vec::new();

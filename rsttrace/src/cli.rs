@@ -267,6 +267,18 @@ pub struct Trace {
     #[arg(long, requires = "error_log", help_heading = "Log")]
     pub unmatched: bool,
 
+    /// Name the HTTP/1 request that each connection was about, of the chosen processes
+    ///
+    /// Needs --pid, --cmdline or CMD: what these processes receive and send is looked at, as far as it is plain
+    /// text; the last request's line is shown, without its query, and whether its answer was complete
+    /// (docs/http.md).
+    #[arg(long, help_heading = "Output")]
+    pub http: bool,
+
+    /// Show the query of requests too (`?...`); needs --http
+    #[arg(long, requires = "http", help_heading = "Output")]
+    pub http_query: bool,
+
     /// One JSON object per line (docs/json.md)
     #[arg(short, long, help_heading = "Output")]
     pub json: bool,

@@ -31,6 +31,10 @@ pub struct Config {
     pub want_fin: bool,
     pub timers: Timers,
     pub fail_on: Vec<Condition>,
+    /// Look at the HTTP of the chosen processes.
+    pub http: bool,
+    /// Requests are shown with their query.
+    pub http_query: bool,
     pub json: bool,
     pub look: Look,
     pub quiet: bool,
@@ -131,6 +135,9 @@ impl TryFrom<Trace> for Config {
             }
             processes.push(ProcessSelector::Cmdline(text.clone()));
         }
+        if cli.http && processes.is_empty() && cli.command.is_empty() {
+            return Err(UsageError("--http needs processes to look at: --pid, --cmdline or -- CMD".to_owned()));
+        }
         let ends: Vec<EndKind> = cli.end.iter().flat_map(|end| kinds(*end)).copied().collect();
         let want_fin = cli.fin || ends.contains(&EndKind::Fin);
         let family = match (cli.ipv4, cli.ipv6) {
@@ -160,6 +167,8 @@ impl TryFrom<Trace> for Config {
             fail_on: cli.fail_on,
             filter_words,
             want_fin,
+            http: cli.http,
+            http_query: cli.http_query,
             json: cli.json,
             look: Look { time: cli.time, color: cli.color, ascii: cli.ascii, timeline: cli.verbose >= 1, silence: cli.unmatched },
             quiet: cli.quiet,

@@ -61,6 +61,8 @@ pub struct Pipeline {
     pub tally: Tally,
     /// The application's log, where it is joined with the records.
     pub log: Option<LogJoin>,
+    /// Processes that have become another program since somebody looked.
+    pub execs: Vec<u32>,
     last_event_ns: u64,
     now_ns: u64,
 }
@@ -144,6 +146,7 @@ impl Pipeline {
             ready: Vec::new(),
             tally: Tally::default(),
             log: None,
+            execs: Vec::new(),
             last_event_ns: 0,
             now_ns: 0,
         }
@@ -152,6 +155,7 @@ impl Pipeline {
     /// Takes one event's bytes.
     pub fn feed(&mut self, bytes: &[u8]) {
         match self.decoder.decode(bytes) {
+            Ok(Event::Exec(exec)) => self.execs.push(exec.tgid),
             Ok(event) => {
                 self.last_event_ns = self.last_event_ns.max(event.ts_ns());
                 if self.tells_names() {

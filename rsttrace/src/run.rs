@@ -25,12 +25,12 @@ use crate::{
     correlate::{Book, Origin},
     decode::Decoder,
     enrich::Processes,
-    filter::{Filter, ProcessSelector},
+    filter::{Filter, ProcessSelector, matches},
     follow::{Doors, Logs, Place},
     join::Joiner,
     output::{WallClock, json, text::TextFormat},
     pipeline::{Format, LogJoin, Pipeline},
-    probe::{Options, Probe, preflight},
+    probe::{Http, Options, Probe, preflight},
     reconcile::Reconciliation,
     sandbox::{Broker, Sandbox},
     status::Status,
@@ -79,13 +79,17 @@ pub async fn run(config: Config, files: Option<Doors>, broker: Option<io::Result
         without: config.without.clone(),
         syscall_hooks: config.syscall_hooks,
         kernel_log: config.verbose >= 2,
+        http: config
+            .http
+            .then(|| Http { by_name: config.filter.processes.iter().any(|selector| !matches!(selector, ProcessSelector::Pid(_))) }),
     })?;
     for warning in &probe.warnings {
         status.warn(warning);
     }
 
     let joiner = Joiner::new(u64::try_from(config.join_timeout.as_nanos()).unwrap_or(u64::MAX), config.max_sockets as usize);
-    let decoder = Decoder::new(tick_ns(), probe.reasons.clone());
+    let mut decoder = Decoder::new(tick_ns(), probe.reasons.clone());
+    decoder.queries = config.http_query;
     let format = if config.json { Format::Json } else { Format::Text(TextFormat::new(config.look.on_stdout(started))) };
     let mut pipeline = Pipeline::new(decoder, joiner, config.filter.clone(), format, clock, config.count);
     let confined = broker.is_some();
@@ -115,6 +119,9 @@ pub async fn run(config: Config, files: Option<Doors>, broker: Option<io::Result
 
     let end = config.duration.map(|duration| std::time::Instant::now() + duration);
     let mut out = BufWriter::with_capacity(64 * 1024, Stdout::new(Arc::clone(&signals.stopping), end));
+    if config.http {
+        choose_processes(&probe, &mut pipeline);
+    }
     status.permanent(&ready_line(&config, &probe, &mut pipeline.processes, &status));
     let mut live = Live {
         probe: &mut probe,
@@ -303,6 +310,7 @@ impl<W: Write> Live<'_, W> {
         }
         self.read_logs();
         self.pipeline.tick((moved != Moved::Batch).then_some(now_ns));
+        self.ask_about_new_programs();
         if self.pipeline.has_ready() && !self.pipeline.is_worth_waiting(now_ns) {
             self.status.clear();
             if self.pipeline.write(self.out, self.status.columns())? {
@@ -331,13 +339,31 @@ impl<W: Write> Live<'_, W> {
     /// Starts CMD as the process to trace. Its output goes to stderr: stdout is for records only.
     fn spawn(&mut self) -> anyhow::Result<Option<Child>> {
         let Some((program, args)) = self.config.command.split_first() else { return Ok(None) };
+        // It inherits this, and begins at once.
+        self.probe.choose(std::process::id(), true);
         let child = io::stderr()
             .as_fd()
             .try_clone_to_owned()
             .and_then(|stderr| Command::new(program).args(args).stdout(stderr).spawn())
             .with_context(|| format!("cannot run {}", program.to_string_lossy()))?;
+        self.probe.choose(std::process::id(), false);
         self.pipeline.filter.processes.extend(child.id().map(ProcessSelector::Pid));
         Ok(Some(child))
+    }
+
+    /// Those that have become another program.
+    fn ask_about_new_programs(&mut self) {
+        let mut found = false;
+        for tgid in std::mem::take(&mut self.pipeline.execs) {
+            self.pipeline.processes.has_changed(tgid);
+            let chosen = is_meant(self.pipeline, tgid, 0, "");
+            self.probe.choose(tgid, chosen);
+            found |= chosen;
+        }
+        // It may have made children before it was chosen.
+        if found {
+            choose_processes(self.probe, self.pipeline);
+        }
     }
 
     /// CMD has been started with what we had; from here on nothing is needed but to read and write.
@@ -411,6 +437,22 @@ impl<W: Write> Live<'_, W> {
             self.status.permanent(String::from_utf8_lossy(&text).trim_end());
         }
     }
+}
+
+/// For `--http`: the processes that are there. Twice, because who forks between being listed and being chosen
+/// leaves a child that is neither.
+fn choose_processes(probe: &Probe, pipeline: &mut Pipeline) {
+    for _ in 0..2 {
+        for (tgid, info) in pipeline.processes.all() {
+            if is_meant(pipeline, tgid, info.parent, &info.comm) {
+                probe.choose(tgid, true);
+            }
+        }
+    }
+}
+
+fn is_meant(pipeline: &mut Pipeline, tgid: u32, parent: u32, comm: &str) -> bool {
+    matches(&pipeline.filter.processes, tgid, parent, comm, &mut pipeline.processes)
 }
 
 async fn at(when: Option<Instant>) {

@@ -47,6 +47,8 @@ fn bad_values_are_named_with_what_was_expected() {
     refused(&["--unit", "a/b"], &["a/b", "nginx.service"]);
     refused(&["-4", "-6"], &["cannot be used with"]);
     refused(&["-q", "-v"], &["cannot be used with"]);
+    refused(&["--http"], &["--http", "--pid, --cmdline or -- CMD"]);
+    refused(&["-p", "nginx", "--http-query"], &["--http"]);
     refused(&["--no-such-flag"], &["--no-such-flag"]);
     refused(&["nginx"], &["nginx"]);
 }

@@ -18,8 +18,15 @@ fn skip(test: &str, why: &str) {
 
 /// Instructions left of each tracepoint program after the verifier has removed what cannot run.
 fn sizes(kernel_log: bool) -> Vec<(String, u32)> {
-    let options =
-        Options { want_fin: false, buffer_bytes: 1 << 16, max_sockets: 64, without: Vec::new(), syscall_hooks: false, kernel_log };
+    let options = Options {
+        want_fin: false,
+        buffer_bytes: 1 << 16,
+        max_sockets: 64,
+        without: Vec::new(),
+        syscall_hooks: false,
+        kernel_log,
+        http: None,
+    };
     let before: Vec<u32> = loaded_programs().flatten().map(|program| program.id()).collect();
     let probe = Probe::start(&options).unwrap();
     let mut sizes: Vec<_> = loaded_programs()

@@ -37,6 +37,7 @@ const TEARDOWN: &[(&str, &[&str])] = &[
             "released",
             "peer",
             "fin",
+            "http",
             "phase",
             "cause",
             "initiator",
@@ -57,6 +58,7 @@ const TEARDOWN: &[(&str, &[&str])] = &[
     ("/observer", &["tgid", "tid", "comm", "syscall", "fd", "errno", "delay_us", "inferred"]),
     ("/closer", &["tgid", "tid", "comm", "syscall", "exiting"]),
     ("/released", &["tgid", "tid", "comm", "syscall", "exiting", "after_us"]),
+    ("/http", &["request", "status", "answer"]),
     ("/log", &["side", "client", "upstream", "request", "host", "phrase", "line", "further"]),
     ("/fin", &["first", "local", "remote", "remote_data_bytes", "half_closed_us", "since_us"]),
 ];

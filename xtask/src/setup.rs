@@ -63,6 +63,7 @@ const TESTS: [Need; 11] = [
     Need { packages: &["procps"], why: "ps and sysctl", met: || host::find("sysctl").is_some() },
     Need { packages: &["systemd"], why: "to check the example unit (systemd-analyze)", met: || host::find("systemd-analyze").is_some() },
     Need { packages: &["libcap2-bin"], why: "file capabilities (setcap)", met: || host::find("setcap").is_some() },
+    Need { packages: &["python3"], why: "processes that start while they are traced", met: || host::find("python3").is_some() },
     Need { packages: &["openssl"], why: "certificates for TLS", met: || host::find("openssl").is_some() },
 ];
 

@@ -27,25 +27,25 @@ use crate::{
 /// `int tcp_recvmsg(struct sock *, struct msghdr *, size_t, int nonblock, int flags, int *addr_len)`, to 5.18.
 #[fexit]
 fn tcp_recvmsg_6(ctx: FExitContext) -> i32 {
-    returned(&ctx, hook::SOCK_RECV_LENGTH, ctx.arg(0), ctx.arg::<u64>(6))
+    returned(&ctx, hook::SOCK_RECV_LENGTH, ctx.arg(0), ctx.arg::<u64>(6), ctx.arg::<u64>(4))
 }
 
 /// The same without `nonblock`, since 5.19.
 #[fexit]
 fn tcp_recvmsg_5(ctx: FExitContext) -> i32 {
-    returned(&ctx, hook::SOCK_RECV_LENGTH, ctx.arg(0), ctx.arg::<u64>(5))
+    returned(&ctx, hook::SOCK_RECV_LENGTH, ctx.arg(0), ctx.arg::<u64>(5), ctx.arg::<u64>(3))
 }
 
 /// `int tcp_sendmsg(struct sock *, struct msghdr *, size_t)`.
 #[fexit]
 fn tcp_sendmsg_3(ctx: FExitContext) -> i32 {
-    returned(&ctx, hook::SOCK_SEND_LENGTH, ctx.arg(0), ctx.arg::<u64>(3))
+    returned(&ctx, hook::SOCK_SEND_LENGTH, ctx.arg(0), ctx.arg::<u64>(3), 0)
 }
 
 /// `int tcp_sendpage(struct sock *, struct page *, int offset, size_t, int flags)`, to 6.4: sendfile() and splice() to the socket.
 #[fexit]
 fn tcp_sendpage_5(ctx: FExitContext) -> i32 {
-    returned(&ctx, hook::SOCK_SEND_LENGTH, ctx.arg(0), ctx.arg::<u64>(5))
+    returned(&ctx, hook::SOCK_SEND_LENGTH, ctx.arg(0), ctx.arg::<u64>(5), 0)
 }
 
 /// On the return of `tcp_recvmsg()`.

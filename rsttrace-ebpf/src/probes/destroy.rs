@@ -5,6 +5,7 @@ use rsttrace_common::{SockId, counter, hook, kind};
 
 use super::{acting, release_flags, report_after};
 use crate::{
+    http,
     maps::{self, DESTROYED, DYING, LOST, ORDERLY, REPORTED, SOCKETS},
     sock::{FIN_WAIT1, FIN_WAIT2, Sk, err, unread},
 };
@@ -14,9 +15,16 @@ use crate::{
 fn tcp_destroy_sock(ctx: BtfTracePointContext) -> i32 {
     let sk: Sk = ctx.arg(0);
     let key = sk as u64;
-    let Some(entry) = maps::find(key) else { return 0 };
+    let Some(entry) = maps::find(key) else {
+        http::forget(key);
+        return 0;
+    };
+    let id = SockId { sk: key, born_ns: entry.born_ns };
     if entry.flags & REPORTED != 0 {
-        let id = SockId { sk: key, born_ns: entry.born_ns };
+        http::report_late(&ctx, sk, entry.last_state, hook::TCP_DESTROY_SOCK, id);
+    }
+    http::forget(key);
+    if entry.flags & REPORTED != 0 {
         let flags = release_flags(entry);
         report_after(&ctx, kind::RELEASED, hook::TCP_DESTROY_SOCK, id, err(sk), flags, unread(sk), |out| acting(out, sk));
     } else if entry.flags & (ORDERLY | LOST) == ORDERLY {

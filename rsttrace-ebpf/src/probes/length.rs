@@ -6,6 +6,7 @@ use rsttrace_common::{CLOSE_NOTIFY, hook};
 
 use super::report_observed;
 use crate::{
+    http,
     maps::{self, GOODBYE, SEEDED},
     sock::{self, *},
     task,
@@ -19,18 +20,18 @@ const ENOTCONN: i32 = -107;
 /// `void (struct sock *sk, int ret, int flags)`, since 6.3.
 #[btf_tracepoint(function = "sock_recv_length")]
 fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
-    returned(&ctx, hook::SOCK_RECV_LENGTH, ctx.arg(0), ctx.arg::<u64>(1))
+    returned(&ctx, hook::SOCK_RECV_LENGTH, ctx.arg(0), ctx.arg::<u64>(1), ctx.arg::<u64>(2))
 }
 
 /// `void (struct sock *sk, int ret, int flags)`, since 6.3.
 #[btf_tracepoint(function = "sock_send_length")]
 fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
-    returned(&ctx, hook::SOCK_SEND_LENGTH, ctx.arg(0), ctx.arg::<u64>(1))
+    returned(&ctx, hook::SOCK_SEND_LENGTH, ctx.arg(0), ctx.arg::<u64>(1), ctx.arg::<u64>(2))
 }
 
-/// `sk` must be typed; `ret` is an `int` in a register.
+/// `sk` must be typed; `ret` and `flags` are an `int` in a register.
 #[inline(always)]
-pub fn returned(ctx: &impl EbpfContext, hook: u8, sk: Sk, ret: u64) -> i32 {
+pub fn returned(ctx: &impl EbpfContext, hook: u8, sk: Sk, ret: u64, flags: u64) -> i32 {
     let ret = ret as u32 as i32;
     if ret == 0 || ret == EAGAIN {
         return 0;
@@ -43,6 +44,7 @@ pub fn returned(ctx: &impl EbpfContext, hook: u8, sk: Sk, ret: u64) -> i32 {
             if hook == hook::SOCK_SEND_LENGTH && CLOSE_NOTIFY.contains(&(ret as u32)) {
                 wrote_goodbye(sk);
             }
+            http::moved(sk, hook == hook::SOCK_RECV_LENGTH, ret as u32, flags as u32);
         }
         return 0;
     }

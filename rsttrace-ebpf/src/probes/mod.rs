@@ -4,6 +4,7 @@ mod calls;
 mod destroy;
 mod length;
 mod probe;
+mod process;
 mod reset;
 mod seed;
 mod sockopt;
@@ -15,7 +16,7 @@ use rsttrace_common::{
 };
 
 use crate::{
-    emit,
+    emit, http,
     maps::{Entry, LOST, OBSERVATION_LOST, OBSERVED, OBSERVED_BY_SPLICE, ORDERLY, REPORTED, RESET_LOST, count},
     settings::{OFFSETS, present},
     sock::{self, Sk},
@@ -102,7 +103,9 @@ fn report_end(ctx: &impl EbpfContext, sk: Sk, entry: Option<&mut Entry>, end: &E
         }
     }
     out.flags = flags;
+    let id = out.id;
     event.submit(0);
+    http::report(ctx, sk, end.state, end.hook, id);
 }
 
 /// `TaskEvent::bytes` where there is nothing to count.

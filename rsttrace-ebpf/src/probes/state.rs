@@ -8,6 +8,7 @@ use rsttrace_common::{
 
 use super::{ECONNABORTED, End, UNKNOWN_BYTES, of_reset, release_flags, report_after, report_end};
 use crate::{
+    http,
     maps::{self, DESTROYED, Entry, FIN_SEEN, GOODBYE, LOST, OBSERVED, ORDERLY, REPORTED, count, find_or_begin},
     settings::{SETTINGS, frozen},
     sock::*,
@@ -41,6 +42,7 @@ fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn opened_by_us(ctx: &BtfTracePointContext, sk: Sk) {
     let key = sk as u64;
+    http::forget(key);
     if let Some(entry) = maps::find(key) {
         // One kept beyond its destruction was counted then: this is another socket at its address.
         if entry.flags & (REPORTED | LOST | ORDERLY | DESTROYED) == ORDERLY {

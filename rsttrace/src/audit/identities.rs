@@ -14,6 +14,7 @@ pub fn counted(event: &Event, end: Option<&End>, reasons: bool) -> Counts {
     let mut counts = Counts::default();
     match event {
         Event::Stray(_) => counts[OutRsts] += 1,
+        Event::Http(_) | Event::Exec(_) => {}
         Event::End(end) => of_end(end, reasons, &mut counts),
         Event::After(after) => of_after(after, end, reasons, &mut counts),
     }

@@ -65,6 +65,7 @@ impl Tally {
             Event::End(end) => Some(end.netns),
             Event::After(_) => end.map(|end| end.netns),
             Event::Stray(stray) => stray.netns,
+            Event::Http(_) | Event::Exec(_) => return,
         };
         let at_ns = event.ts_ns();
         let Some(netns) = netns else {

@@ -80,7 +80,7 @@ impl Facts {
             not_connected: (t.state == Some(TcpState::SynSent)).then(|| announced(t.at_ns)),
             released: let_go,
             speaker: t.evidence.as_ref().and_then(|evidence| evidence.last_speaker),
-            request: None,
+            request: t.http.as_ref().and_then(|http| http.request.clone()),
         }
     }
 

@@ -1,19 +1,21 @@
 //! Bytes of the ring buffer to events. Never trusts a length, a number or an order: what cannot be
 //! read is an error that the caller counts.
 
+mod http;
 mod sizes;
 mod syscall;
 
 use bytes::Buf;
 use rsttrace_common::{
-    ABI, EndEvent, Header, StrayEvent, TaskEvent, end_flag, event_flag, first_fin, hook, kind, reset_flag, role, task_flag,
+    ABI, EndEvent, ExecEvent, Header, HttpEvent, StrayEvent, TaskEvent, end_flag, event_flag, first_fin, hook, kind, reset_flag, role,
+    task_flag,
 };
 use thiserror::Error;
 
 use self::sizes::RawSizes;
 use crate::model::{
-    After, AfterKind, Bytes, Comm, End, Endpoint, Errno, Event, Evidence, FirstFin, Hook, Reason, ResetHeader, Role, Segment, SockId,
-    Stray, Task, TcpState,
+    After, AfterKind, Bytes, Comm, End, Endpoint, Errno, Event, Evidence, Exec, FirstFin, Hook, Reason, ResetHeader, Role, SeenHttp,
+    Segment, SockId, Stray, Task, TcpState,
 };
 
 /// Why an event could not be decoded.
@@ -38,12 +40,14 @@ pub struct Decoder {
     tick_ns: u64,
     /// `enum sk_rst_reason` by number.
     reasons: Vec<(i32, Reason)>,
+    /// Request lines keep their query.
+    pub queries: bool,
 }
 
 impl Decoder {
     /// `tick_ns` is the kernel's jiffy, `reasons` its `enum sk_rst_reason` without the prefix.
     pub fn new(tick_ns: u64, reasons: impl IntoIterator<Item = (i32, String)>) -> Self {
-        Self { tick_ns, reasons: reasons.into_iter().map(|(number, name)| (number, name.into())).collect() }
+        Self { tick_ns, reasons: reasons.into_iter().map(|(number, name)| (number, name.into())).collect(), queries: false }
     }
 
     /// Decodes one event.
@@ -64,6 +68,8 @@ impl Decoder {
             kind::END => size_of::<EndEvent>(),
             kind::OBSERVED | kind::RESET_SENT | kind::CLOSED | kind::RELEASED => size_of::<TaskEvent>(),
             kind::STRAY => size_of::<StrayEvent>(),
+            kind::HTTP => size_of::<HttpEvent>(),
+            kind::EXEC => size_of::<ExecEvent>(),
             other => return Err(DecodeError::Kind(other)),
         };
         if got != expected {
@@ -74,6 +80,12 @@ impl Decoder {
         match kind {
             kind::END => self.end(ts_ns, &mut bytes).map(|end| Event::End(Box::new(end))),
             kind::STRAY => self.stray(ts_ns, &mut bytes).map(Event::Stray),
+            kind::HTTP => {
+                let id = sock_id(&mut bytes);
+                let http = http::Seen::read(&mut bytes).http(self.queries);
+                Ok(Event::Http(Box::new(SeenHttp { ts_ns, id, http })))
+            }
+            kind::EXEC => Ok(Event::Exec(Exec { ts_ns, tgid: bytes.get_u32_ne() })),
             _ => self.after(kind, ts_ns, &mut bytes).map(Event::After),
         }
     }
@@ -376,8 +388,14 @@ mod tests {
         }
 
         #[test]
-        fn any_content_of_the_right_length_decodes_or_is_refused(kind in 1u16..=6, fill in proptest::collection::vec(any::<u8>(), size_of::<EndEvent>())) {
-            let length = match kind { kind::END => size_of::<EndEvent>(), kind::STRAY => size_of::<StrayEvent>(), _ => size_of::<TaskEvent>() };
+        fn any_content_of_the_right_length_decodes_or_is_refused(kind in 1u16..=8, fill in proptest::collection::vec(any::<u8>(), size_of::<HttpEvent>())) {
+            let length = match kind {
+                kind::END => size_of::<EndEvent>(),
+                kind::STRAY => size_of::<StrayEvent>(),
+                kind::HTTP => size_of::<HttpEvent>(),
+                kind::EXEC => size_of::<ExecEvent>(),
+                _ => size_of::<TaskEvent>(),
+            };
             let mut bytes = header(kind, ABI, length);
             bytes[4..].copy_from_slice(&fill[4..length]);
             let _ = decoder().decode(&bytes);

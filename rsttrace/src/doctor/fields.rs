@@ -37,6 +37,9 @@ const EVERYTHING: &[&str] = &["tcp_receive_reset", "tcp_send_reset", "inet_sock_
 const SENT: &[&str] = &["tcp_send_reset", "tcp_v4_send_reset", "tcp_v6_send_reset"];
 const ARRIVED: &[&str] = &["tcp_probe", "tcp_reset"];
 
+/// The last two find the processes that are looked at.
+const HTTP: &[&str] = &["sock_recv_length", "sock_send_length", "sched_process_fork", "sched_process_exec"];
+
 const TASK: &[&str] = &["task_struct__tgid"];
 const THREAD: &[&str] = &["task_struct__pid"];
 const COMM: &[&str] = &["task_struct__comm"];
@@ -49,6 +52,8 @@ const RESET: &[&str] = &["sk_buff__head", "sk_buff__transport_header", "sk_buff_
 const CONTAINER: &str = "the doctor runs in no container";
 const NAT: &str = "it takes a connection whose addresses are translated";
 const LOG: &str = "it takes the log of an application (--error-log)";
+const MOVED: &[&str] = &["pt_regs__si", "pt_regs__dx", "pt_regs__di", "inet_connection_sock__icsk_ulp_ops"];
+const OPT_IN: &str = "it takes --http";
 const SLOW: &str = "it takes a connection that idles for as long as a well-known timer";
 
 const fn source(field: &'static str, hooks: &'static [&'static str], members: &'static [&'static str]) -> Source {
@@ -138,6 +143,9 @@ static SOURCES: &[Source] = &[
     source("fin.remote_data_bytes", STATES, &["sock__sk_receive_queue", "sk_buff__cb", "tcp_skb_cb__seq", "tcp_skb_cb__end_seq"]),
     source("fin.half_closed_us", STATES, &[]),
     source("fin.since_us", STATES, &[]),
+    source("http.request", HTTP, MOVED).untried(OPT_IN),
+    source("http.status", HTTP, MOVED).untried(OPT_IN),
+    source("http.answer", HTTP, MOVED).untried(OPT_IN),
     source("phase", EVERYTHING, &[]),
     source("cause", EVERYTHING, &[]),
     source("initiator", EVERYTHING, &[]),

@@ -192,7 +192,7 @@ impl Processes {
         let tasks = match event {
             Event::End(end) => [end.owner.as_ref(), end.closer.as_ref()],
             Event::After(after) => [after.task.as_ref(), None],
-            Event::Stray(_) => [None, None],
+            Event::Stray(_) | Event::Http(_) | Event::Exec(_) => [None, None],
         };
         for task in tasks.into_iter().flatten().filter(|task| !task.kernel_thread) {
             self.meet(Party::from(task), event.ts_ns());
@@ -305,6 +305,11 @@ impl Processes {
         let tgid = self.source.holder(inode)?;
         let info = self.process(tgid)?;
         Some(Owner { tgid, parent_tgid: info.parent, comm: Comm::from(info.comm.as_str()) })
+    }
+
+    /// It has become another program: what was told of it is no longer so.
+    pub fn has_changed(&mut self, tgid: u32) {
+        self.known.remove(&tgid);
     }
 
     /// The network namespace that a process lives in, by its inode number.

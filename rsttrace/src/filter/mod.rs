@@ -11,7 +11,7 @@ use ipnet::{IpNet, Ipv4Net};
 pub use self::{
     place::{ContainerId, UnitName},
     ports::PortSet,
-    process::{Lineage, ProcessInfo, ProcessSelector},
+    process::{Lineage, ProcessInfo, ProcessSelector, matches},
 };
 use crate::model::{Cause, EndKind, Endpoint, Errno, Harm, Judged, LateObservation, Party};
 

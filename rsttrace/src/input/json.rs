@@ -7,9 +7,9 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::model::{
-    Bytes, Closer, Comm, Container as ModelContainer, Damage, EndKind, Endpoint as ModelEndpoint, Errno, Finding, FirstFin, Identity, Idle,
-    Judged, LateObservation, Names, Nat as ModelNat, Observer as ModelObserver, Owner as ModelOwner, Place, Role, Runtime, Seen, Speaker,
-    Task, TcpState, Teardown, Verdict,
+    Answer, Bytes, Closer, Comm, Container as ModelContainer, Damage, EndKind, Endpoint as ModelEndpoint, Errno, Finding, FirstFin,
+    Http as ModelHttp, Identity, Idle, Judged, LateObservation, Names, Nat as ModelNat, Observer as ModelObserver, Owner as ModelOwner,
+    Place, Role, Runtime, Seen, Speaker, Task, TcpState, Teardown, Verdict,
 };
 
 /// The schema that is understood; see docs/json.md.
@@ -114,6 +114,13 @@ struct Fin {
 }
 
 #[derive(Deserialize)]
+struct Http {
+    request: Option<String>,
+    status: Option<u16>,
+    answer: String,
+}
+
+#[derive(Deserialize)]
 struct TeardownLine {
     time: Timestamp,
     end: String,
@@ -138,6 +145,7 @@ struct TeardownLine {
     closer: Option<Actor>,
     released: Option<Released>,
     fin: Fin,
+    http: Option<Http>,
     phase: String,
     cause: String,
     initiator: String,
@@ -202,6 +210,7 @@ impl TeardownLine {
     fn read(self) -> Result<Judged, String> {
         let at_ns = nanoseconds(self.time)?;
         let fin = self.fin.read(at_ns)?;
+        let role = self.role.map(|role| one_of([Role::Client, Role::Server], Role::name, &role)).transpose()?;
         let names = Names {
             owner: self.owner.as_ref().map(|owner| Arc::new(owner.identity())),
             netns: self.netns_name.map(Arc::from),
@@ -215,7 +224,7 @@ impl TeardownLine {
             netns: self.netns,
             cookie: self.cookie,
             inode: self.inode,
-            role: self.role.map(|role| one_of([Role::Client, Role::Server], Role::name, &role)).transpose()?,
+            role,
             state: self.state.map(|state| one_of((1..=12).map(TcpState::from), TcpState::name, &state).unwrap_or(TcpState::Unknown(0))),
             age_ns: self.age_us.map(|us| us.saturating_mul(1_000)),
             idle: self.idle_ms.map(|idle| Idle { sent_ms: idle.sent, received_ms: idle.received }),
@@ -237,6 +246,7 @@ impl TeardownLine {
             evidence: self.evidence.map(Evidence::read).transpose()?,
             segment: None,
             peer: None,
+            http: self.http.map(|http| http.read(role)).transpose()?,
         };
         let verdict = Verdict {
             phase: self.phase.parse()?,
@@ -250,6 +260,15 @@ impl TeardownLine {
             words: self.verdict,
         };
         Ok(Judged { teardown, verdict, names, log: Finding::Nothing })
+    }
+}
+
+impl Http {
+    /// Which end asks is not told; mostly it is the one that connected.
+    fn read(self, role: Option<Role>) -> Result<ModelHttp, String> {
+        let all = [Answer::None, Answer::Partial, Answer::Complete, Answer::Unknown];
+        let (status, answer) = (self.status, one_of(all, Answer::name, &self.answer)?);
+        Ok(ModelHttp { request: self.request, status, answer, ..ModelHttp::uncertain(role.unwrap_or(Role::Client)) })
     }
 }
 

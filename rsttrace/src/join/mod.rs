@@ -70,6 +70,13 @@ impl Joiner {
         match event {
             Event::End(end) => self.end(end, out),
             Event::After(after) => self.after(after, out),
+            // Right behind the end, and perhaps again before the release.
+            Event::Http(seen) => {
+                if let Some(story) = self.story(seen.id) {
+                    story.http = seen.http;
+                }
+            }
+            Event::Exec(_) => {}
             Event::Stray(stray) => out.push(Record::Teardown(Box::new(stray_record(stray)))),
         }
     }
@@ -334,6 +341,7 @@ fn stray_record(stray: Stray) -> Teardown {
         evidence: None,
         segment: stray.segment,
         peer: None,
+        http: None,
     }
 }
 

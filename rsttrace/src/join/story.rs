@@ -1,8 +1,8 @@
 //! What is known of one ending socket so far, and how it is told.
 
 use crate::model::{
-    Closer, Comm, End, EndKind, Errno, Evidence, Fin, FirstFin, Hook, LateObservation, Observer, Owner, Peer, Reason, Record, Seen, SockId,
-    Task, TcpState, Teardown,
+    Closer, Comm, End, EndKind, Errno, Evidence, Fin, FirstFin, Hook, Http, LateObservation, Observer, Owner, Peer, Reason, Record, Role,
+    Seen, SockId, Task, TcpState, Teardown,
 };
 
 /// Why a story is told now.
@@ -47,12 +47,13 @@ pub struct Story {
     release: Option<Release>,
     /// The other end, when it is a socket of this host.
     pub partner: Option<SockId>,
+    pub http: Option<Http>,
     told: bool,
 }
 
 impl Story {
     pub fn new(end: Box<End>) -> Self {
-        Self { end, observer: None, unsure: false, reset: None, closed_with: None, release: None, partner: None, told: false }
+        Self { end, observer: None, unsure: false, reset: None, closed_with: None, release: None, partner: None, http: None, told: false }
     }
 
     pub fn id(&self) -> SockId {
@@ -244,7 +245,22 @@ impl Story {
             }),
             segment: None,
             peer,
+            http: self.last_request(),
         }
+    }
+
+    /// What HTTP says, where it fits the connection. What comes after our close is dropped unseen: if the last
+    /// request was whole, it is another, and nobody knows which.
+    fn last_request(&self) -> Option<Http> {
+        let http = self.http.clone().filter(|http| self.end.role.is_none_or(|role| role == http.role))?;
+        let dropped =
+            self.reset.as_ref().is_some_and(|reset| reset.answer && reset.segment_bytes != Some(0)) && self.reset_is_after_close();
+        Some(if dropped && http.whole && http.role == Role::Server { Http::uncertain(http.role) } else { http })
+    }
+
+    /// Our FIN had left.
+    fn reset_is_after_close(&self) -> bool {
+        matches!(self.end.state, TcpState::FinWait1 | TcpState::FinWait2 | TcpState::Closing | TcpState::LastAck | TcpState::TimeWait)
     }
 
     /// The error was there and is gone, and no hook saw who took it.

@@ -1,6 +1,6 @@
 //! What the kernel half reported, decoded.
 
-use super::{Bytes, Endpoint, Errno, Evidence, Idle, Reason, Role, Segment, Task, TcpState};
+use super::{Bytes, Endpoint, Errno, Evidence, Http, Idle, Reason, Role, Segment, Task, TcpState};
 
 /// One life of one socket: its address in the kernel, and when it was first met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,6 +32,8 @@ pub enum Event {
     End(Box<End>),
     After(After),
     Stray(Stray),
+    Http(Box<SeenHttp>),
+    Exec(Exec),
 }
 
 impl Event {
@@ -41,6 +43,8 @@ impl Event {
             Self::End(end) => end.ts_ns,
             Self::After(after) => after.ts_ns,
             Self::Stray(stray) => stray.ts_ns,
+            Self::Http(seen) => seen.ts_ns,
+            Self::Exec(exec) => exec.ts_ns,
         }
     }
 }
@@ -117,6 +121,22 @@ pub enum AfterKind {
     /// The socket is gone, or connect() began its next life; `untaken` is the error that nobody
     /// took, `unread` the bytes that nobody read.
     Released { untaken: Option<Errno>, observation_lost: bool, reset_lost: bool, reopened: bool, unread: Option<u64> },
+}
+
+/// What HTTP says of a socket whose end was reported.
+#[derive(Clone, Debug)]
+pub struct SeenHttp {
+    pub ts_ns: u64,
+    pub id: SockId,
+    /// `None`: it was no HTTP/1.
+    pub http: Option<Http>,
+}
+
+/// A process became another program.
+#[derive(Clone, Copy, Debug)]
+pub struct Exec {
+    pub ts_ns: u64,
+    pub tgid: u32,
 }
 
 /// A RST that answered a segment without ending a full socket.

@@ -2,6 +2,7 @@
 
 mod event;
 mod evidence;
+mod http;
 mod log;
 mod teardown;
 mod verdict;
@@ -15,8 +16,9 @@ use std::{
 };
 
 pub use self::{
-    event::{After, AfterKind, End, Event, FirstFin, Hook, SequenceSpace, SockId, Stray},
+    event::{After, AfterKind, End, Event, Exec, FirstFin, Hook, SeenHttp, SequenceSpace, SockId, Stray},
     evidence::{AtFin, Evidence, ResetHeader, Segment, Speaker},
+    http::{Answer, Http},
     log::{Fault, Finding, LogLine, LogTally, LogTime, Remote, Side, Stamp},
     teardown::{Bytes, Closer, EndKind, Fin, Idle, LateObservation, Observer, Owner, Party, Record, Role, Seen, Teardown},
     verdict::{Cause, Damage, Harm, Initiator, Judged, Peer, Phase, Timer, Verdict},

@@ -1,6 +1,6 @@
 //! What is said about one connection that ended.
 
-use super::{Comm, Endpoint, Errno, Evidence, FirstFin, Peer, Reason, Segment, Task, TcpState};
+use super::{Comm, Endpoint, Errno, Evidence, FirstFin, Http, Peer, Reason, Segment, Task, TcpState};
 
 /// How a connection ended, in the order of weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -150,6 +150,8 @@ pub struct Teardown {
     /// The segment that such a RST answers.
     pub segment: Option<Segment>,
     pub peer: Option<Peer>,
+    /// The last request, where HTTP is looked at and was seen.
+    pub http: Option<Http>,
 }
 
 impl Teardown {

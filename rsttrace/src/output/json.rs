@@ -266,6 +266,13 @@ pub fn candidates(log: &Finding) -> Vec<&str> {
 const MAX_CANDIDATES: usize = 8;
 
 #[derive(Serialize)]
+struct Http<'a> {
+    request: Option<&'a str>,
+    status: Option<u16>,
+    answer: &'static str,
+}
+
+#[derive(Serialize)]
 struct TeardownLine<'a> {
     schema: u32,
     record: &'static str,
@@ -294,6 +301,7 @@ struct TeardownLine<'a> {
     released: Option<Released<'a>>,
     peer: Option<Peer<'a>>,
     fin: Fin,
+    http: Option<Http<'a>>,
     phase: &'static str,
     cause: &'static str,
     initiator: &'static str,
@@ -572,6 +580,7 @@ fn teardown_line<'a>(judged: &'a Judged, clock: &WallClock) -> TeardownLine<'a> 
             half_closed_us: t.fin.half_closed_ns.map(|ns| ns / 1_000),
             since_us: t.fin.first_ns.map(|ns| t.at_ns.saturating_sub(ns) / 1_000),
         },
+        http: t.http.as_ref().map(|http| Http { request: http.request.as_deref(), status: http.status, answer: http.answer.name() }),
         phase: verdict.phase.name(),
         cause: verdict.cause.name(),
         initiator: verdict.initiator.name(),

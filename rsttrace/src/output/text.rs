@@ -325,6 +325,7 @@ impl TextFormat {
 fn words(judged: &Judged, other: Option<&Judged>) -> Vec<String> {
     let t = &judged.teardown;
     let mut words = vec![judged.verdict.words.clone()];
+    words.extend(request(t).or_else(|| other.and_then(|other| request(&other.teardown))));
     let mut wire = what(t);
     if let Some(saw) = who_saw(t) {
         wire = format!("{wire}, {saw}");
@@ -380,6 +381,11 @@ fn line_words(line: &LogLine) -> Vec<String> {
         words = vec![format!("log: {}", line.raw)];
     }
     words
+}
+
+/// The request, in quotes.
+fn request(t: &Teardown) -> Option<String> {
+    t.http.as_ref()?.request.as_ref().map(|line| format!("\"{line}\""))
 }
 
 /// Which half of a pair the line is about: the one that sent, or closed first.
@@ -445,7 +451,13 @@ fn in_ascii(text: String) -> String {
     if text.is_ascii() {
         return text;
     }
-    text.chars().map(|c| if c.is_ascii() { c.to_string() } else { c.escape_unicode().to_string() }).collect()
+    let ascii = |c: char| match c {
+        // Something was cut here.
+        '…' => "...".to_owned(),
+        c if c.is_ascii() => c.to_string(),
+        c => c.escape_unicode().to_string(),
+    };
+    text.chars().map(ascii).collect()
 }
 
 /// The process column: who holds the socket, else who had a hand in it.

@@ -2,7 +2,7 @@
 
 use super::text::{named, saw, what};
 use crate::{
-    model::{Evidence, FirstFin, Identity, Judged, Teardown},
+    model::{Answer, Evidence, FirstFin, Http, Identity, Judged, Teardown},
     units::{bytes, duration, grouped},
 };
 
@@ -103,10 +103,21 @@ fn timeless(judged: &Judged, e: &Evidence) -> Vec<String> {
     parts.extend(e.user_timeout_ms.map(|ms| format!("TCP_USER_TIMEOUT {}", duration(u64::from(ms) * 1_000_000))));
     parts.extend(e.linger_s.map(|s| format!("SO_LINGER {s} s")));
     parts.extend(t.closer.and_then(|closer| closer.signal).map(super::signal_name));
+    parts.extend(t.http.as_ref().map(http));
     parts.extend(verdict.timer.as_ref().map(|timer| format!("idle as {} s: {}", timer.seconds, timer.name)));
     let named = names.netns.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
     parts.extend(t.netns.map(|netns| format!("netns {netns}{named}")));
     parts
+}
+
+fn http(http: &Http) -> String {
+    let status = http.status.map(|status| format!("status {status}, ")).unwrap_or_default();
+    let of = http.expected.map(|n| format!(" of {}", bytes(n))).unwrap_or_default();
+    let moved = http.moved.filter(|_| http.answer != Answer::None).map(|n| format!(" ({}{of})", grouped(n))).unwrap_or_default();
+    match &http.request {
+        Some(_) => format!("HTTP: {status}answer {}{moved}", http.answer.name()),
+        None => "HTTP: which request was the last is not certain".to_owned(),
+    }
 }
 
 fn signed(ns: u64) -> i64 {

@@ -3,6 +3,7 @@
 
 pub mod attach;
 pub mod btf;
+mod chosen;
 mod offsets;
 pub mod preflight;
 
@@ -14,15 +15,16 @@ use std::{
 
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod, VerifierLogLevel,
-    maps::{MapData, PerCpuArray, RingBuf},
+    maps::{Map, MapData, PerCpuArray, RingBuf},
 };
 use aya_log::EbpfLogger;
-use rsttrace_common::{Settings, counter, hook};
+use rsttrace_common::{MAX_PROCESSES, Settings, counter, hook};
 use thiserror::Error;
 
 use self::{
     attach::{Attacher, chain},
     btf::KernelBtf,
+    chosen::Chosen,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("RSTTRACE_EBPF_OBJECT"));
@@ -53,6 +55,15 @@ pub struct Options {
     pub syscall_hooks: bool,
     /// Log calls of the kernel half are compiled in.
     pub kernel_log: bool,
+    /// Look at the HTTP of processes that [`Probe::choose`] names.
+    pub http: Option<Http>,
+}
+
+/// Whose HTTP is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http {
+    /// Processes are chosen by what they execute, so that each new program must be asked about.
+    pub by_name: bool,
 }
 
 /// How one hook is attached.
@@ -88,6 +99,8 @@ pub struct Probe {
     programs: Ebpf,
     /// Hooks and their programs.
     attached: Vec<(&'static str, &'static str)>,
+    /// With `--http` only.
+    chosen: Option<Chosen>,
     /// Every hook, attached or not.
     pub hooks: Vec<HookStatus>,
     /// One line each: what is missing and what it costs.
@@ -154,6 +167,7 @@ impl Probe {
             has_reset_reason: (kernel.tracepoint_args("tcp_send_reset") >= Some(3)).into(),
             has_socket_cookie: kernel.has_function("bpf_get_socket_ptr_cookie").into(),
             own_tgid,
+            http: options.http.is_some().into(),
         };
         let reasons = kernel
             .enumerators("sk_rst_reason")
@@ -171,6 +185,9 @@ impl Probe {
             .override_global(aya_log::LEVEL, &log_level, false)
             .map_max_entries("EVENTS", buffer_bytes)
             .map_max_entries("SOCKETS", options.max_sockets)
+            // Tables that nobody uses should cost nothing.
+            .map_max_entries("HTTP", if options.http.is_some() { options.max_sockets } else { 1 })
+            .map_max_entries("CHOSEN", if options.http.is_some() { MAX_PROCESSES / 8 } else { 1 })
             .load(OBJECT)
             .map_err(|error| {
                 unusable(
@@ -205,7 +222,22 @@ impl Probe {
         let logger = if options.kernel_log { EbpfLogger::init(&mut ebpf).ok() } else { None };
         let ring = take_map(&mut ebpf, "EVENTS")?;
         let counters = take_map(&mut ebpf, "COUNTERS")?;
-        Ok(Self { ring, counters, logger, programs: ebpf, attached, hooks, warnings, reasons })
+        let chosen = match (options.http, ebpf.map("CHOSEN")) {
+            (Some(_), Some(Map::Array(table))) => {
+                warnings.extend(blind_to_http(&hooks));
+                let refused = |error| unusable(format!("cannot map the table of processes for --http: {error}"), "run without --http");
+                Some(Chosen::map(table.fd().as_fd()).map_err(refused)?)
+            }
+            _ => None,
+        };
+        Ok(Self { ring, counters, logger, programs: ebpf, attached, chosen, hooks, warnings, reasons })
+    }
+
+    /// From now on the HTTP of this process, and of children that it makes, is looked at, or not.
+    pub fn choose(&self, tgid: u32, chosen: bool) {
+        if let Some(table) = &self.chosen {
+            table.set(tgid, chosen);
+        }
     }
 
     /// The next event's bytes, if any is there.
@@ -279,6 +311,13 @@ impl Probe {
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
         info.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?.trim().parse().ok()
     }
+}
+
+/// A return probe does not see what was moved.
+fn blind_to_http(hooks: &[HookStatus]) -> Vec<String> {
+    let sees = |hook: &HookStatus| matches!(hook.how, Some("tp_btf" | "fexit"));
+    let blind = |hook: &&HookStatus| matches!(hook.name, "sock_recv_length" | "sock_send_length") && !sees(hook);
+    hooks.iter().filter(blind).map(|hook| format!("--http needs {} by tp_btf or fexit: requests are not named", hook.name)).collect()
 }
 
 /// Sums by hook: a hook may have several programs, and what two hooks share is counted once.

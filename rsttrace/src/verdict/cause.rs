@@ -4,7 +4,7 @@ use super::{
     facts::{Facts, Flight, waited},
     harm::CLOSE_NOTIFY,
 };
-use crate::model::{AtFin, Cause, EndKind, Errno, FirstFin, Role, Speaker, TcpState};
+use crate::model::{Answer, AtFin, Cause, EndKind, Errno, FirstFin, Role, Speaker, TcpState};
 
 pub fn of(f: &Facts<'_>) -> Cause {
     match f.t.end {
@@ -135,10 +135,17 @@ fn reset_after_remote_fin(f: &Facts<'_>) -> Cause {
     if fin.written_after > 0 {
         return Cause::WriteAfterPeerClose;
     }
+    let remote_first = f.t.fin.first == Some(FirstFin::Remote);
+    match (f.t.role, f.answer()) {
+        (_, Answer::Complete) => return Cause::ResetWhileClosing,
+        (Some(Role::Client), Answer::Partial) if remote_first => return Cause::ServerAbortMidResponse,
+        (Some(Role::Client), Answer::None) if remote_first => return unanswered_at_fin(f),
+        (Some(Role::Server), Answer::Partial) => return Cause::PeerAbortMidResponse,
+        (Some(Role::Server), Answer::None) => return Cause::PeerAbortBeforeResponse,
+        _ => {}
+    }
     match f.t.role {
-        Some(Role::Client) if f.t.fin.first == Some(FirstFin::Remote) && fin.speaker == Some(Speaker::Local) && !may_be_goodbye(f, fin) => {
-            unanswered_at_fin(f)
-        }
+        Some(Role::Client) if remote_first && fin.speaker == Some(Speaker::Local) && !may_be_goodbye(f, fin) => unanswered_at_fin(f),
         Some(Role::Server) if fin.outstanding > 0 => Cause::PeerAbortMidResponse,
         _ => Cause::ResetWhileClosing,
     }
@@ -160,9 +167,16 @@ fn may_be_goodbye(f: &Facts<'_>, fin: &AtFin) -> bool {
 
 /// ESTABLISHED, and we had connected.
 fn reset_at_client(f: &Facts<'_>) -> Cause {
+    match f.answer() {
+        _ if f.outstanding() == 0 && f.evidence.probes_out > 0 => return Cause::StaleConnection,
+        Answer::Complete if f.idle() => return Cause::PeerAbortIdle,
+        Answer::Complete => return Cause::PeerAbortAfterResponse,
+        Answer::Partial => return Cause::ServerAbortMidResponse,
+        Answer::None | Answer::Unknown => {}
+    }
     if f.outstanding() == 0 {
         return match f.speaker() {
-            _ if f.evidence.probes_out > 0 => Cause::StaleConnection,
+            _ if f.answer() == Answer::None => Cause::ServerAbortBeforeResponse,
             Some(Speaker::Local) => Cause::ServerAbortBeforeResponse,
             Some(Speaker::Remote) if f.idle() => Cause::PeerAbortIdle,
             Some(Speaker::Remote) => Cause::ServerAbortMidResponse,
@@ -192,6 +206,13 @@ fn reset_at_server(f: &Facts<'_>) -> Cause {
     if f.bytes.unsent > 0 || f.bytes.unacked > 0 && !arrived || f.speaker() == Some(Speaker::Local) && unread_there {
         return Cause::PeerAbortMidResponse;
     }
+    match f.answer() {
+        Answer::Partial => return Cause::PeerAbortMidResponse,
+        Answer::None => return Cause::PeerAbortBeforeResponse,
+        Answer::Complete if f.idle() => return Cause::PeerAbortIdle,
+        Answer::Complete => return Cause::PeerAbortAfterResponse,
+        Answer::Unknown => {}
+    }
     match f.speaker() {
         Some(Speaker::Local) if f.idle() => Cause::PeerAbortIdle,
         Some(Speaker::Local) => Cause::PeerAbortAfterResponse,
@@ -202,7 +223,17 @@ fn reset_at_server(f: &Facts<'_>) -> Cause {
 
 /// Both FINs, or ours and a mini-socket. Most are in order; some leave a request unanswered.
 fn fin(f: &Facts<'_>) -> Cause {
-    if let (Some(role), Some(fin)) = (f.t.role, f.first_fin()) {
+    match (f.t.role, f.closed_first(), f.answer()) {
+        (Some(Role::Client), false, Answer::None) => return unanswered_at_fin(f),
+        (Some(Role::Client), false, Answer::Partial) => return Cause::ServerAbortMidResponse,
+        (Some(Role::Client), true, Answer::None | Answer::Partial) => return Cause::GaveUpWaiting,
+        (Some(Role::Server), false, Answer::None | Answer::Partial) => return Cause::ClientGaveUp,
+        (Some(Role::Server), true, Answer::None | Answer::Partial) => return Cause::ClosedBeforeAnswer,
+        _ => {}
+    }
+    if f.answer() == Answer::Unknown
+        && let (Some(role), Some(fin)) = (f.t.role, f.first_fin())
+    {
         let exiting = f.t.closer.is_some_and(|closer| closer.exiting);
         match (role, f.closed_first(), fin.speaker) {
             (Role::Client, false, Some(Speaker::Local)) if !may_be_goodbye(f, fin) => return unanswered_at_fin(f),

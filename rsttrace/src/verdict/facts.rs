@@ -1,6 +1,6 @@
 //! What the rules ask of a record.
 
-use crate::model::{AtFin, Bytes, Cause, EndKind, Evidence, FirstFin, Role, Speaker, TcpState, Teardown};
+use crate::model::{Answer, AtFin, Bytes, Cause, EndKind, Evidence, FirstFin, Role, Speaker, TcpState, Teardown};
 
 /// Data older than this, and than three round trips, is history: the connection idles.
 const IDLE_MS: u64 = 1_000;
@@ -92,6 +92,15 @@ impl<'a> Facts<'a> {
     /// Whether the last word was a request: the client's.
     pub fn request_unanswered(&self) -> Option<bool> {
         Some(matches!((self.t.role?, self.speaker()?), (Role::Client, Speaker::Local) | (Role::Server, Speaker::Remote)))
+    }
+
+    /// How much of the last request's answer moved, where HTTP was looked at and is certain.
+    pub fn answer(&self) -> Answer {
+        self.t
+            .http
+            .as_ref()
+            .filter(|http| http.request.is_some() && Some(http.role) == self.t.role)
+            .map_or(Answer::Unknown, |http| http.answer)
     }
 
     /// Milliseconds since the last data segment in either direction.

@@ -4,7 +4,7 @@
 use std::ops::RangeInclusive;
 
 use super::facts::{Facts, waited};
-use crate::model::{Bytes, Cause, Damage, EndKind, Harm, Speaker, TcpState};
+use crate::model::{Answer, Bytes, Cause, Damage, EndKind, Harm, Speaker, TcpState};
 
 /// [`rsttrace_common::CLOSE_NOTIFY`]; what waits unread may have been read in part.
 pub const CLOSE_NOTIFY: RangeInclusive<u64> = *rsttrace_common::CLOSE_NOTIFY.start() as u64..=*rsttrace_common::CLOSE_NOTIFY.end() as u64;
@@ -141,6 +141,11 @@ fn unread_may_be_lost(f: &Facts<'_>, cause: Cause) -> bool {
 
 /// Whether a request was left without its answer, or with a part of it; `None`: not known.
 fn unanswered(f: &Facts<'_>, cause: Cause) -> Option<bool> {
+    match f.answer() {
+        Answer::Complete => return Some(false),
+        Answer::None | Answer::Partial => return Some(true),
+        Answer::Unknown => {}
+    }
     match cause {
         Cause::KeepaliveRace
         | Cause::ClosedBeforeAnswer

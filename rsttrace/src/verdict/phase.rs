@@ -1,7 +1,7 @@
 //! At what point of the exchange it happened.
 
 use super::facts::Facts;
-use crate::model::{Cause, EndKind, Phase, Role, Speaker, TcpState};
+use crate::model::{Answer, Cause, EndKind, Phase, Role, Speaker, TcpState};
 
 pub fn of(f: &Facts<'_>, cause: Cause) -> Phase {
     if f.t.bytes.is_none() {
@@ -45,6 +45,15 @@ fn requested(f: &Facts<'_>, speaker: Option<Speaker>) -> bool {
 fn exchange(f: &Facts<'_>, speaker: Option<Speaker>, outstanding: bool, idle: bool, cause: Cause) -> Phase {
     match (f.t.role, speaker) {
         _ if f.silent() => Phase::Idle,
+        _ if f.answer() == Answer::None => Phase::RequestInFlight,
+        _ if f.answer() == Answer::Partial => Phase::MidResponse,
+        (Some(Role::Client), _) if f.answer() == Answer::Complete => {
+            if idle {
+                Phase::Idle
+            } else {
+                Phase::AfterResponse
+            }
+        }
         _ if requested(f, speaker) => Phase::RequestInFlight,
         (Some(Role::Server), Some(Speaker::Local)) if outstanding && cause != Cause::PeerAbortAfterResponse => Phase::MidResponse,
         // Whole or part, only the application's protocol knows.

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{
-    AtFin, Bytes, Cause, Comm, EndKind, Endpoint, Errno, Evidence, Fin, FirstFin, Harm, Idle, Initiator, Owner, Peer, Phase, ResetHeader,
-    Role, Seen, Segment, Speaker, Task, TcpState,
+    Answer, AtFin, Bytes, Cause, Comm, EndKind, Endpoint, Errno, Evidence, Fin, FirstFin, Harm, Http, Idle, Initiator, Owner, Peer, Phase,
+    ResetHeader, Role, Seen, Segment, Speaker, Task, TcpState,
 };
 
 const REQUEST: u64 = 412;
@@ -63,6 +63,7 @@ fn server() -> Teardown {
         }),
         segment: None,
         peer: None,
+        http: None,
     }
 }
 
@@ -555,6 +556,75 @@ fn ends_in_order_that_leave_a_request() {
     is(&closed(c, Local, fin(Speaker::Remote, 5_000)), Cause::Orderly, Phase::Idle, Initiator::LocalApplication, Harm::None);
     let unread = changed(closed(c, Local, fin(Speaker::Remote, 0)), |t| e(t).unread_at_release = Some(7));
     is(&unread, Cause::OrderlyUnread, Phase::AfterResponse, Initiator::LocalApplication, Harm::Lost);
+}
+
+/// The same, and HTTP was looked at.
+fn with_http(t: Teardown, answer: Answer) -> Teardown {
+    changed(t, |t| {
+        let role = t.role.unwrap();
+        t.http = Some(Http {
+            role,
+            request: Some("GET /a HTTP/1.1".to_owned()),
+            whole: true,
+            status: Some(200),
+            answer,
+            moved: Some(41),
+            expected: Some(43),
+        });
+    })
+}
+
+#[test]
+fn http_tells_whether_the_answer_was_whole_when_the_server_aborted() {
+    use Answer::{Complete, None, Partial, Unknown};
+    let answered = || changed(client(), |t| (b(t).received, e(t).last_speaker) = (RESPONSE, Some(Speaker::Remote)));
+    let by_peer = Initiator::Unknown;
+    is(&with_http(answered(), Complete), Cause::PeerAbortAfterResponse, Phase::AfterResponse, by_peer, Harm::None);
+    is(&with_http(answered(), Partial), Cause::ServerAbortMidResponse, Phase::MidResponse, by_peer, Harm::Possible);
+    is(&with_http(answered(), None), Cause::ServerAbortBeforeResponse, Phase::RequestInFlight, by_peer, Harm::Possible);
+    is(&with_http(answered(), Unknown), Cause::ServerAbortMidResponse, Phase::MidResponse, by_peer, Harm::Possible);
+    let idle = || changed(answered(), |t| t.idle = Some(Idle { sent_ms: Some(5_000), received_ms: Some(5_000) }));
+    is(&with_http(idle(), Complete), Cause::PeerAbortIdle, Phase::Idle, by_peer, Harm::None);
+    is(&with_http(idle(), Partial), Cause::ServerAbortMidResponse, Phase::MidResponse, by_peer, Harm::Possible);
+    assert_eq!(verdict(&with_http(answered(), Complete)).words, "the server aborted after its whole answer (41 B)");
+    assert_eq!(
+        verdict(&with_http(answered(), Partial)).words,
+        "the server aborted in the middle of its answer; 41 of 43 B of the answer arrived"
+    );
+}
+
+#[test]
+fn http_tells_whether_our_answer_was_whole_when_the_client_aborted() {
+    use Answer::{Complete, None, Partial};
+    is(&with_http(server(), Complete), Cause::PeerAbortAfterResponse, Phase::AfterResponse, Initiator::Unknown, Harm::None);
+    is(&with_http(server(), Partial), Cause::PeerAbortMidResponse, Phase::MidResponse, Initiator::Unknown, Harm::Possible);
+    is(&with_http(server(), None), Cause::PeerAbortBeforeResponse, Phase::RequestInFlight, Initiator::Unknown, Harm::Possible);
+    let unsent = changed(server(), |t| b(t).unsent = 10);
+    is(&with_http(unsent, Complete), Cause::PeerAbortMidResponse, Phase::MidResponse, Initiator::Unknown, Harm::Lost);
+}
+
+#[test]
+fn http_tells_whether_a_fin_left_a_request() {
+    use Answer::{Complete, None, Partial};
+    let end = |role, first, speaker| closed(role, first, fin(speaker, 1));
+    let cause = |t: Teardown, answer| {
+        let verdict = verdict(&with_http(t, answer));
+        (verdict.cause, verdict.harm)
+    };
+    let by_server = || end(Role::Client, FirstFin::Remote, Speaker::Remote);
+    assert_eq!(cause(by_server(), Complete), (Cause::Orderly, Harm::None));
+    assert_eq!(cause(by_server(), Partial), (Cause::ServerAbortMidResponse, Harm::Possible));
+    assert_eq!(cause(by_server(), None), (Cause::ClosedBeforeAnswer, Harm::Possible));
+    let by_us = || end(Role::Server, FirstFin::Local, Speaker::Local);
+    assert_eq!(cause(by_us(), Complete), (Cause::Orderly, Harm::None));
+    assert_eq!(cause(by_us(), Partial), (Cause::ClosedBeforeAnswer, Harm::Possible));
+    let by_client = || end(Role::Server, FirstFin::Remote, Speaker::Remote);
+    assert_eq!(cause(by_client(), Complete), (Cause::Orderly, Harm::None));
+    assert_eq!(cause(by_client(), None), (Cause::ClientGaveUp, Harm::Possible));
+    assert_eq!(cause(end(Role::Client, FirstFin::Local, Speaker::Remote), Partial), (Cause::GaveUpWaiting, Harm::Possible));
+    assert_eq!(cause(end(Role::Client, FirstFin::Local, Speaker::Local), Complete), (Cause::Orderly, Harm::None));
+    assert_eq!(cause(aborted("close"), Complete).1, Harm::None);
+    assert_eq!(cause(aborted("close"), Partial).1, Harm::Possible);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::{
     harm::{is_close_notify, is_late_goodbye},
 };
 use crate::{
-    model::{Cause, Damage, EndKind, FirstFin, Initiator, Speaker, TcpState},
+    model::{Answer, Cause, Damage, EndKind, FirstFin, Initiator, Speaker, TcpState},
     units::{bytes, duration, grouped},
 };
 
@@ -132,11 +132,12 @@ fn main_clause(f: &Facts<'_>, cause: Cause) -> String {
         }
         Cause::ClosedBeforeAnswer if f.client() => format!("{peer} closed without answering our request"),
         Cause::ClosedBeforeAnswer => {
+            let what = if f.answer() == Answer::Partial { "in the middle of its answer to" } else { "without answering" };
             let how = match f.t.closer {
                 Some(closer) if closer.exiting => "died",
                 _ => "closed",
             };
-            format!("{we} {how} without answering {peer}'s request")
+            format!("{we} {how} {what} {peer}'s request")
         }
         Cause::ResetWhileClosing => format!("reset by {peer} while the connection was closing"),
         Cause::ResetAfterLocalFin => format!("reset by {peer} after our FIN"),
@@ -152,6 +153,10 @@ fn main_clause(f: &Facts<'_>, cause: Cause) -> String {
         Cause::ServerAbortBeforeResponse => {
             format!("{peer} aborted before a byte of its answer, our request acknowledged by its host")
         }
+        Cause::ServerAbortMidResponse if f.answer() == Answer::Partial => {
+            let how = if f.t.end == EndKind::Fin { "closed" } else { "aborted" };
+            format!("{peer} {how} in the middle of its answer")
+        }
         Cause::ServerAbortMidResponse => {
             format!("{peer} aborted after {} of its answer; whether that was all is not known", bytes(b.received))
         }
@@ -159,6 +164,9 @@ fn main_clause(f: &Facts<'_>, cause: Cause) -> String {
         Cause::PeerAbortMidResponse => {
             let acked = e.reset.and_then(|header| header.acked).unwrap_or(0).max(b.acked);
             format!("{peer} aborted in the middle of our response, {} of {} acknowledged", grouped(acked), bytes(b.sent + b.unsent))
+        }
+        Cause::PeerAbortAfterResponse if f.client() => {
+            format!("{peer} aborted after its whole answer ({})", bytes(f.t.http.as_ref().and_then(|http| http.moved).unwrap_or(0)))
         }
         Cause::PeerAbortAfterResponse => {
             format!("{peer} aborted after all that we sent ({}) was acknowledged by its host", bytes(b.sent))
@@ -170,10 +178,12 @@ fn main_clause(f: &Facts<'_>, cause: Cause) -> String {
             _ => "closed in order".to_owned(),
         },
         Cause::OrderlyUnread => "closed in order, but not everything was read".to_owned(),
+        Cause::GaveUpWaiting if f.answer() == Answer::Partial => format!("{we} closed before the end of {peer}'s answer"),
         Cause::GaveUpWaiting => {
             let waited = f.first_fin().and_then(|fin| fin.idle.sent_ms).map(milliseconds).unwrap_or_default();
             format!("{we} gave up after waiting {waited} for {peer}'s answer")
         }
+        Cause::ClientGaveUp if f.answer() == Answer::Partial => format!("{peer} closed before the end of our answer"),
         Cause::ClientGaveUp => {
             let waited = f.first_fin().and_then(|fin| fin.idle.received_ms).map(milliseconds).unwrap_or_default();
             format!("{peer} gave up after waiting {waited} for our answer")
@@ -204,13 +214,34 @@ fn open_ends(f: &Facts<'_>, cause: Cause, damage: &Damage) -> Vec<String> {
     if damage.unread_here > 0 && !said {
         parts.push(format!("{} never read here", bytes(damage.unread_here)));
     }
-    let half_answered = matches!(f.t.end, EndKind::ResetSent | EndKind::Timeout) && f.request_unanswered() == Some(true);
+    let by_http = match f.answer() {
+        Answer::None => Some(true),
+        Answer::Partial | Answer::Complete => Some(false),
+        Answer::Unknown => None,
+    };
+    let half_answered = matches!(f.t.end, EndKind::ResetSent | EndKind::Timeout) && by_http.or(f.request_unanswered()) == Some(true);
+    parts.extend(cut_answer(f));
     if half_answered && f.t.bytes.is_some() && f.state() == TcpState::Established {
         parts.push(
-            if f.speaker() == Some(Speaker::Local) { "our request is unanswered" } else { "the client's request is unanswered" }.to_owned(),
+            if by_http.map_or(f.speaker() == Some(Speaker::Local), |_| f.client()) {
+                "our request is unanswered"
+            } else {
+                "the client's request is unanswered"
+            }
+            .to_owned(),
         );
     }
     parts
+}
+
+/// How much of the answer there was, by HTTP.
+fn cut_answer(f: &Facts<'_>) -> Option<String> {
+    let http = f.t.http.as_ref().filter(|_| f.answer() == Answer::Partial)?;
+    let how = if f.client() { "arrived" } else { "was written" };
+    Some(match (http.moved?, http.expected) {
+        (moved, Some(expected)) => format!("{} of {} of the answer {how}", grouped(moved), bytes(expected)),
+        (moved, None) => format!("{} of the answer {how}, without its end", bytes(moved)),
+    })
 }
 
 /// What is missing for a verdict.
