@@ -214,6 +214,7 @@ fn without_query(target: &str) -> &str {
 
 /// One of them may have been cut.
 fn same_path(a: &str, b: &str) -> bool {
+    let a = a.strip_suffix('…').unwrap_or(a);
     let (short, long) = if a.len() <= b.len() { (a, b) } else { (b, a) };
     short == long || short.len() >= LONG && long.starts_with(short)
 }
