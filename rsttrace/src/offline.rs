@@ -46,7 +46,9 @@ pub struct Request {
 /// A file had something that could not be read.
 const FAILED: u8 = 1;
 /// A stamp of whole seconds leaves records of about three seconds that it may mean.
-const PATIENCE: Patience = Patience { record_ns: 3_000_000_000, entangled_ns: 5_000_000_000, line_ns: 10_000_000_000 };
+/// Records stand in the order in which they were told, which is not that of their times.
+const PATIENCE: Patience =
+    Patience { record_ns: 3_000_000_000, lag_ns: 2_000_000_000, entangled_ns: 12_000_000_000, line_ns: 20_000_000_000 };
 /// How often records and lines are settled, on their own clock.
 const TURN_NS: u64 = 100_000_000;
 /// Longer records are no records.

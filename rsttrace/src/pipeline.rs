@@ -86,11 +86,9 @@ impl LogJoin {
     /// `join_timeout`: how long a record may take to come.
     pub fn new(join_timeout: Duration, show_unmatched: bool) -> Self {
         let join_ns = u64::try_from(join_timeout.as_nanos()).unwrap_or(u64::MAX);
-        let patience = Patience {
-            record_ns: LINE_FOLLOWS_NS,
-            entangled_ns: 4 * LINE_FOLLOWS_NS,
-            line_ns: join_ns.saturating_add(4 * LINE_FOLLOWS_NS),
-        };
+        let lag_ns = join_ns.saturating_add(LINE_FOLLOWS_NS);
+        let entangled_ns = lag_ns.saturating_mul(3);
+        let patience = Patience { record_ns: LINE_FOLLOWS_NS, lag_ns, entangled_ns, line_ns: entangled_ns.saturating_add(2 * lag_ns) };
         Self { correlator: Correlator::new(patience), show_unmatched, errors_without_line: 0, counts: Counts::default() }
     }
 

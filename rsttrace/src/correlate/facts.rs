@@ -107,6 +107,22 @@ impl Facts {
         self.released
     }
 
+    /// When its line was due: right after the call that returned the error, else right before the
+    /// socket was let go of. One thread writes its lines in the order of these moments.
+    pub fn moment(&self) -> Option<u64> {
+        match self.error {
+            Some((_, Some(_), window)) => Some(window.from_ns),
+            _ => self.released.map(|(_, at_ns)| at_ns),
+        }
+    }
+
+    /// A line that fits and that names this very connection: by its port, or by the request.
+    pub fn is_named_by(&self, line: &LogLine) -> bool {
+        let remote = if line.side == Some(Side::Client) { &line.client } else { &line.upstream };
+        let by_port = line.side == Some(Side::Client) && matches!(remote, Some(Remote::Tcp { port: Some(_), .. }));
+        by_port || self.request.is_some() && line.request.is_some()
+    }
+
     /// Whether a line that was written within `window` may be about it; if it is, it was not written
     /// before `since_ns`.
     pub fn fits(&self, line: &LogLine, window: Window, since_ns: u64) -> bool {

@@ -24,9 +24,12 @@ use crate::model::{Fault, Finding, LogLine, LogTally, Remote, Side};
 pub struct Patience {
     /// A record for the lines that may be about it.
     pub record_ns: u64,
-    /// A record that could be told, for others that the same lines may be about.
+    /// A line for all records that it may be about, before it is taken for certain: some come later
+    /// than others.
+    pub lag_ns: u64,
+    /// A record that could be told, for lines that came later and are about others as well.
     pub entangled_ns: u64,
-    /// A line for its record.
+    /// A line for any record.
     pub line_ns: u64,
 }
 
@@ -109,6 +112,8 @@ struct Waiting {
     origin: Origin,
     line: Arc<LogLine>,
     window: Window,
+    /// All records that it may be about have come by then.
+    ripe_ns: u64,
     due_ns: u64,
     /// Told as one of several.
     ambiguous: Cell<bool>,
@@ -181,13 +186,9 @@ impl<T> Correlator<T> {
             self.tally.no_connection += 1;
             return;
         }
-        self.lines.push_back(Waiting {
-            origin,
-            line: Arc::new(line),
-            window,
-            due_ns: now_ns + self.patience.line_ns,
-            ambiguous: Cell::new(false),
-        });
+        let ripe_ns = now_ns.max(window.to_ns).saturating_add(self.patience.lag_ns);
+        let due_ns = now_ns.saturating_add(self.patience.line_ns);
+        self.lines.push_back(Waiting { origin, line: Arc::new(line), window, ripe_ns, due_ns, ambiguous: Cell::new(false) });
     }
 
     /// When [`Correlator::tick`] has something to do next.
@@ -258,17 +259,24 @@ impl<T> Correlator<T> {
             self.held[at.0].halves[at.1].take(book, Finding::Nothing);
             return;
         }
-        let entangled_ns = self.patience.entangled_ns;
-        let patient = now_ns < self.held[at.0].since_ns.saturating_add(entangled_ns) && !now_or_never;
-        let latest = halves.iter().map(|&(record, _)| self.held[record].due_ns).max().unwrap_or(now_ns);
-        if patient && latest > now_ns {
-            for &(record, _) in &halves {
-                let held = &mut self.held[record];
-                held.due_ns = latest.min(held.since_ns.saturating_add(entangled_ns)).max(held.due_ns);
-            }
-            return;
+        let unripe = |&line: &usize| self.lines[line].ripe_ns > now_ns && !halves.iter().any(|&half| self.names(line, half));
+        let ripe_ns = lines.iter().filter(|line| unripe(line)).map(|&line| self.lines[line].ripe_ns).max();
+        let Some(ripe_ns) = ripe_ns else { return self.settle(&lines, &halves, book, true) };
+        let last_ns = self.held[at.0].since_ns.saturating_add(self.patience.entangled_ns);
+        if now_or_never || now_ns >= last_ns {
+            return self.settle(&lines, &halves, book, false);
         }
-        self.settle(&lines, &halves, book);
+        for (record, _) in halves {
+            let held = &mut self.held[record];
+            let last_ns = held.since_ns.saturating_add(self.patience.entangled_ns);
+            held.due_ns = ripe_ns.min(last_ns).max(held.due_ns);
+        }
+    }
+
+    /// A line that fits one record alone, by name, waits for no other.
+    fn names(&self, line: usize, half: At) -> bool {
+        let facts = self.facts(half);
+        self.fits(line, facts) && facts.is_named_by(&self.lines[line].line)
     }
 
     /// Lines of a book that may be about a half, the other halves that they may be about, and so on.
@@ -299,7 +307,7 @@ impl<T> Correlator<T> {
             }
         }
         lines.sort_unstable();
-        halves.sort_unstable_by_key(|&at| self.facts(at).released().map(|(_, at_ns)| at_ns));
+        halves.sort_unstable_by_key(|&at| self.facts(at).moment());
         (lines, halves)
     }
 
@@ -332,7 +340,8 @@ impl<T> Correlator<T> {
         self.releases.get(&process)?.range(..at_ns).next_back().copied()
     }
 
-    fn settle(&mut self, lines: &[usize], halves: &[At], book: Book) {
+    /// `certainly`: no other record that these lines may be about is still to come.
+    fn settle(&mut self, lines: &[usize], halves: &[At], book: Book, certainly: bool) {
         let candidates = align(lines.len(), halves.len(), self.is_in_order(lines, halves), |line, half| {
             self.fits(lines[line], self.facts(halves[half]))
         });
@@ -341,7 +350,7 @@ impl<T> Correlator<T> {
             candidates.records.iter().for_each(|&half| found[half].push(line));
         }
         // What was told as ambiguous before may have been about a record that is gone.
-        let is_fresh = |line: usize| !self.lines[lines[line]].ambiguous.get();
+        let is_fresh = |line: usize| certainly && !self.lines[lines[line]].ambiguous.get();
         let certain = |line: usize| is_fresh(line) && candidates[line].always && candidates[line].records.len() == 1;
         // Several lines about one connection of the application, and about no other socket.
         let one_topic = |of_half: &[usize]| {
@@ -390,14 +399,14 @@ impl<T> Correlator<T> {
         }
     }
 
-    /// One process wrote all of the lines into one log, each right before it let go of the socket.
+    /// One process wrote all of the lines into one log, and when each of them was due is known.
     fn is_in_order(&self, lines: &[usize], halves: &[At]) -> bool {
         let Waiting { origin, line: first, .. } = &self.lines[lines[0]];
         let by_the_same =
             |waiting: &Waiting| (self.pieces[origin.book as usize] || waiting.origin == *origin) && waiting.line.process == first.process;
         let one_writer = first.process.is_some() && lines.iter().all(|&line| by_the_same(&self.lines[line]));
-        let released: Vec<_> = halves.iter().map(|&at| self.facts(at).released().map(|(_, at_ns)| at_ns)).collect();
-        one_writer && released.windows(2).all(|pair| matches!(pair, [Some(a), Some(b)] if a < b))
+        let moments: Vec<_> = halves.iter().map(|&at| self.facts(at).moment()).collect();
+        one_writer && moments.windows(2).all(|pair| matches!(pair, [Some(a), Some(b)] if a < b))
     }
 }
 

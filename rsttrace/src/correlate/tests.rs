@@ -9,7 +9,7 @@ use super::*;
 use crate::model::{Endpoint, Errno, LogTime, Role, Stamp};
 
 const MS: u64 = 1_000_000;
-const PATIENCE: Patience = Patience { record_ns: 250 * MS, entangled_ns: 1_000 * MS, line_ns: 2_000 * MS };
+const PATIENCE: Patience = Patience { record_ns: 250 * MS, lag_ns: 0, entangled_ns: 1_000 * MS, line_ns: 2_000 * MS };
 
 /// A client's connection whose error `worker` took at a moment.
 fn error(worker: u32, client: u8, at_ns: u64) -> Facts {
@@ -118,14 +118,33 @@ fn what_may_be_about_either_of_two_is_told_as_ambiguous_at_both() {
     at(&mut correlator, 20 * MS, line(7, 1, 1));
     correlator.push_record(21 * MS, vec![error(7, 1, 10 * MS)], 0);
     correlator.push_record(100 * MS, vec![error(7, 1, 11 * MS)], 1);
-    // The first is due, but the other might get a line of its own yet.
-    told.tick(&mut correlator, 280 * MS);
-    assert!(told.0.is_empty());
     told.tick(&mut correlator, 351 * MS);
     assert_eq!(told.numbers(), [(0, None), (1, None)]);
     told.tick(&mut correlator, u64::MAX);
     assert_eq!(correlator.tally(), LogTally { lines: 1, ambiguous: 1, ..LogTally::default() });
     assert!(correlator.take_unmatched().is_empty());
+}
+
+#[test]
+fn a_record_that_comes_late_is_not_robbed_of_its_line() {
+    let (mut correlator, mut told) = (Correlator::new(Patience { lag_ns: 400 * MS, ..PATIENCE }), Told::default());
+    at(&mut correlator, 20 * MS, line(7, 1, 1));
+    // Nothing was logged about this one.
+    correlator.push_record(21 * MS, vec![error(7, 1, 10 * MS)], 0);
+    told.tick(&mut correlator, 300 * MS);
+    assert!(told.0.is_empty(), "another may come");
+    correlator.push_record(310 * MS, vec![error(7, 1, 15 * MS)], 1);
+    told.tick(&mut correlator, 600 * MS);
+    assert_eq!(told.numbers(), [(0, None), (1, None)]);
+
+    // By its request it is known at once.
+    let (mut correlator, mut told) = (Correlator::new(Patience { lag_ns: 400 * MS, ..PATIENCE }), Told::default());
+    at(&mut correlator, 20 * MS, line(7, 1, 1));
+    let mut facts = error(7, 1, 10 * MS);
+    facts.request = Some("GET /1 HTTP/1.1".to_owned());
+    correlator.push_record(21 * MS, vec![facts], 0);
+    told.tick(&mut correlator, 300 * MS);
+    assert_eq!(told.numbers(), [(0, Some(vec![1]))]);
 }
 
 #[test]
