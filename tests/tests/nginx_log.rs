@@ -525,3 +525,44 @@ fn assert_the_same_offline(run: &Run, root: &Path, truth: &Truth) {
     let (live, offline) = (run.teardowns().count(), records.iter().filter(|record| record["record"] == "teardown").count());
     assert_eq!(live, offline, "nothing is lost");
 }
+
+/// How many records name their request, and how many that moved payload do not.
+fn assert_right_requests(truth: &Truth, run: &Run) -> (usize, usize) {
+    let mut problems = Vec::new();
+    let (mut named, mut unnamed) = (0, 0);
+    for record in run.teardowns().filter(|record| record["owner"]["comm"] == "nginx") {
+        let Some(request) = record["http"]["request"].as_str() else {
+            unnamed += usize::from(record["bytes"]["received"] != 0);
+            continue;
+        };
+        named += 1;
+        let (expected, told) = (last_path(truth, record).unwrap_or_default(), path_of(request));
+        if told != expected && !crossed_the_close(truth, record, told) {
+            problems.push(format!("{expected} was asked for, not {told}: {}", self::told(record)));
+        }
+    }
+    let total = problems.len();
+    problems.truncate(20);
+    assert!(problems.is_empty(), "{total} problems, the first:\n{}", problems.join("\n"));
+    (named, unnamed)
+}
+
+#[test]
+fn the_same_requests_are_named_by_http_without_any_log() {
+    require_root!();
+    require_tool!("nginx");
+    let netns = NetNs::new();
+    let inode = netns.inode().to_string();
+    netns.run_in(|| {
+        let mut nginx = Nginx::start(Nginx::directory(), 2, &configuration());
+        let tracer = Tracer::start(&["--netns", &inode, "--pid", "nginx", "--http", "--fin"]);
+        let truth = Truth::default();
+        load(&nginx, &truth);
+        nginx.stop();
+        let run = tracer.stop();
+        assert_eq!(run.summary["lost"]["total"], 0, "{}", run.summary);
+        let (named, unnamed) = assert_right_requests(&truth, &run);
+        println!("{named} records name their request, {unnamed} do not");
+        assert!(named > REQUESTS / 2 && unnamed * 50 <= named, "{named} named, {unnamed} not");
+    });
+}
