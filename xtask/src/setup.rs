@@ -48,7 +48,7 @@ const RUST: Need = Need {
 
 const BUILD: [Need; 2] = [Need { packages: &["gcc", "libc6-dev"], why: "to link programs", met: || host::find("cc").is_some() }, RUST];
 
-const TESTS: [Need; 11] = [
+const TESTS: [Need; 12] = [
     Need { packages: &["nginx-light"], why: "the proxy of the nginx scenarios", met: || host::find("nginx").is_some() },
     Need { packages: &["haproxy"], why: "the proxy of the HAProxy scenarios", met: || host::find("haproxy").is_some() },
     Need { packages: &["tcpdump"], why: "witness of the packets", met: || host::find("tcpdump").is_some() },
