@@ -205,17 +205,6 @@ mod tests {
         assert_eq!(count(""), None);
     }
 
-    /// What a big host has, to be told how fast it is read: `cargo test --release -p rsttrace --lib conntrack -- --ignored --nocapture`.
-    #[test]
-    #[ignore = "a measurement"]
-    fn how_long_a_hundred_thousand_lines_take() {
-        let text: String =
-            (0..100_000).map(|n| if n % 10 == 0 { DNAT } else { PLAIN }.replace("sport=40000", &format!("sport={}", n % 65_536))).collect();
-        let began = std::time::Instant::now();
-        let table = table(&text);
-        println!("{} B, {} views in {:?}", text.len(), table.len(), began.elapsed());
-    }
-
     proptest! {
         #[test]
         fn any_bytes_are_read(bytes: Vec<u8>) {
