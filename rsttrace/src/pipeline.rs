@@ -258,7 +258,9 @@ impl Pipeline {
         let judge = |mut teardown: Teardown| {
             self.find_owner(&mut teardown);
             let verdict = verdict::judge(&teardown, &self.timers);
-            Judged { teardown, verdict, names: Names::default(), log: Finding::Nothing }
+            // In a log a process may go by the number that it has in its own PID namespace.
+            let owner = if self.log.is_some() { self.processes.identity(&teardown) } else { None };
+            Judged { teardown, verdict, names: Names { owner, ..Names::default() }, log: Finding::Nothing }
         };
         Story::Ends(halves.into_iter().map(judge).collect())
     }
@@ -355,7 +357,7 @@ impl Pipeline {
             Format::Json => true,
             Format::Text(text) => text.has_timeline(),
         };
-        self.numbers_are_ours && (shown || self.filter.asks_for_places())
+        self.numbers_are_ours && (shown || self.filter.asks_for_places() || self.log.is_some())
     }
 
     fn find_names(&mut self, judged: &mut Judged) {

@@ -53,7 +53,7 @@ const TEARDOWN: &[(&str, &[&str])] = &[
     ("/idle_ms", &["sent", "received"]),
     ("/bytes", &["sent", "acked", "unacked", "unsent", "received", "unread"]),
     ("/nat", &["original", "translated"]),
-    ("/owner", &["tgid", "comm", "exe", "user", "uid", "unit", "container", "pod"]),
+    ("/owner", &["tgid", "comm", "exe", "user", "uid", "ns_tgid", "unit", "container", "pod"]),
     ("/owner/container", &["id", "runtime"]),
     ("/observer", &["tgid", "tid", "comm", "syscall", "fd", "errno", "delay_us", "inferred"]),
     ("/closer", &["tgid", "tid", "comm", "syscall", "exiting"]),

@@ -4,13 +4,16 @@
 use std::{
     fs::{self, File},
     io::Write,
+    net::TcpStream,
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use rsttrace_tests::{Actor, NetNs, Pair, PublicCopy, Run, Side, Tracer, binary, expect, require_root, require_tool};
+use rsttrace_tests::{
+    Actor, Flow, NetNs, Pair, PublicCopy, Run, Side, Tracer, binary, expect, peers::abort, require_root, require_tool, wait_until,
+};
 use serde_json::{Value, json};
 
 const NOBODY: u32 = 65_534;
@@ -215,6 +218,43 @@ fn a_line_that_may_be_about_either_of_two_is_told_at_both() {
         assert_eq!((&record["log"], record["log_candidates"].as_array().map(Vec::len)), (&Value::Null, Some(1)), "{record}");
     }
     counted(&tracer.stop(), json!({ "ends": 1, "joined": 0, "ambiguous": 1 }));
+}
+
+#[test]
+fn a_container_logs_by_the_numbers_that_its_processes_have_there() {
+    require_root!();
+    require_tool!("nginx");
+    require_tool!("unshare");
+    let (netns, directory) = (NetNs::new(), Directory::new());
+    let root = directory.0.to_str().expect("a path");
+    let http = "http { access_log off; client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f; uwsgi_temp_path u; scgi_temp_path s; \
+                server { listen 127.0.0.1:8080; } }";
+    let config = format!("daemon off; worker_processes 1; user root; pid pid; error_log error.log info; events {{}} {http}\n");
+    fs::write(directory.0.join("nginx.conf"), config).expect("nginx.conf");
+    let prefix = format!("{root}/");
+    let mut nginx = Command::new("unshare");
+    nginx.args(["--pid", "--fork", "--kill-child", "nginx", "-p", &prefix, "-c", "nginx.conf", "-e", "error.log"]).env("TZ", "UTC");
+    netns.enter(&mut nginx);
+    let mut nginx = nginx.spawn().expect("nginx");
+    let connect = || netns.run_in(|| TcpStream::connect("127.0.0.1:8080"));
+    wait_until("nginx listens", || connect().is_ok());
+    let tracer = start(&netns, &directory.log(), &["--pid", "nginx"]);
+
+    let mut client = connect().expect("a connection");
+    client.write_all(b"GET /half HTTP/1.1\r\n").expect("half a request");
+    let flow = Flow::of(&client).peer();
+    // nginx has read it, or it would find the reset instead of the request's beginning.
+    wait_until("nginx has the half", || {
+        netns.command("ss", &["-tnH", "sport", "=", ":8080"]).lines().all(|line| line.contains(" 0      0 "))
+    });
+    abort(client);
+    let record = tracer.teardown(flow);
+    let worker = record["owner"]["ns_tgid"].as_u64().expect("a number");
+    assert!(worker < 100 && record["owner"]["tgid"] != worker, "{record}");
+    let line = record["log"]["line"].as_str().expect("a line");
+    assert!(line.contains(&format!(" {worker}#{worker}: *")), "{line}");
+    counted(&tracer.stop(), json!({ "joined": 1, "without_record": 0 }));
+    nginx.kill().and_then(|()| nginx.wait()).expect("its end");
 }
 
 #[test]

@@ -57,6 +57,8 @@ impl Facts {
         let t = &judged.teardown;
         let tasks = t.observer.iter().map(|observer| &observer.task).chain(&t.closer).chain(&t.released);
         let mut processes: Vec<u32> = t.owner.iter().map(|owner| owner.tgid).chain(tasks.map(|task| task.tgid)).collect();
+        // What logs within a container calls itself by the number that it has there.
+        processes.extend(judged.names.owner.as_ref().and_then(|owner| owner.ns_tgid));
         processes.sort_unstable();
         processes.dedup();
         let let_go = let_go(t);

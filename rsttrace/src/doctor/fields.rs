@@ -108,6 +108,7 @@ static SOURCES: &[Source] = &[
     source("owner.exe", OWNERS, TASK),
     source("owner.user", OWNERS, TASK).untried("/etc/passwd has no name for the user of the doctor"),
     source("owner.uid", OWNERS, TASK),
+    source("owner.ns_tgid", OWNERS, TASK),
     source("owner.unit", OWNERS, TASK).untried("the doctor runs in no unit of systemd"),
     source("owner.container.id", OWNERS, TASK).untried(CONTAINER),
     source("owner.container.runtime", OWNERS, TASK).untried(CONTAINER),

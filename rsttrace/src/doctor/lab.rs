@@ -106,8 +106,8 @@ impl Lab {
 
     /// What this process is, as far as that is known here.
     fn identified(&self, half: Half) -> Half {
-        let Some(Identity { exe: _, uid: _, user, place }) = self.identity.as_deref() else { return half };
-        let half = half.is("owner.uid", rustix::process::geteuid().as_raw());
+        let Some(Identity { exe: _, uid: _, user, ns_tgid, place }) = self.identity.as_deref() else { return half };
+        let half = half.is("owner.uid", rustix::process::geteuid().as_raw()).is("owner.ns_tgid", *ns_tgid);
         let exe = std::env::current_exe().map(|path| path.to_string_lossy().into_owned());
         let container = place.container.as_ref();
         let known = [

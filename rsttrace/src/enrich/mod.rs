@@ -23,7 +23,7 @@ use self::{
 use crate::{
     clock::{boot_offset_ns, monotonic_ns},
     filter::{Lineage, ProcessInfo},
-    model::{Comm, Event, Names, Nat, Owner, Party, Teardown},
+    model::{Comm, Event, Identity, Names, Nat, Owner, Party, Teardown},
 };
 
 /// How long an answer about a living process is taken for fresh, and the names of namespaces too.
@@ -242,12 +242,13 @@ impl Processes {
 
     /// What goes with a record.
     pub fn names(&mut self, t: &Teardown) -> Names {
-        let owner = t.owner.as_ref().and_then(|owner| self.at(Party::from(owner), t.held_ns()));
-        Names {
-            owner: owner.map(|info| Arc::clone(&info.identity)),
-            netns: t.netns.and_then(|netns| self.netns_name(netns, t.at_ns)),
-            nat: self.nat(t),
-        }
+        Names { owner: self.identity(t), netns: t.netns.and_then(|netns| self.netns_name(netns, t.at_ns)), nat: self.nat(t) }
+    }
+
+    /// What the process that holds a socket is.
+    pub fn identity(&mut self, t: &Teardown) -> Option<Arc<Identity>> {
+        let owner = t.owner.as_ref().and_then(|owner| self.at(Party::from(owner), t.held_ns()))?;
+        Some(Arc::clone(&owner.identity))
     }
 
     /// What `ip netns` calls a namespace. A number is given to another as soon as it is free: names that were read
@@ -428,7 +429,7 @@ mod tests {
 
     fn process(comm: &str, started: u64) -> ProcessInfo {
         let place = Place { unit: Some(format!("{comm}.service")), ..Place::default() };
-        let identity = Arc::new(Identity { exe: Some(format!("/usr/sbin/{comm}")), uid: Some(0), user: None, place });
+        let identity = Arc::new(Identity { exe: Some(format!("/usr/sbin/{comm}")), uid: Some(0), user: None, ns_tgid: None, place });
         ProcessInfo { comm: comm.to_owned(), cmdline: comm.to_owned(), parent: 1, started, identity }
     }
 

@@ -44,13 +44,19 @@ impl ProcessSource for Proc {
         let stat = process.stat().ok()?;
         let cmdline = process.cmdline().map(|args| args.join(" ")).unwrap_or_default();
         let place = text(&process, "cgroup").map(|text| cgroup::place(&text)).unwrap_or_default();
-        let uid = text(&process, "status").and_then(|text| effective_uid(&text));
+        let status = text(&process, "status").unwrap_or_default();
         Some(ProcessInfo {
             comm: stat.comm,
             cmdline,
             parent: u32::try_from(stat.ppid).unwrap_or(0),
             started: stat.starttime,
-            identity: Arc::new(Identity { exe: exe(&process), uid, user: None, place }),
+            identity: Arc::new(Identity {
+                exe: exe(&process),
+                uid: effective_uid(&status),
+                user: None,
+                ns_tgid: innermost_tgid(&status),
+                place,
+            }),
         })
     }
 
@@ -108,6 +114,12 @@ fn effective_uid(status: &str) -> Option<u32> {
     uids.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
+/// `NSpid:`, from this /proc's PID namespace inwards.
+fn innermost_tgid(status: &str) -> Option<u32> {
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    numbers.split_ascii_whitespace().next_back()?.parse().ok()
+}
+
 fn scan() -> HashMap<u64, Option<u32>> {
     let mut holders = HashMap::new();
     let Ok(processes) = all_processes() else { return holders };
@@ -141,6 +153,9 @@ mod tests {
         assert_eq!(info.identity.exe.as_deref(), std::env::current_exe().unwrap().to_str());
         assert_eq!(info.identity.uid, Some(rustix::process::geteuid().as_raw()));
         assert_eq!(effective_uid("Name:\tx\nUid:\t0\t33\t0\t0\n"), Some(33));
+        assert!(info.identity.ns_tgid.is_some());
+        assert_eq!(innermost_tgid("Uid:\t0\t33\t0\t0\nNSpid:\t4711\t12\t7\n"), Some(7));
+        assert_eq!(innermost_tgid("NSpid:\n"), None);
         assert_eq!(info.parent, u32::try_from(rustix::process::getppid().unwrap().as_raw_nonzero().get()).unwrap());
         assert_eq!(proc.after(me - 1).first(), Some(&me));
         assert!(!proc.after(me).contains(&me));

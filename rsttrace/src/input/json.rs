@@ -43,6 +43,7 @@ struct Owner {
     exe: Option<String>,
     user: Option<String>,
     uid: Option<u32>,
+    ns_tgid: Option<u32>,
     unit: Option<String>,
     container: Option<Container>,
     pod: Option<String>,
@@ -200,6 +201,7 @@ impl Owner {
         Identity {
             exe: self.exe.clone(),
             uid: self.uid,
+            ns_tgid: self.ns_tgid,
             user: self.user.as_deref().map(Arc::from),
             place: Place { unit: self.unit.clone(), container: self.container.as_ref().map(container), pod: self.pod.clone() },
         }

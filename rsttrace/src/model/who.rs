@@ -24,6 +24,8 @@ pub struct Identity {
     pub uid: Option<u32>,
     /// Its name in this host's /etc/passwd.
     pub user: Option<Arc<str>>,
+    /// Its number in its own PID namespace: what it calls itself.
+    pub ns_tgid: Option<u32>,
     pub place: Place,
 }
 

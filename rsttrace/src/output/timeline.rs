@@ -26,7 +26,7 @@ pub fn of(judged: &Judged) -> Vec<(String, Vec<String>)> {
 
 /// The process that holds the socket, beyond its name and number.
 fn who(identity: &Identity) -> Vec<String> {
-    let Identity { exe, uid, user, place } = identity;
+    let Identity { exe, uid, user, ns_tgid: _, place } = identity;
     let user = user.as_ref().map(|user| format!("user {user}")).or_else(|| uid.map(|uid| format!("uid {uid}")));
     let mut parts: Vec<_> = exe.clone().into_iter().chain(user).collect();
     // A container's scope is named after it.

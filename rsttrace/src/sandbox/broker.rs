@@ -410,6 +410,7 @@ fn decode_translation(mut answer: &[u8]) -> Option<Translation> {
 /// In place of a length, a uid, or a container's runtime.
 const NO_NAME: u16 = u16::MAX;
 const NO_UID: u64 = u64::MAX;
+const NO_TGID: u32 = 0;
 const NO_RUNTIME: u8 = u8::MAX;
 /// More than the kernel's `NAME_MAX` and `PATH_MAX`, also where each byte had to be replaced.
 const NAME_MAX: usize = 1_024;
@@ -418,13 +419,14 @@ const PATH_MAX: usize = 12_288;
 /// Numbers, then names with their lengths, then the command line.
 fn encode_process(info: Option<ProcessInfo>) -> Vec<u8> {
     let Some(ProcessInfo { comm, cmdline, parent, started, identity }) = info else { return UNKNOWN.to_vec() };
-    let Identity { exe, uid, user: _, place } = &*identity;
+    let Identity { exe, uid, user: _, ns_tgid, place } = &*identity;
     let container = place.container.as_ref();
     let runtime = container.and_then(|container| Runtime::ALL.iter().position(|runtime| Some(*runtime) == container.runtime));
     let mut answer = vec![KNOWN];
     answer.put_u32_le(parent);
     answer.put_u64_le(started);
     answer.put_u64_le(uid.map_or(NO_UID, u64::from));
+    answer.put_u32_le(ns_tgid.unwrap_or(NO_TGID));
     answer.put_u8(runtime.and_then(|index| u8::try_from(index).ok()).unwrap_or(NO_RUNTIME));
     put_name(&mut answer, exe.as_deref(), PATH_MAX);
     for name in [Some(&comm), place.unit.as_ref(), container.map(|container| &container.id), place.pod.as_ref()] {
@@ -447,13 +449,14 @@ fn decode_process(mut answer: &[u8]) -> Option<ProcessInfo> {
     let parent = answer.try_get_u32_le().ok()?;
     let started = answer.try_get_u64_le().ok()?;
     let uid = u32::try_from(answer.try_get_u64_le().ok()?).ok();
+    let ns_tgid = Some(answer.try_get_u32_le().ok()?).filter(|&tgid| tgid != NO_TGID);
     let runtime = Runtime::ALL.get(usize::from(answer.try_get_u8().ok()?)).copied();
     let exe = take_name(&mut answer)?;
     let comm = take_name(&mut answer)?.unwrap_or_default();
     let unit = take_name(&mut answer)?;
     let container = take_name(&mut answer)?.map(|id| Container { id, runtime });
     let place = Place { unit, container, pod: take_name(&mut answer)? };
-    let identity = Arc::new(Identity { exe, uid, user: None, place });
+    let identity = Arc::new(Identity { exe, uid, user: None, ns_tgid, place });
     Some(ProcessInfo { comm, cmdline: String::from_utf8_lossy(answer).into_owned(), parent, started, identity })
 }
 
@@ -527,7 +530,7 @@ mod tests {
     fn seven() -> ProcessInfo {
         let container = Container { id: "0".repeat(64), runtime: Some(Runtime::Podman) };
         let place = Place { unit: Some("nginx.service".to_owned()), container: Some(container), pod: None };
-        let identity = Arc::new(Identity { exe: Some("/usr/sbin/nginx".to_owned()), uid: Some(33), user: None, place });
+        let identity = Arc::new(Identity { exe: Some("/usr/sbin/nginx".to_owned()), uid: Some(33), user: None, ns_tgid: Some(7), place });
         ProcessInfo { comm: "worker".to_owned(), cmdline: "nginx: worker".to_owned(), parent: 1, started: 4_711, identity }
     }
 
@@ -636,11 +639,11 @@ mod tests {
         #[test]
         fn processes_survive_the_way(
             comm in ".{0,64}", exe in prop::option::of(".{0,255}"), unit in prop::option::of(".{0,64}"), pod in prop::option::of(".{0,36}"),
-            id in prop::option::of(".{0,64}"), runtime in prop::option::of(prop::sample::select(&Runtime::ALL[..])), uid: Option<u32>,
+            id in prop::option::of(".{0,64}"), runtime in prop::option::of(prop::sample::select(&Runtime::ALL[..])), uid: Option<u32>, ns_tgid in prop::option::of(1u32..),
             cmdline in ".*", parent: u32, started: u64,
         ) {
             let place = Place { unit, container: id.map(|id| Container { id, runtime }), pod };
-            let info = ProcessInfo { comm, cmdline, parent, started, identity: Arc::new(Identity { exe, uid, user: None, place }) };
+            let info = ProcessInfo { comm, cmdline, parent, started, identity: Arc::new(Identity { exe, uid, user: None, ns_tgid, place }) };
             prop_assert_eq!(decode_process(&encode_process(Some(info.clone()))), Some(info));
         }
 
@@ -679,7 +682,7 @@ mod tests {
         let long = "ä".repeat(ANSWER_MAX);
         let place =
             Place { unit: Some(long.clone()), container: Some(Container { id: long.clone(), runtime: None }), pod: Some(long.clone()) };
-        let identity = Arc::new(Identity { exe: Some(long.clone()), uid: None, user: None, place });
+        let identity = Arc::new(Identity { exe: Some(long.clone()), uid: None, user: None, ns_tgid: None, place });
         let answer = encode_process(Some(ProcessInfo { comm: long.clone(), cmdline: long.clone(), parent: 1, started: 1, identity }));
         assert!(answer.len() <= ANSWER_MAX);
         assert!(encode_names(vec![(1, long); 1_000]).len() <= ANSWER_MAX);
