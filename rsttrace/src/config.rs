@@ -61,6 +61,13 @@ pub struct LogConfig {
     pub show_unmatched: bool,
 }
 
+impl LogConfig {
+    /// Lines are read as they are written, by nobody in between.
+    pub fn is_immediate(&self) -> bool {
+        !self.stdin && self.format.parser().is_immediate()
+    }
+}
+
 /// How text is to look.
 #[derive(Clone, Copy, Debug)]
 pub struct Look {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::tz::TimeZone;
 use serde_json::Value;
 
 use crate::{
@@ -76,10 +76,11 @@ pub fn run(request: &Request, columns: Option<usize>) -> anyhow::Result<ExitCode
         request,
         clock: LineClock::Saved(request.zone.clone()),
         correlator: Correlator::new(PATIENCE),
-        text: TextFormat::new(request.look.on_stdout(Timestamp::UNIX_EPOCH)),
+        text: None,
         columns,
         turn_ns: 0,
         files: Default::default(),
+        take_turns: Default::default(),
         counts: LogCounts::default(),
     };
     let written = join.all(&mut sources, &mut out).and_then(|()| out.flush());
@@ -132,19 +133,26 @@ struct Told {
 /// A line that may be about a record, or a record.
 enum Item {
     Record(Box<Told>),
-    Line { origin: Origin, line: Box<LogLine>, window: Window },
+    /// `order_ns`: its place among all that happened.
+    Line {
+        origin: Origin,
+        line: Box<LogLine>,
+        window: Window,
+        order_ns: u64,
+    },
 }
 
 struct Join<'a> {
     request: &'a Request,
     clock: LineClock,
     correlator: Correlator<Box<Told>>,
-    text: TextFormat,
+    text: Option<TextFormat>,
     columns: Option<usize>,
     /// When records and lines were last settled.
     turn_ns: u64,
     /// Where lines came from, one after the other.
     files: [Vec<usize>; Book::ALL.len()],
+    take_turns: [bool; Book::ALL.len()],
     counts: LogCounts,
 }
 
@@ -167,7 +175,7 @@ impl Join<'_> {
                     };
                     self.correlator.push_record(now_ns, facts, told);
                 }
-                Some(Item::Line { origin, line, window }) => {
+                Some(Item::Line { origin, line, window, .. }) => {
                     self.notice_turns(origin);
                     self.correlator.push_line(now_ns, origin, *line, window);
                 }
@@ -186,11 +194,17 @@ impl Join<'_> {
     fn notice_turns(&mut self, origin: Origin) {
         let files = &mut self.files[origin.book as usize];
         if files.last() != Some(&origin.file) {
-            let take_turns = files.contains(&origin.file);
+            self.take_turns[origin.book as usize] |= files.contains(&origin.file) || files.len() >= MAX_PIECES;
             files.push(origin.file);
             files.truncate(MAX_PIECES);
-            self.correlator.set_pieces(origin.book, !take_turns && files.len() < MAX_PIECES);
+            self.correlator.set_pieces(origin.book, !self.take_turns[origin.book as usize]);
         }
+    }
+
+    /// Relative times begin with the first record.
+    fn text_from(&mut self, at_ns: u64) -> &mut TextFormat {
+        let look = self.request.look;
+        self.text.get_or_insert_with(|| TextFormat::new(look.on_stdout(WallClock::new(0, 0).at(at_ns))))
     }
 
     fn settle(&mut self, now_ns: u64, out: &mut impl Write) -> io::Result<()> {
@@ -199,11 +213,12 @@ impl Join<'_> {
         for (told, finding) in settled {
             self.write(*told, finding, out)?;
         }
+        let columns = self.columns;
         for line in self.correlator.take_unmatched() {
             match (self.request.show_unmatched, self.request.json) {
                 (false, _) => {}
                 (true, true) => json::write_unmatched(out, &line)?,
-                (true, false) => self.text.write_unmatched(out, &line, self.columns)?,
+                (true, false) => self.text_from(0).write_unmatched(out, &line, columns)?,
             }
         }
         Ok(())
@@ -212,7 +227,7 @@ impl Join<'_> {
     fn write(&mut self, mut told: Told, finding: Finding, out: &mut impl Write) -> io::Result<()> {
         if let Saved::Teardown(judged) = &told.saved {
             let orderly = judged.teardown.end == EndKind::Fin && matches!(judged.verdict.cause, Cause::Orderly | Cause::OrderlyUnread);
-            if orderly && finding == Finding::Nothing && !self.request.all && !self.request.json {
+            if orderly && !matches!(finding, Finding::About(_)) && !self.request.all && !self.request.json {
                 return Ok(());
             }
             self.counts.errors_without_line += u64::from(judged.teardown.observer.is_some() && finding == Finding::Nothing);
@@ -229,9 +244,13 @@ impl Join<'_> {
         match told.saved {
             Saved::Teardown(mut judged) => {
                 judged.log = finding;
-                self.text.write(out, &judged, None, &clock, self.columns)
+                let columns = self.columns;
+                self.text_from(judged.teardown.at_ns).write(out, &judged, None, &clock, columns)
             }
-            Saved::Late(late) => self.text.write_late(out, &late, &finding, &clock, self.columns),
+            Saved::Late(late) => {
+                let columns = self.columns;
+                self.text_from(late.at_ns).write_late(out, &late, &finding, &clock, columns)
+            }
             Saved::Other => Ok(()),
         }
     }
@@ -301,7 +320,7 @@ impl Source {
                 Saved::Late(late) => late.at_ns,
                 Saved::Other => 0,
             },
-            Some(Item::Line { window, .. }) => window.from_ns,
+            Some(Item::Line { order_ns, .. }) => *order_ns,
             None => 0,
         };
         own.max(self.last_ns)
@@ -352,6 +371,15 @@ impl Source {
             splitter.push(&buffer[..n], &mut each);
         }
         self.items.reverse();
+        // A line is not later than the one behind it, whatever it says: else one with a wrong stamp would
+        // take all that follow with it.
+        let mut next_ns = u64::MAX;
+        for item in &mut self.items {
+            if let Item::Line { order_ns, .. } = item {
+                next_ns = next_ns.min(*order_ns);
+                *order_ns = next_ns;
+            }
+        }
         Ok(())
     }
 }
@@ -368,7 +396,7 @@ impl Reader {
             Self::Log { origin, format } => match format.parse(line) {
                 Parsed::About(about) => {
                     let window = clock.window(&about.time, None, 0);
-                    Ok(Some(Item::Line { origin: *origin, line: about, window }))
+                    Ok(Some(Item::Line { origin: *origin, line: about, window, order_ns: window.from_ns }))
                 }
                 Parsed::Other => Ok(None),
                 Parsed::Malformed => Err("is not understood".to_owned()),

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     audit::Tally,
-    correlate::{Correlator, Facts, Patience},
+    correlate::{Correlator, Facts, HELD_BACK_NS, Patience},
     decode::Decoder,
     enrich::Processes,
     filter::{Condition, Filter},
@@ -79,16 +79,19 @@ pub struct LogJoin {
     pub counts: Counts,
 }
 
+/// More records than these do not wait for names that are about to be known.
+const MAX_WAITING: usize = 4_096;
 /// How long a record waits for its line, which was mostly written before.
 const LINE_FOLLOWS_NS: u64 = 100_000_000;
 
 impl LogJoin {
-    /// `join_timeout`: how long a record may take to come.
-    pub fn new(join_timeout: Duration, show_unmatched: bool) -> Self {
+    /// `join_timeout`: how long a record may take to come; `immediate`: lines are read as they are written.
+    pub fn new(join_timeout: Duration, immediate: bool, show_unmatched: bool) -> Self {
         let join_ns = u64::try_from(join_timeout.as_nanos()).unwrap_or(u64::MAX);
-        let lag_ns = join_ns.saturating_add(LINE_FOLLOWS_NS);
+        let record_ns = if immediate { LINE_FOLLOWS_NS } else { LINE_FOLLOWS_NS + HELD_BACK_NS };
+        let lag_ns = join_ns.saturating_add(record_ns);
         let entangled_ns = lag_ns.saturating_mul(3);
-        let patience = Patience { record_ns: LINE_FOLLOWS_NS, lag_ns, entangled_ns, line_ns: entangled_ns.saturating_add(2 * lag_ns) };
+        let patience = Patience { record_ns, lag_ns, entangled_ns, line_ns: entangled_ns.saturating_add(lag_ns.saturating_mul(2)) };
         Self { correlator: Correlator::new(patience), show_unmatched, errors_without_line: 0, counts: Counts::default() }
     }
 
@@ -181,12 +184,17 @@ impl Pipeline {
 
     /// Whether [`Pipeline::write`] has something to do.
     pub fn has_ready(&self) -> bool {
-        !self.ready.is_empty() || self.log.is_some()
+        let due = self.log.as_ref().and_then(|log| log.correlator.next_deadline_ns());
+        !self.ready.is_empty() || due.is_some_and(|at_ns| at_ns <= self.now_ns)
     }
 
     /// What is complete can be written with more in a moment.
     pub fn is_worth_waiting(&self, now_ns: u64) -> bool {
-        self.processes.worth_waiting_until_ns(now_ns).is_some()
+        self.waits_until_ns(now_ns).is_some()
+    }
+
+    fn waits_until_ns(&self, now_ns: u64) -> Option<u64> {
+        self.processes.worth_waiting_until_ns(now_ns).filter(|_| self.ready.len() < MAX_WAITING)
     }
 
     /// When [`Pipeline::tick`] and [`Pipeline::write`] have something to do next.
@@ -194,7 +202,7 @@ impl Pipeline {
         let log = self.log.as_ref().and_then(|log| log.correlator.next_deadline_ns());
         let ready = (!self.ready.is_empty()).then_some(now_ns);
         let write = [log, ready].into_iter().flatten().min();
-        let not_before_ns = self.processes.worth_waiting_until_ns(now_ns).unwrap_or(0);
+        let not_before_ns = self.waits_until_ns(now_ns).unwrap_or(0);
         self.joiner.next_deadline_ns().into_iter().chain(write.map(|at| at.max(not_before_ns))).min()
     }
 

@@ -45,6 +45,8 @@ const BATCH: usize = 4_096;
 const GATHER: Duration = Duration::from_millis(1);
 /// How often the status line and the loss counters are looked at while there is a reason to.
 const TICK: Duration = Duration::from_secs(1);
+/// Turns at the end of a run: the largest ring holds so many batches of the smallest events.
+const MAX_LAST_TURNS: usize = 4_096;
 /// How often a log file that is not there is looked for.
 const SEARCH: Duration = Duration::from_millis(250);
 /// How often the processes that are traced are counted for the live line: that reads all of /proc.
@@ -94,7 +96,7 @@ pub async fn run(config: Config, files: Option<Doors>, broker: Option<io::Result
     let mut pipeline = Pipeline::new(decoder, joiner, config.filter.clone(), format, clock, config.count);
     let confined = broker.is_some();
     let mut logs = files.zip(config.log.as_ref()).map(|(files, log)| open_logs(log, files, &status));
-    pipeline.log = config.log.as_ref().map(|log| LogJoin::new(config.join_timeout, log.show_unmatched));
+    pipeline.log = config.log.as_ref().map(|log| LogJoin::new(config.join_timeout, log.is_immediate(), log.show_unmatched));
     match broker {
         Some(Ok(broker)) => {
             pipeline.processes = broker.clone().into();
@@ -102,7 +104,9 @@ pub async fn run(config: Config, files: Option<Doors>, broker: Option<io::Result
                 logs.set_door(Box::new(broker));
             }
         }
-        Some(Err(error)) => status.warn(&format!("cannot fork: {error}; owners of unused sockets stay unknown")),
+        Some(Err(error)) => {
+            status.warn(&format!("cannot fork: {error}; owners of unused sockets stay unknown, rotated logs are not followed"))
+        }
         None => {}
     }
     pipeline.numbers_are_ours = preflight::in_initial_pid_namespace();
@@ -240,11 +244,13 @@ impl<W: Write> Live<'_, W> {
         // A regular file cannot be watched, and cannot be closed at its other end either.
         let stdout = watch(io::stdout().as_raw_fd(), Interest::ERROR).ok();
         let log_files = self.logs.as_ref().map(|logs| watch(logs.event_fd(), Interest::READABLE)).transpose()?;
-        let stdin = self.logs.as_ref().filter(|logs| logs.reads_stdin()).map(|_| watch(io::stdin().as_raw_fd(), Interest::READABLE));
-        let stdin = stdin.transpose()?;
+        // What cannot be watched (/dev/null) is looked at in every turn, and is at its end at once.
+        let stdin = self.logs.as_ref().filter(|logs| logs.reads_stdin());
+        let stdin = stdin.and_then(|_| watch(io::stdin().as_raw_fd(), Interest::READABLE).ok());
         let mut stop_at = self.end.map(Instant::from_std);
         let mut next_look = Instant::now() + TICK;
         let mut next_census = Instant::now() + CENSUS;
+        let takes_census = self.config.http || self.pipeline.tells_names();
         loop {
             let moved = self.move_events()?;
             if self.pipeline.done() {
@@ -285,11 +291,15 @@ impl<W: Write> Live<'_, W> {
                 () = readable(Some(&ring)), if moved == Moved::Nothing => {}
                 () = at(due) => {}
                 () = at(Some(next_look)), if self.status.wants_ticks() => {}
-                () = at(Some(next_census)), if self.pipeline.tells_names() => {}
+                () = at(Some(next_census)), if takes_census => {}
             }
-            if Instant::now() >= next_census && self.pipeline.tells_names() {
+            if Instant::now() >= next_census && takes_census {
                 next_census = Instant::now() + CENSUS;
                 self.pipeline.processes.remember_new();
+                // An exec whose event was lost is made good here.
+                if self.config.http {
+                    choose_processes(self.probe, self.pipeline);
+                }
             }
             // Also where nobody looks, losses are said as they happen: at rest there are none.
             if Instant::now() >= next_look {
@@ -318,7 +328,7 @@ impl<W: Write> Live<'_, W> {
             }
             if self.pipeline.processes.became_blind() {
                 self.status.warn(
-                    "the process that reads /proc for rsttrace has ended: names of new processes and owners of unused sockets stay unknown",
+                    "the process that reads /proc for rsttrace has ended: names of new processes and owners of unused sockets stay unknown, rotated logs are not followed",
                 );
             }
         }
@@ -328,7 +338,8 @@ impl<W: Write> Live<'_, W> {
     /// Takes what has been logged.
     fn read_logs(&mut self) {
         if let (Some(logs), Some(join)) = (&mut self.logs, &mut self.pipeline.log) {
-            let zero_ns = self.pipeline.clock.zero_ns();
+            // The writer's clock may have been set since we started.
+            let zero_ns = Timestamp::now().as_nanosecond() - i128::from(monotonic_ns());
             join.counts = logs.poll(monotonic_ns, zero_ns, |file, line, window| {
                 let origin = Origin { book: Book::Errors, file };
                 join.correlator.push_line(monotonic_ns(), origin, line, window);
@@ -344,7 +355,14 @@ impl<W: Write> Live<'_, W> {
         let child = io::stderr()
             .as_fd()
             .try_clone_to_owned()
-            .and_then(|stderr| Command::new(program).args(args).stdout(stderr).spawn())
+            .and_then(|stderr| {
+                let mut command = Command::new(program);
+                // What stands there is the log.
+                if self.config.log.as_ref().is_some_and(|log| log.stdin) {
+                    command.stdin(std::process::Stdio::null());
+                }
+                command.args(args).stdout(stderr).spawn()
+            })
             .with_context(|| format!("cannot run {}", program.to_string_lossy()))?;
         self.probe.choose(std::process::id(), false);
         self.pipeline.filter.processes.extend(child.id().map(ProcessSelector::Pid));
@@ -411,7 +429,13 @@ impl<W: Write> Live<'_, W> {
     fn finish(&mut self) -> io::Result<()> {
         // In this order: what the kernel has counted by now is in the ring.
         let counted = self.reconciliation.close(&mut self.pipeline.tally, &mut self.pipeline.processes);
-        while self.move_events()? == Moved::Batch {}
+        // What has come by now, and no more: on a busy host it never ends.
+        for _ in 0..MAX_LAST_TURNS {
+            let more_logged = self.logs.as_ref().is_some_and(Logs::has_more);
+            if self.move_events()? != Moved::Batch && !more_logged {
+                break;
+            }
+        }
         self.status.clear();
         self.pipeline.finish(self.out, self.status.columns())?;
         let counters = self.probe.counters();

@@ -105,7 +105,10 @@ fn report_end(ctx: &impl EbpfContext, sk: Sk, entry: Option<&mut Entry>, end: &E
     out.flags = flags;
     let id = out.id;
     event.submit(0);
-    http::report(ctx, sk, end.state, end.hook, id);
+    // Without an entry nothing that follows can be matched.
+    if id.born_ns != 0 {
+        http::report(ctx, sk, end.state, end.hook, id);
+    }
 }
 
 /// `TaskEvent::bytes` where there is nothing to count.

@@ -64,6 +64,8 @@ fn opened_by_us(ctx: &BtfTracePointContext, sk: Sk) {
 /// `tcp_create_openreq_child()`: nobody owns it before accept().
 #[inline(always)]
 fn opened_by_peer(sk: Sk) {
+    // The address may have been another's, whose destruction was not seen.
+    http::forget(sk as u64);
     let _ = opened(sk as u64, role::SERVER);
 }
 

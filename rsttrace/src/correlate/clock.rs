@@ -13,7 +13,7 @@ const LAG_NS: u64 = 1_000_000_000;
 const SKEW_NS: u64 = 100_000_000;
 const SECOND_NS: u64 = 1_000_000_000;
 /// A daemon that collects logs does not hold a line back for longer.
-const HELD_BACK_NS: u64 = 2_000_000_000;
+pub const HELD_BACK_NS: u64 = 2_000_000_000;
 /// Zones differ from UTC by multiples of this.
 const QUARTER_NS: i128 = 15 * 60 * 1_000_000_000;
 /// A line is not read later than this after it was written, else its stamp is not used.
@@ -57,6 +57,10 @@ impl LineClock {
         match (arrived, stamped) {
             (Some(arrived), Some(stamped)) if arrived.meets(stamped) => {
                 Window { from_ns: arrived.from_ns.max(stamped.from_ns), to_ns: arrived.to_ns.min(stamped.to_ns) }
+            }
+            // Kept back for long: the stamp is all that counts, if it needs no guess.
+            (Some(_), Some(stamped)) if matches!(time.stamp, Stamp::Absolute(_)) && arrival.is_some_and(|arrival| !arrival.immediate) => {
+                stamped
             }
             (Some(arrived), _) => arrived,
             (None, Some(stamped)) => stamped,

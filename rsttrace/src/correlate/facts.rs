@@ -64,7 +64,7 @@ impl Facts {
         let let_go = let_go(t);
         let noticed = |from_ns: u64| Window {
             from_ns,
-            to_ns: let_go.map_or(from_ns.max(t.at_ns) + NOTICED_WITHIN_NS, |(_, at_ns)| at_ns.max(from_ns)),
+            to_ns: let_go.map_or(from_ns.max(t.at_ns).saturating_add(NOTICED_WITHIN_NS), |(_, at_ns)| at_ns.max(from_ns)),
         };
         let by_fin = matches!(t.fin.first, Some(FirstFin::Remote | FirstFin::Both));
         let fin_ns = t.fin.first_ns.unwrap_or(t.at_ns).min(t.at_ns);
@@ -93,7 +93,11 @@ impl Facts {
             processes: vec![observer.task.tgid],
             role: None,
             remote: late.remote,
-            error: Some((observer.errno, caught(observer), Window { from_ns: late.at_ns, to_ns: late.at_ns + NOTICED_WITHIN_NS })),
+            error: Some((
+                observer.errno,
+                caught(observer),
+                Window { from_ns: late.at_ns, to_ns: late.at_ns.saturating_add(NOTICED_WITHIN_NS) },
+            )),
             fin: None,
             closed_by_peer: None,
             closed_by_us: None,
@@ -120,9 +124,9 @@ impl Facts {
 
     /// A line that fits and that names this very connection: by its port, or by the request.
     pub fn is_named_by(&self, line: &LogLine) -> bool {
-        let remote = if line.side == Some(Side::Client) { &line.client } else { &line.upstream };
-        let by_port = line.side == Some(Side::Client) && matches!(remote, Some(Remote::Tcp { port: Some(_), .. }));
-        by_port || self.request.is_some() && line.request.is_some()
+        let by_port = line.side == Some(Side::Client) && matches!(line.client, Some(Remote::Tcp { port: Some(_), .. }));
+        let theirs = line.side.and_then(|side| request_of(line, side));
+        by_port || self.request.as_deref().and_then(target).zip(theirs).is_some_and(|(ours, theirs)| same_path(ours, theirs))
     }
 
     /// Whether a line that was written within `window` may be about it; if it is, it was not written
@@ -175,11 +179,7 @@ impl Facts {
     /// words, and queries may be cut.
     fn fits_request(&self, line: &LogLine, side: Side) -> bool {
         let Some(ours) = self.request.as_deref().and_then(target) else { return true };
-        let theirs = match side {
-            Side::Client => line.request.as_deref().and_then(target),
-            Side::Upstream => line.upstream_text.as_deref().and_then(path_of_url),
-        };
-        theirs.is_none_or(|theirs| same_path(ours, theirs))
+        request_of(line, side).is_none_or(|theirs| same_path(ours, theirs))
     }
 }
 
@@ -205,7 +205,7 @@ fn announced(close_ns: u64) -> Window {
 /// Which process closed it for itself, and when: the kernel may keep the socket for longer.
 fn let_go(t: &Teardown) -> Option<(u32, u64)> {
     let fin_ns = match t.fin.first {
-        Some(FirstFin::Remote) => t.fin.first_ns.zip(t.fin.half_closed_ns).map(|(first, half)| first + half),
+        Some(FirstFin::Remote) => t.fin.first_ns.zip(t.fin.half_closed_ns).map(|(first, half)| first.saturating_add(half)),
         Some(FirstFin::Local | FirstFin::Both) => t.fin.first_ns,
         None => None,
     };
@@ -213,6 +213,14 @@ fn let_go(t: &Teardown) -> Option<(u32, u64)> {
     let closed_ns = closed_by_us(t).filter(|_| t.end == EndKind::ResetSent);
     let released_ns = t.released_ns.filter(|_| t.released.is_some_and(|task| !task.kernel_thread));
     fin_ns.or(closed_ns).or(released_ns).map(|at_ns| (by, at_ns))
+}
+
+/// The path that was asked for on that side, as far as the line has it.
+fn request_of(line: &LogLine, side: Side) -> Option<&str> {
+    match side {
+        Side::Client => line.request.as_deref().and_then(target),
+        Side::Upstream => line.upstream_text.as_deref().and_then(path_of_url),
+    }
 }
 
 /// The path of "POST /a?b HTTP/1.1".

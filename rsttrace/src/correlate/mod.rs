@@ -12,9 +12,9 @@ use std::{
     sync::Arc,
 };
 
-use self::align::align;
+use self::align::{align, can_work_out};
 pub use self::{
-    clock::{Arrival, LineClock},
+    clock::{Arrival, HELD_BACK_NS, LineClock},
     facts::{Facts, Window},
 };
 use crate::model::{Fault, Finding, LogLine, LogTally, Remote, Side};
@@ -35,6 +35,10 @@ pub struct Patience {
 
 /// Lines and records held at a time; beyond, the oldest are told as they stand.
 const MAX_HELD: usize = 16_384;
+/// Lines that are told at one record: more help nobody.
+const MAX_TOLD: usize = 9;
+/// Releases are compared with those of so long before.
+const RECENT_NS: u64 = 10_000_000_000;
 /// Connections of the application whose lines are remembered, to recognise a line that only goes on.
 const MAX_REMEMBERED: usize = 4_096;
 
@@ -176,7 +180,7 @@ impl<T> Correlator<T> {
             }
         }
         let halves = facts.into_iter().map(Half::new).collect();
-        self.held.push_back(Held { since_ns: now_ns, due_ns: now_ns + self.patience.record_ns, halves, payload });
+        self.held.push_back(Held { since_ns: now_ns, due_ns: now_ns.saturating_add(self.patience.record_ns), halves, payload });
     }
 
     /// Takes a line; `window`: when what it is about happened.
@@ -194,7 +198,8 @@ impl<T> Correlator<T> {
     /// When [`Correlator::tick`] has something to do next.
     pub fn next_deadline_ns(&self) -> Option<u64> {
         let record = self.held.iter().filter(|held| !held.is_settled()).map(|held| held.due_ns).min();
-        let line = self.lines.front().map(|waiting| waiting.due_ns);
+        let crowded = self.lines.len() > MAX_HELD;
+        let line = self.lines.front().map(|waiting| if crowded { 0 } else { waiting.due_ns });
         [record, line].into_iter().flatten().min()
     }
 
@@ -209,11 +214,10 @@ impl<T> Correlator<T> {
         while let Some(front) = self.held.pop_front_if(|held| held.is_settled()) {
             told(front.payload, front.halves.into_iter().map(|half| half.finding).collect());
         }
-        let waiting = self.lines.len();
         while let Some(line) = self.lines.pop_front_if(|line| line.due_ns <= now_ns) {
             self.expire(line);
         }
-        for _ in MAX_HELD..waiting.min(self.lines.len()) {
+        for _ in MAX_HELD..self.lines.len() {
             if let Some(line) = self.lines.pop_front() {
                 self.expire(line);
             }
@@ -254,12 +258,15 @@ impl<T> Correlator<T> {
 
     /// Settles a socket's end, with all others that the same lines may be about.
     fn settle_half(&mut self, at: At, book: Book, now_ns: u64, now_or_never: bool) {
+        if !self.lines.iter().any(|waiting| waiting.origin.book == book) {
+            return self.held[at.0].halves[at.1].take(book, Finding::Nothing);
+        }
         let (lines, halves) = self.entangled_with(at, book);
         if lines.is_empty() {
             self.held[at.0].halves[at.1].take(book, Finding::Nothing);
             return;
         }
-        let unripe = |&line: &usize| self.lines[line].ripe_ns > now_ns && !halves.iter().any(|&half| self.names(line, half));
+        let unripe = |&line: &usize| self.lines[line].ripe_ns > now_ns && !self.names_one_of(line, &halves);
         let ripe_ns = lines.iter().filter(|line| unripe(line)).map(|&line| self.lines[line].ripe_ns).max();
         let Some(ripe_ns) = ripe_ns else { return self.settle(&lines, &halves, book, true) };
         let last_ns = self.held[at.0].since_ns.saturating_add(self.patience.entangled_ns);
@@ -273,10 +280,10 @@ impl<T> Correlator<T> {
         }
     }
 
-    /// A line that fits one record alone, by name, waits for no other.
-    fn names(&self, line: usize, half: At) -> bool {
-        let facts = self.facts(half);
-        self.fits(line, facts) && facts.is_named_by(&self.lines[line].line)
+    /// A line that fits one record alone, and by name, waits for no other.
+    fn names_one_of(&self, line: usize, halves: &[At]) -> bool {
+        let mut fitting = halves.iter().map(|&at| self.facts(at)).filter(|facts| self.fits(line, facts));
+        fitting.next().is_some_and(|facts| facts.is_named_by(&self.lines[line].line)) && fitting.next().is_none()
     }
 
     /// Lines of a book that may be about a half, the other halves that they may be about, and so on.
@@ -317,21 +324,23 @@ impl<T> Correlator<T> {
 
     fn fits(&self, line: usize, facts: &Facts) -> bool {
         let waiting = &self.lines[line];
+        if !facts.fits(&waiting.line, waiting.window, 0) {
+            return false;
+        }
         // What a worker says of an upstream's connection it says right before it lets go of that, and
         // of no other in between; before a client's it lets go of the upstream's.
         let since = if waiting.line.side == Some(Side::Upstream) { self.release_before(facts) } else { None };
-        facts.fits(&waiting.line, waiting.window, since.unwrap_or(0))
+        since.is_none_or(|since_ns| facts.fits(&waiting.line, waiting.window, since_ns))
     }
 
     fn note_release(&mut self, process: u32, at_ns: u64) {
-        if self.releases.len() >= MAX_REMEMBERED && !self.releases.contains_key(&process) {
-            self.releases.clear();
+        if self.releases.len() >= MAX_REMEMBERED {
+            self.releases.retain(|_, releases| releases.last().is_some_and(|&last_ns| last_ns.saturating_add(RECENT_NS) > at_ns));
         }
         let releases = self.releases.entry(process).or_default();
         releases.insert(at_ns);
-        while releases.len() > MAX_REMEMBERED {
-            releases.pop_first();
-        }
+        let newest_ns = releases.last().copied().unwrap_or(at_ns);
+        *releases = releases.split_off(&newest_ns.saturating_sub(RECENT_NS));
     }
 
     /// When the same process last let go of a socket before this one.
@@ -342,9 +351,11 @@ impl<T> Correlator<T> {
 
     /// `certainly`: no other record that these lines may be about is still to come.
     fn settle(&mut self, lines: &[usize], halves: &[At], book: Book, certainly: bool) {
-        let candidates = align(lines.len(), halves.len(), self.is_in_order(lines, halves), |line, half| {
-            self.fits(lines[line], self.facts(halves[half]))
-        });
+        let ordered = self.is_in_order(lines, halves);
+        if !can_work_out(lines.len(), halves.len(), ordered) {
+            return self.leave_ambiguous(lines, halves, book);
+        }
+        let candidates = align(lines.len(), halves.len(), ordered, |line, half| self.fits(lines[line], self.facts(halves[half])));
         let mut found = vec![Vec::new(); halves.len()];
         for (line, candidates) in candidates.iter().enumerate() {
             candidates.records.iter().for_each(|&half| found[half].push(line));
@@ -364,7 +375,7 @@ impl<T> Correlator<T> {
         let findings: Vec<_> = found
             .iter()
             .map(|of_half| {
-                let told = of_half.iter().map(|&line| Arc::clone(&self.lines[lines[line]].line)).collect();
+                let told = of_half.iter().take(MAX_TOLD).map(|&line| Arc::clone(&self.lines[lines[line]].line)).collect();
                 match &of_half[..] {
                     [] => Finding::Nothing,
                     of_half if of_half.len() == 1 && certain(of_half[0]) || one_topic(of_half) => {
@@ -388,6 +399,17 @@ impl<T> Correlator<T> {
                 self.remember(&waiting.line);
             }
         }
+    }
+
+    /// Too many at once to work out which belong together.
+    fn leave_ambiguous(&mut self, lines: &[usize], halves: &[At], book: Book) {
+        for &(record, half) in halves {
+            let fitting = lines.iter().filter(|&&line| self.fits(line, self.facts((record, half))));
+            let told: Vec<_> = fitting.take(MAX_TOLD).map(|&line| Arc::clone(&self.lines[line].line)).collect();
+            let finding = if told.is_empty() { Finding::Nothing } else { Finding::Ambiguous(told) };
+            self.held[record].halves[half].take(book, finding);
+        }
+        lines.iter().for_each(|&line| self.lines[line].ambiguous.set(true));
     }
 
     fn remember(&mut self, line: &LogLine) {

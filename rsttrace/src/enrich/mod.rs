@@ -88,7 +88,7 @@ pub struct Processes {
     named_ns: u64,
     naming: Budget,
     /// Nothing is translated in these namespaces until then.
-    quiet: HashMap<u32, u64>,
+    quiet: HashMap<(u32, bool), u64>,
     patience: Budget,
     /// What is translated is not read before then.
     unread_until_ns: u64,
@@ -219,7 +219,9 @@ impl Processes {
         let lives = told.is_some();
         let info = match (told, before) {
             // A zombie has no executable and no command line any more.
-            (Some(now), Some(before)) if now.started == before.started && now.identity.exe.is_none() => Some(before),
+            (Some(now), Some(before)) if now.started == before.started && now.identity.exe.is_none() && now.cmdline.is_empty() => {
+                Some(before)
+            }
             (now, before) => now.or(before),
         };
         self.known.insert(tgid, Known { looked_ns: now_ns, lives, info });
@@ -278,8 +280,10 @@ impl Processes {
 
     /// Asks, unless it is known to be for nothing, or has taken too long of late.
     fn translated(&mut self, of: &Connection) -> Option<Nat> {
+        // What stays within a namespace is translated there alone.
+        let place = (of.netns, of.local.addr.is_loopback());
         let now_ns = monotonic_ns();
-        if self.quiet.get(&of.netns).is_some_and(|until_ns| now_ns < *until_ns) || !self.patience.allows(now_ns) {
+        if self.quiet.get(&place).is_some_and(|until_ns| now_ns < *until_ns) || !self.patience.allows(now_ns) {
             return None;
         }
         let told = self.source.translation(of);
@@ -288,7 +292,7 @@ impl Processes {
         if self.quiet.len() >= MAX_QUIET {
             self.quiet.clear();
         }
-        self.quiet.insert(of.netns, after_ns.saturating_add(told.quiet_ns));
+        self.quiet.insert(place, after_ns.saturating_add(told.quiet_ns));
         self.unread_until_ns = after_ns.saturating_add(told.wait_ns);
         told.nat
     }

@@ -191,7 +191,7 @@ pub fn read(line: &[u8]) -> Result<Saved, String> {
 
 /// Nanoseconds since 1970.
 fn nanoseconds(time: Timestamp) -> Result<u64, String> {
-    u64::try_from(time.as_nanosecond()).map_err(|_| "its time lies before 1970".to_owned())
+    u64::try_from(time.as_nanosecond()).map_err(|_| "its time lies before 1970 or too far ahead".to_owned())
 }
 
 impl Owner {

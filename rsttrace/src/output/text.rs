@@ -385,7 +385,7 @@ fn line_words(line: &LogLine) -> Vec<String> {
 
 /// The request, in quotes.
 fn request(t: &Teardown) -> Option<String> {
-    t.http.as_ref()?.request.as_ref().map(|line| format!("\"{line}\""))
+    t.http.as_ref()?.request.as_ref().map(|line| format!("\"{}\"", line.replace('"', "\\\"")))
 }
 
 /// Which half of a pair the line is about: the one that sent, or closed first.

@@ -108,7 +108,8 @@ impl<'a> Seen<'a> {
             closed,
             tail: (self.tail_end == answers_end).then_some(self.tail),
         };
-        let answer = answers.for_the_last(&requests.found);
+        let answer =
+            if was_answered(previous, current) { answers.for_the_last(&requests.found) } else { Answered::Unclear { status: None } };
         // What follows a tunnel's opening is no request.
         if !requests.complete && !matches!(answer, Answered::Tunnel { .. }) {
             return Some(Http::uncertain(role));
@@ -130,22 +131,42 @@ fn ahead(b: u32, a: u32) -> Option<u64> {
     Some(b.wrapping_sub(a)).filter(|&distance| distance < HALF).map(u64::from)
 }
 
-/// Whether what looks like a request is the body of the one before, which was answered early.
+/// Whether what looks like a request may be the body of the one before, which was answered early: where
+/// that ends must be known.
 fn is_body_of(previous: &RawExchange<'_>, current: &RawExchange<'_>) -> bool {
     let Some(distance) = ahead(current.request_at, previous.request_at).filter(|_| previous.request_len > 0) else { return false };
-    requests(previous.request(), distance).found.last().and_then(|last| last.end).is_some_and(|end| end > distance)
+    let before = requests(previous.request(), distance);
+    !before.complete || before.found.last().and_then(|last| last.end).is_none_or(|end| end > distance)
+}
+
+/// Whether at most one request came before: else its answers may still have been on their way.
+fn was_answered(previous: &RawExchange<'_>, current: &RawExchange<'_>) -> bool {
+    previous.request_len == 0
+        || ahead(current.request_at, previous.request_at).is_some_and(|distance| requests(previous.request(), distance).found.len() <= 1)
 }
 
 /// The line as it is shown: without the query, unless it is wanted, and not too long.
 fn shown(line: &Line<'_>, queries: bool) -> String {
     let target = if queries { line.target } else { line.target.split(|&b| b == b'?').next().unwrap_or_default() };
-    let [method, target, version] = [line.method, target, line.version].map(String::from_utf8_lossy);
+    let target = without_userinfo(target);
+    let [method, target, version] = [line.method, &*target, line.version].map(String::from_utf8_lossy);
     let room = MAX_LINE.saturating_sub(method.len() + version.len() + 2);
     if target.len() <= room {
         return format!("{method} {target} {version}");
     }
     let mark = "…";
     format!("{method} {}{mark} {version}", &target[..target.floor_char_boundary(room.saturating_sub(mark.len()))])
+}
+
+/// `http://user:secret@host/` asks for what a proxy is to log in with: that is nobody's business.
+fn without_userinfo(target: &[u8]) -> std::borrow::Cow<'_, [u8]> {
+    let Some(scheme) = target.windows(3).position(|window| window == b"://") else { return target.into() };
+    let (head, rest) = target.split_at(scheme + 3);
+    let authority = rest.iter().position(|&b| b == b'/').unwrap_or(rest.len());
+    match rest[..authority].iter().rposition(|&b| b == b'@') {
+        Some(at) => [head, &rest[at + 1..]].concat().into(),
+        None => target.into(),
+    }
 }
 
 #[cfg(test)]
