@@ -654,7 +654,9 @@ fn two_tracers_at_once_print_the_same() {
     let told = |run: &Run| -> BTreeSet<String> {
         let without_clocks = |record: &Value| {
             let mut record = record.clone();
-            for pointer in ["/time", "/age_us", "/observer/delay_us", "/fin/half_closed_us", "/idle_ms"] {
+            for pointer in
+                ["/time", "/age_us", "/observer/delay_us", "/fin/half_closed_us", "/fin/since_us", "/released/after_us", "/idle_ms"]
+            {
                 if let Some(value) = record.pointer_mut(pointer) {
                     *value = Value::Null;
                 }
