@@ -656,6 +656,8 @@ fn any_teardown() -> impl Strategy<Value = Teardown> {
             (t.bytes, t.idle, t.rtt_us, t.evidence) = (Some(bytes), Some(idle), rtt_us, Some(evidence));
             // Only a RST that arrives has a header.
             e(t).reset = e(t).reset.filter(|_| end == EndKind::ResetReceived);
+            // A timer's RST answers nothing.
+            e(t).answer &= reason != Some("TCP_KEEPALIVE_TIMEOUT");
             t.closer = syscall.map(|syscall| task(10, syscall));
             t.reason = reason.map(Into::into);
             t.peer = peer.map(|(arrived, unread)| Peer {
