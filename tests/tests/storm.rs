@@ -190,6 +190,7 @@ fn of_fifty_thousand_resets_as_fast_as_can_be_every_one_has_its_record_with_its_
     let mut servers: HashMap<Flow, usize> = HashMap::new();
     let mut clients: HashMap<Flow, usize> = HashMap::new();
     let mut cookies = std::collections::HashSet::new();
+    let mut unseen = 0;
     assert_eq!(teardowns(&records).filter(|record| is_stray(record)).count(), made.strays);
     for record in teardowns(&records).filter(|record| !is_stray(record)) {
         let flow = Flow::in_record(record).expect("addresses");
@@ -203,7 +204,10 @@ fn of_fifty_thousand_resets_as_fast_as_can_be_every_one_has_its_record_with_its_
                 && observer["inferred"] == false
                 && observer["fd"].as_u64().is_some()
                 && observer["delay_us"].as_u64().is_some();
-            assert!(exact, "not the server's observer: {record}");
+            // The kernel skips a program that it is just running on this CPU, for a thread that was preempted in
+            // it; it counts that.
+            unseen += usize::from(!exact);
+            assert!(exact || record["seen"] == "unknown" && observer.is_null(), "not the server's observer: {record}");
             *servers.entry(flow).or_default() += 1;
         } else {
             assert_eq!(record["end"], "reset-sent", "{record}");
@@ -212,6 +216,8 @@ fn of_fifty_thousand_resets_as_fast_as_can_be_every_one_has_its_record_with_its_
             *clients.entry(flow.peer()).or_default() += 1;
         }
     }
+    let skipped: u64 = summary["lost"]["skipped"].as_object().expect("an object").values().filter_map(Value::as_u64).sum();
+    assert!(unseen as u64 <= skipped, "{unseen} observers are missing: {summary}");
     let mut expected: HashMap<Flow, usize> = HashMap::new();
     for flow in made.connections {
         *expected.entry(flow).or_default() += 1;
