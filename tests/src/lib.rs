@@ -40,7 +40,7 @@ pub use strace::{Call, Strace};
 pub use tracer::{PublicCopy, Run, Tracer, binary, shared};
 
 /// How long a test waits for anything before it fails.
-pub const DEADLINE: std::time::Duration = std::time::Duration::from_secs(15);
+pub const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Returns early from a test, saying why, where the tracer cannot run; fails instead under `CI`.
 #[macro_export]
