@@ -122,6 +122,17 @@ impl Facts {
         }
     }
 
+    /// Whether a line that fits tells enough to be told as certain: an address at least, or the request.
+    pub fn is_meant_by(&self, line: &LogLine) -> bool {
+        let is_address = |remote: &Option<Remote>| matches!(remote, Some(Remote::Tcp { .. }));
+        let addressed = match line.side {
+            Some(Side::Client) => is_address(&line.client),
+            Some(Side::Upstream) => is_address(&line.upstream),
+            None => is_address(&line.client) || is_address(&line.upstream),
+        };
+        addressed || self.is_named_by(line)
+    }
+
     /// A line that fits and that names this very connection: by its port, or by the request.
     pub fn is_named_by(&self, line: &LogLine) -> bool {
         let by_port = line.side == Some(Side::Client) && matches!(line.client, Some(Remote::Tcp { port: Some(_), .. }));

@@ -352,7 +352,9 @@ impl<T> Correlator<T> {
     /// `certainly`: no other record that these lines may be about is still to come.
     fn settle(&mut self, lines: &[usize], halves: &[At], book: Book, certainly: bool) {
         let ordered = self.is_in_order(lines, halves);
-        if !can_work_out(lines.len(), halves.len(), ordered) {
+        // What was told as ambiguous before may have been about a record that is gone: it would take another's place.
+        let fresh = lines.iter().all(|&line| !self.lines[line].ambiguous.get());
+        if !certainly || !fresh || !can_work_out(lines.len(), halves.len(), ordered) {
             return self.leave_ambiguous(lines, halves, book);
         }
         let candidates = align(lines.len(), halves.len(), ordered, |line, half| self.fits(lines[line], self.facts(halves[half])));
@@ -360,25 +362,26 @@ impl<T> Correlator<T> {
         for (line, candidates) in candidates.iter().enumerate() {
             candidates.records.iter().for_each(|&half| found[half].push(line));
         }
-        // What was told as ambiguous before may have been about a record that is gone.
-        let is_fresh = |line: usize| certainly && !self.lines[lines[line]].ambiguous.get();
-        let certain = |line: usize| is_fresh(line) && candidates[line].always && candidates[line].records.len() == 1;
+        let certain = |line: usize| candidates[line].always && candidates[line].records.len() == 1;
         // Several lines about one connection of the application, and about no other socket.
         let one_topic = |of_half: &[usize]| {
             let mut topics = of_half.iter().map(|&line| topic(&self.lines[lines[line]].line));
             let first = topics.next().flatten();
-            first.is_some()
+            of_half.len() > 1
+                && first.is_some()
                 && topics.all(|topic| topic == first)
-                && of_half.iter().all(|&line| is_fresh(line) && candidates[line].records.len() == 1)
+                && of_half.iter().all(|&line| candidates[line].records.len() == 1)
         };
         let mut joined = Vec::new();
         let findings: Vec<_> = found
             .iter()
-            .map(|of_half| {
+            .zip(halves)
+            .map(|(of_half, &at)| {
+                let meant = of_half.iter().all(|&line| self.facts(at).is_meant_by(&self.lines[lines[line]].line));
                 let told = of_half.iter().take(MAX_TOLD).map(|&line| Arc::clone(&self.lines[lines[line]].line)).collect();
                 match &of_half[..] {
                     [] => Finding::Nothing,
-                    of_half if of_half.len() == 1 && certain(of_half[0]) || one_topic(of_half) => {
+                    of_half if meant && (of_half.len() == 1 && certain(of_half[0]) || one_topic(of_half)) => {
                         joined.extend(of_half.iter().map(|&line| lines[line]));
                         Finding::About(told)
                     }
@@ -401,7 +404,7 @@ impl<T> Correlator<T> {
         }
     }
 
-    /// Too many at once to work out which belong together.
+    /// What belongs together cannot be worked out.
     fn leave_ambiguous(&mut self, lines: &[usize], halves: &[At], book: Book) {
         for &(record, half) in halves {
             let fitting = lines.iter().filter(|&&line| self.fits(line, self.facts((record, half))));
