@@ -16,7 +16,7 @@ use crate::{
     config::Look,
     correlate::{Book, Correlator, Facts, LineClock, Origin, Patience, Window},
     input::json::{self as saved, Saved},
-    model::{Cause, EndKind, Finding, LogLine},
+    model::{Finding, LogLine},
     output::{
         WallClock, json,
         summary::{self, LogCounts},
@@ -225,9 +225,9 @@ impl Join<'_> {
     }
 
     fn write(&mut self, mut told: Told, finding: Finding, out: &mut impl Write) -> io::Result<()> {
-        if let Saved::Teardown(judged) = &told.saved {
-            let orderly = judged.teardown.end == EndKind::Fin && matches!(judged.verdict.cause, Cause::Orderly | Cause::OrderlyUnread);
-            if orderly && !matches!(finding, Finding::About(_)) && !self.request.all && !self.request.json {
+        if let Saved::Teardown(judged) = &mut told.saved {
+            judged.log = finding.clone();
+            if judged.is_merely_orderly() && !self.request.all && !self.request.json {
                 return Ok(());
             }
             self.counts.errors_without_line += u64::from(judged.teardown.observer.is_some() && finding == Finding::Nothing);
@@ -242,8 +242,7 @@ impl Join<'_> {
         }
         let clock = WallClock::new(0, 0);
         match told.saved {
-            Saved::Teardown(mut judged) => {
-                judged.log = finding;
+            Saved::Teardown(judged) => {
                 let columns = self.columns;
                 self.text_from(judged.teardown.at_ns).write(out, &judged, None, &clock, columns)
             }

@@ -15,7 +15,7 @@ use crate::{
     filter::{Condition, Filter},
     follow::Counts,
     join::Joiner,
-    model::{Cause, EndKind, Event, Finding, Judged, LateObservation, LogLine, Names, Record, Seen, Teardown},
+    model::{Event, Finding, Judged, LateObservation, LogLine, Names, Record, Seen, Teardown},
     output::{
         WallClock, json,
         summary::{LogCounts, Summary},
@@ -298,7 +298,8 @@ impl Pipeline {
     fn write_halves(&mut self, out: &mut impl Write, columns: Option<usize>, halves: Vec<Judged>) -> io::Result<()> {
         let mut shown = Vec::with_capacity(halves.len());
         for mut judged in halves {
-            if self.is_merely_orderly(&judged) {
+            // The kernel half passes on what may have left a request unanswered, and all where there is a log.
+            if !self.want_fin && judged.is_merely_orderly() {
                 self.summary.orderly_here += 1;
             } else if !self.filter.accepts(&judged, &mut self.processes) {
                 self.summary.filtered += 1;
@@ -333,15 +334,6 @@ impl Pipeline {
             Format::Json => json::write_late(out, late, log, &self.clock),
             Format::Text(text) => text.write_late(out, late, log, &self.clock, columns),
         }
-    }
-
-    /// The kernel half passes on what may have left a request unanswered; not all of it has. With a log
-    /// it passes on all, and those that the log has nothing about are merely orderly.
-    fn is_merely_orderly(&self, judged: &Judged) -> bool {
-        !self.want_fin
-            && judged.log == Finding::Nothing
-            && judged.teardown.end == EndKind::Fin
-            && matches!(judged.verdict.cause, Cause::Orderly | Cause::OrderlyUnread)
     }
 
     /// The record limit is reached.

@@ -224,11 +224,6 @@ impl<T> Correlator<T> {
         }
     }
 
-    /// Tells all that is left.
-    pub fn finish(&mut self, told: &mut impl FnMut(T, Vec<Finding>)) {
-        self.tick(u64::MAX, told);
-    }
-
     /// Lines that no record fits, since the last call.
     pub fn take_unmatched(&mut self) -> Vec<Arc<LogLine>> {
         std::mem::take(&mut self.unmatched)

@@ -202,3 +202,12 @@ pub struct Judged {
     /// What the application's log has about it.
     pub log: Finding,
 }
+
+impl Judged {
+    /// In order, and the log has nothing about it: counted, and shown only where such ends are asked for.
+    pub fn is_merely_orderly(&self) -> bool {
+        self.log == Finding::Nothing
+            && self.teardown.end == EndKind::Fin
+            && matches!(self.verdict.cause, Cause::Orderly | Cause::OrderlyUnread)
+    }
+}

@@ -265,7 +265,7 @@ pub fn candidates(log: &Finding) -> Vec<&str> {
 }
 
 /// More are not told: they help nobody.
-const MAX_CANDIDATES: usize = 8;
+pub const MAX_CANDIDATES: usize = 8;
 
 #[derive(Serialize)]
 struct Http<'a> {

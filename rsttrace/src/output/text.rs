@@ -6,7 +6,7 @@ use anstyle::{AnsiColor, Style};
 use jiff::{Timestamp, tz::TimeZone};
 use unicode_width::UnicodeWidthStr;
 
-use super::{WallClock, escape::for_terminal, timeline};
+use super::{WallClock, escape::for_terminal, json, timeline};
 use crate::{
     model::{
         Cause, EndKind, Endpoint, Fin, Finding, FirstFin, Harm, Judged, LateObservation, LogLine, Names, Observer, Seen, Side, Task,
@@ -355,7 +355,9 @@ fn log_words(log: &Finding) -> Vec<Vec<String>> {
         Finding::Nothing => Vec::new(),
         Finding::About(lines) => lines.iter().take(MAX_LOG_LINES).map(|line| line_words(line)).collect(),
         Finding::Ambiguous(lines) => {
-            let head = format!("log: not certain, one of {} lines that fit:", lines.len());
+            // No more than these are told of.
+            let n = if lines.len() > json::MAX_CANDIDATES { "many".to_owned() } else { lines.len().to_string() };
+            let head = format!("log: not certain, one of {n} lines that fit:");
             let shown = lines.iter().take(MAX_LOG_LINES).map(|line| vec![format!("  {}", line.raw)]);
             std::iter::once(vec![head]).chain(shown).collect()
         }
