@@ -4,26 +4,20 @@
 //!     cargo bench --bench pipeline                    # a table
 //!     cargo bench --bench pipeline -- --json          # a line of JSON for each format
 //!     cargo bench --bench pipeline -- --once json     # a fixed amount of work, to count instructions of
-//!     cargo bench --bench pipeline -- --record FILE   # as root: records the events anew
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
+    collections::HashMap,
     error::Error,
-    fs::File,
     hint::black_box,
-    io::{Read, Write},
     mem::offset_of,
-    net::{Ipv4Addr, TcpListener, TcpStream},
-    os::fd::AsRawFd,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    thread,
     time::{Duration, Instant},
 };
 
-use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use jiff::{Timestamp, tz::TimeZone};
 use rsttrace::{
     clock::monotonic_ns,
@@ -34,20 +28,17 @@ use rsttrace::{
     },
     filter::{Filter, ProcessInfo},
     join::Joiner,
-    model::{Identity, Place, Record},
+    model::{Comm, Event, Identity, Place, Record},
     output::{
         WallClock,
         text::{Appearance, TextFormat, TimeFormat},
     },
     pipeline::{Format, Pipeline},
-    probe::{Options, Probe},
 };
 use rsttrace_common::{EndEvent, Header, Sizes, SockId, TaskEvent, kind};
 
-/// Connections over loopback that their client aborts: each is two records, of 7 events at least.
-const CONNECTIONS: usize = 64;
-/// The recording, each event behind its length.
-static EVENTS: &[u8] = include_bytes!("events.gz");
+/// Every kind of end, once: recorded for the golden tests, each event behind its length.
+static EVENTS: &[u8] = include_bytes!("../tests/golden/events.bin");
 /// Rounds for `--once`, and before measuring.
 const ROUNDS: u64 = 20;
 /// How long each format is measured.
@@ -87,7 +78,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<_> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let args: Vec<_> = args.iter().map(String::as_str).collect();
     match args[..] {
-        ["--record", path] => return record(path),
         ["--once", format] => {
             let mut bench = Bench::new(format)?;
             bench.rounds(ROUNDS);
@@ -166,12 +156,12 @@ impl Bench {
             })),
             other => return Err(format!("no such format: {other}").into()),
         };
-        let decoder = Decoder::new(4_000_000, Vec::new());
+        let decoder = Decoder::new(4_000_000, (0..40).map(|number| (number, format!("REASON_{number}"))));
         let clock = WallClock::new(Timestamp::now().as_nanosecond(), monotonic_ns());
         let mut pipeline = Pipeline::new(decoder, Joiner::new(1_000_000_000, 1 << 18), Filter::default(), format, clock, None);
-        pipeline.processes = Processes::from(OneProcess);
-        pipeline.want_fin = false;
         let events = events()?;
+        pipeline.processes = Processes::from(Recorded::read(&pipeline.decoder, &events));
+        pipeline.want_fin = false;
         let last_ns = events.iter().map(|event| read(event, TS)).max().ok_or("the recording is empty")?;
         Ok(Self { pipeline, events, last_ns, writes, out: Vec::new(), records: 0, bytes: 0, busy: Duration::ZERO })
     }
@@ -247,16 +237,28 @@ fn read(event: &[u8], at: usize) -> u64 {
     event[at..at + 8].try_into().map_or(0, u64::from_ne_bytes)
 }
 
-/// Everybody is the same process, and nothing is translated.
+/// The recorded processes by their names; nothing is translated.
 #[derive(Debug)]
-struct OneProcess;
+struct Recorded(HashMap<u32, Comm>);
 
-impl ProcessSource for OneProcess {
-    fn process(&mut self, _: u32) -> Option<ProcessInfo> {
+impl Recorded {
+    fn read(decoder: &Decoder, events: &[Vec<u8>]) -> Self {
+        let tasks = |event: &Vec<u8>| match decoder.decode(event) {
+            Ok(Event::End(end)) => vec![end.owner, end.closer],
+            Ok(Event::After(after)) => vec![after.task],
+            _ => Vec::new(),
+        };
+        Self(events.iter().flat_map(tasks).flatten().map(|task| (task.tgid, task.process_comm)).collect())
+    }
+}
+
+impl ProcessSource for Recorded {
+    fn process(&mut self, tgid: u32) -> Option<ProcessInfo> {
+        let comm = self.0.get(&tgid)?.text().into_owned();
         let place = Place { unit: Some("nginx.service".to_owned()), ..Place::default() };
         let identity = Identity { exe: Some("/usr/sbin/nginx".to_owned()), uid: Some(0), user: None, ns_tgid: None, place };
         let cmdline = "nginx: worker process".to_owned();
-        Some(ProcessInfo { comm: "pipeline".to_owned(), cmdline, parent: 1, started: 0, identity: Arc::new(identity) })
+        Some(ProcessInfo { comm, cmdline, parent: 1, started: 0, identity: Arc::new(identity) })
     }
 
     fn holder(&mut self, _: u64) -> Option<u32> {
@@ -277,67 +279,12 @@ impl ProcessSource for OneProcess {
 }
 
 fn events() -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
-    let mut bytes = Vec::new();
-    GzDecoder::new(EVENTS).read_to_end(&mut bytes)?;
-    let mut rest = &bytes[..];
+    let mut rest = EVENTS;
     let mut events = Vec::new();
     while let Some((length, tail)) = rest.split_first_chunk() {
-        let (event, tail) = tail.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or("the recording is cut")?;
+        let (event, tail) = tail.split_at_checked(u32::from_ne_bytes(*length) as usize).ok_or("the recording is cut")?;
         events.push(event.to_owned());
         rest = tail;
     }
     Ok(events)
-}
-
-/// Makes the connections, under the real hooks, and keeps every event of them.
-fn record(path: &str) -> Result<(), Box<dyn Error>> {
-    let mut probe = Probe::start_naming_us(&Options {
-        want_fin: false,
-        buffer_bytes: 8 << 20,
-        max_sockets: 1 << 18,
-        without: Vec::new(),
-        syscall_hooks: false,
-        kernel_log: false,
-        http: None,
-    })?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let server = listener.local_addr()?;
-    let client = thread::spawn(move || -> std::io::Result<()> {
-        for _ in 0..CONNECTIONS {
-            let mut stream = TcpStream::connect(server)?;
-            stream.write_all(b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n")?;
-            stream.read_exact(&mut [0; 100])?;
-            abort(stream)?;
-        }
-        Ok(())
-    });
-    for _ in 0..CONNECTIONS {
-        let (mut stream, _) = listener.accept()?;
-        let mut request = [0; 64];
-        let _ = stream.read(&mut request)?;
-        stream.write_all(&[b'x'; 100])?;
-        // What the client's RST leaves.
-        let _ = stream.read(&mut request);
-    }
-    client.join().map_err(|_| "the client panicked")??;
-    let mut out = GzEncoder::new(File::create(path)?, Compression::best());
-    let mut events = 0;
-    while let Some(event) = probe.next_event() {
-        out.write_all(&u32::try_from(event.len())?.to_le_bytes())?;
-        out.write_all(&event)?;
-        events += 1;
-    }
-    out.finish()?;
-    println!("{events} events of {CONNECTIONS} connections in {path}");
-    Ok(())
-}
-
-/// Closes with a RST.
-fn abort(stream: TcpStream) -> std::io::Result<()> {
-    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-    // SAFETY: a valid descriptor, and a value of the size that is given.
-    let set = unsafe {
-        libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), size_of_val(&linger) as u32)
-    };
-    if set == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }

@@ -7,6 +7,11 @@ pub fn monotonic_ns() -> u64 {
     read(ClockId::Monotonic)
 }
 
+/// The same as of the last tick: for questions about seconds, because it takes a fifth of the time to read.
+pub fn coarse_ns() -> u64 {
+    read(ClockId::MonotonicCoarse)
+}
+
 /// How long the calling thread has been on a CPU.
 pub fn thread_cpu_ns() -> u64 {
     read(ClockId::ThreadCPUTime)

@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use smallvec::SmallVec;
+
 use crate::{
     audit::Tally,
     correlate::{Correlator, Facts, HELD_BACK_NS, Patience},
@@ -63,6 +65,8 @@ pub struct Pipeline {
     pub log: Option<LogJoin>,
     /// Processes that have become another program since somebody looked.
     pub execs: Vec<u32>,
+    /// Of records that are written: the next ones' words need no memory of their own.
+    spare_words: Vec<String>,
     last_event_ns: u64,
     now_ns: u64,
 }
@@ -101,19 +105,22 @@ impl LogJoin {
     }
 }
 
+/// One socket that ended, or both ends of a connection within this host.
+pub type Ends = SmallVec<[Judged; 2]>;
+
 /// What is told together.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "most are ends, and a box would cost each of them an allocation")]
 pub enum Story {
-    /// One socket that ended, or both ends of a connection within this host.
-    Ends(Vec<Judged>),
-    Late(Box<LateObservation>, Finding),
+    Ends(Ends),
+    Late(LateObservation, Finding),
 }
 
 impl Story {
     /// What a line can be compared with, for each of its sockets.
     fn facts(&self) -> Vec<Facts> {
         match self {
-            Self::Ends(halves) => halves.iter().map(Facts::of).collect(),
+            Self::Ends(ends) => ends.iter().map(Facts::of).collect(),
             Self::Late(late, _) => vec![Facts::of_late(late)],
         }
     }
@@ -121,7 +128,7 @@ impl Story {
     /// Takes what the log has about each of its sockets.
     fn take(&mut self, findings: Vec<Finding>) {
         match self {
-            Self::Ends(halves) => halves.iter_mut().zip(findings).for_each(|(judged, finding)| judged.log = finding),
+            Self::Ends(ends) => ends.iter_mut().zip(findings).for_each(|(judged, finding)| judged.log = finding),
             Self::Late(_, log) => *log = findings.into_iter().next().unwrap_or_default(),
         }
     }
@@ -148,6 +155,7 @@ impl Pipeline {
             tally: Tally::default(),
             log: None,
             execs: Vec::new(),
+            spare_words: Vec::new(),
             last_event_ns: 0,
             now_ns: 0,
         }
@@ -226,7 +234,8 @@ impl Pipeline {
 
     fn write_until(&mut self, out: &mut impl Write, columns: Option<usize>, until_ns: u64) -> io::Result<bool> {
         let before = self.printed;
-        for record in std::mem::take(&mut self.ready) {
+        let mut ready = std::mem::take(&mut self.ready);
+        for record in ready.drain(..) {
             if self.done() {
                 break;
             }
@@ -236,6 +245,7 @@ impl Pipeline {
                 None => self.write_story(out, columns, story)?,
             }
         }
+        self.ready = ready;
         if let Some(log) = &mut self.log {
             let mut told = Vec::new();
             log.correlator.tick(until_ns, &mut |mut story: Story, findings| {
@@ -258,24 +268,26 @@ impl Pipeline {
 
     /// The kernel half's part of it is told; names and a verdict are added.
     fn judge(&mut self, record: Record) -> Story {
-        let halves = match record {
-            Record::Teardown(teardown) => vec![*teardown],
-            Record::Pair(halves) => (*halves).into(),
+        let mut ends = Ends::new();
+        match record {
+            Record::Teardown(teardown) => ends.push(self.judge_end(teardown)),
+            Record::Pair(halves) => ends.extend(halves.into_iter().map(|half| self.judge_end(half))),
             Record::Late(late) => return Story::Late(late, Finding::Nothing),
-        };
-        let judge = |mut teardown: Teardown| {
-            self.find_owner(&mut teardown);
-            let verdict = verdict::judge(&teardown, &self.timers);
-            // In a log a process may go by the number that it has in its own PID namespace.
-            let owner = if self.log.is_some() { self.processes.identity(&teardown) } else { None };
-            Judged { teardown, verdict, names: Names { owner, ..Names::default() }, log: Finding::Nothing }
-        };
-        Story::Ends(halves.into_iter().map(judge).collect())
+        }
+        Story::Ends(ends)
+    }
+
+    fn judge_end(&mut self, mut teardown: Teardown) -> Judged {
+        self.find_owner(&mut teardown);
+        let verdict = verdict::judge(&teardown, &self.timers, self.spare_words.pop().unwrap_or_default());
+        // In a log a process may go by the number that it has in its own PID namespace.
+        let owner = if self.log.is_some() { self.processes.identity(&teardown) } else { None };
+        Judged { teardown, verdict, names: Names { owner, ..Names::default() }, log: Finding::Nothing }
     }
 
     fn write_story(&mut self, out: &mut impl Write, columns: Option<usize>, story: Story) -> io::Result<()> {
         match story {
-            Story::Ends(halves) => self.write_halves(out, columns, halves),
+            Story::Ends(ends) => self.write_ends(out, columns, ends),
             Story::Late(late, log) => self.write_late(out, columns, &late, &log),
         }
     }
@@ -294,33 +306,40 @@ impl Pipeline {
         Ok(!lines.is_empty())
     }
 
-    /// One socket that ended, or both ends of a connection within this host.
-    fn write_halves(&mut self, out: &mut impl Write, columns: Option<usize>, halves: Vec<Judged>) -> io::Result<()> {
-        let mut shown = Vec::with_capacity(halves.len());
-        for mut judged in halves {
-            // The kernel half passes on what may have left a request unanswered, and all where there is a log.
-            if !self.want_fin && judged.is_merely_orderly() {
-                self.summary.orderly_here += 1;
-            } else if !self.filter.accepts(&judged, &mut self.processes) {
-                self.summary.filtered += 1;
-            } else if self.limit.is_none_or(|limit| self.printed < limit) {
-                self.printed += 1;
-                self.failed |= self.fail_on.iter().any(|condition| condition.is_met(&judged));
-                self.find_names(&mut judged);
-                if let Some(log) = &mut self.log {
-                    log.errors_without_line += u64::from(judged.teardown.observer.is_some() && judged.log == Finding::Nothing);
-                }
-                shown.push(judged);
-            }
+    fn write_ends(&mut self, out: &mut impl Write, columns: Option<usize>, mut ends: Ends) -> io::Result<()> {
+        ends.retain(|judged| self.shows(judged));
+        self.summary.count(&ends);
+        match (&mut self.format, &ends[..]) {
+            (Format::Json, ends) => ends.iter().try_for_each(|judged| json::write_teardown(out, judged, &self.clock))?,
+            (Format::Text(_), []) => {}
+            (Format::Text(text), [judged]) => text.write(out, judged, None, &self.clock, columns)?,
+            (Format::Text(text), [first, second, ..]) => text.write(out, first, Some(second), &self.clock, columns)?,
         }
-        let shown: Vec<_> = shown.iter().collect();
-        self.summary.count(&shown);
-        match (&mut self.format, &shown[..]) {
-            (Format::Json, halves) => halves.iter().try_for_each(|judged| json::write_teardown(out, judged, &self.clock)),
-            (Format::Text(_), []) => Ok(()),
-            (Format::Text(text), [judged]) => text.write(out, judged, None, &self.clock, columns),
-            (Format::Text(text), [first, second, ..]) => text.write(out, first, Some(second), &self.clock, columns),
+        self.spare_words.extend(ends.into_iter().map(|judged| judged.verdict.words));
+        Ok(())
+    }
+
+    /// Whether an end is shown; then it is counted as such, and gets its names.
+    fn shows(&mut self, judged: &mut Judged) -> bool {
+        // The kernel half passes on what may have left a request unanswered, and all where there is a log.
+        if !self.want_fin && judged.is_merely_orderly() {
+            self.summary.orderly_here += 1;
+            return false;
         }
+        if !self.filter.accepts(judged, &mut self.processes) {
+            self.summary.filtered += 1;
+            return false;
+        }
+        if self.done() {
+            return false;
+        }
+        self.printed += 1;
+        self.failed |= self.fail_on.iter().any(|condition| condition.is_met(judged));
+        self.find_names(judged);
+        if let Some(log) = &mut self.log {
+            log.errors_without_line += u64::from(judged.teardown.observer.is_some() && judged.log == Finding::Nothing);
+        }
+        true
     }
 
     fn write_late(&mut self, out: &mut impl Write, columns: Option<usize>, late: &LateObservation, log: &Finding) -> io::Result<()> {

@@ -399,7 +399,7 @@ impl<W: Write> Live<'_, W> {
         }
         let uname = rustix::system::uname();
         let start = json::Start {
-            time: crate::output::rfc3339(self.pipeline.summary.started),
+            time: crate::output::Rfc3339(self.pipeline.summary.started).to_string(),
             version: env!("CARGO_PKG_VERSION"),
             kernel: uname.release().to_string_lossy().into_owned(),
             host: uname.nodename().to_string_lossy().into_owned(),

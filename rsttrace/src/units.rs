@@ -1,59 +1,78 @@
 //! Durations and sizes in words.
 
+use std::fmt::{self, Display};
+
 /// Three significant digits with an SI unit: `41.3 us`, `1.20 s`.
-pub fn duration(ns: u64) -> String {
-    const UNITS: [(u64, &str); 4] = [(1, "ns"), (1_000, "us"), (1_000_000, "ms"), (1_000_000_000, "s")];
-    let (scale, unit) = UNITS.iter().rev().find(|(scale, _)| ns >= *scale).copied().unwrap_or(UNITS[0]);
-    if scale == 1 {
-        return format!("{ns} ns");
-    }
-    let value = ns as f64 / scale as f64;
-    let text = match value {
-        v if v < 9.995 => format!("{v:.2}"),
-        v if v < 99.95 => format!("{v:.1}"),
-        v => format!("{v:.0}"),
-    };
-    // 999.6 us is a millisecond, not "1000 us".
-    if text == "1000" && scale < 1_000_000_000 {
-        return duration(scale * 1_000);
-    }
-    format!("{text} {unit}")
+pub fn duration(ns: u64) -> impl Display {
+    const UNITS: [(u64, &str); 3] = [(1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "us")];
+    fmt::from_fn(move |f| {
+        let Some((at, &(scale, unit))) = UNITS.iter().enumerate().find(|(_, (scale, _))| ns >= *scale) else {
+            return write!(f, "{ns} ns");
+        };
+        let (scale, unit) = match at.checked_sub(1).and_then(|larger| UNITS.get(larger)) {
+            // 999.6 us is a millisecond, not "1000 us".
+            Some(&larger) if rounded(ns, scale) == 1_000 => larger,
+            _ => (scale, unit),
+        };
+        three_digits(f, ns, scale)?;
+        write!(f, " {unit}")
+    })
 }
 
 /// Exact, with thousands separated: `3,866,624 B`.
-pub fn bytes(n: u64) -> String {
-    format!("{} B", grouped(n))
+pub fn bytes(n: u64) -> impl Display {
+    fmt::from_fn(move |f| write!(f, "{} B", grouped(n)))
 }
 
 /// Three significant digits with an SI unit: `412 B`, `3.87 MB`.
-pub fn size(n: u64) -> String {
+pub fn size(n: u64) -> impl Display {
     const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
-    let mut value = n as f64;
-    let mut unit = 0;
-    while value >= 999.5 && unit < UNITS.len() - 1 {
-        value /= 1_000.0;
-        unit += 1;
+    fmt::from_fn(move |f| {
+        let (mut scale, mut unit) = (1, 0);
+        while rounded(n, scale) >= 1_000 && unit < UNITS.len() - 1 {
+            scale *= 1_000;
+            unit += 1;
+        }
+        if unit == 0 { write!(f, "{n}")? } else { three_digits(f, n, scale)? }
+        write!(f, " {}", UNITS[unit])
+    })
+}
+
+/// To the nearest, halves up.
+fn rounded(n: u64, scale: u64) -> u64 {
+    n / scale + u64::from(n % scale >= scale.div_ceil(2))
+}
+
+/// `n / scale`, at least 1, in three significant digits.
+fn three_digits(f: &mut fmt::Formatter<'_>, n: u64, scale: u64) -> fmt::Result {
+    match (rounded(n, scale / 100), rounded(n, scale / 10)) {
+        (hundredths @ ..1_000, _) => write!(f, "{}.{:02}", hundredths / 100, hundredths % 100),
+        (_, tenths @ ..1_000) => write!(f, "{}.{}", tenths / 10, tenths % 10),
+        _ => write!(f, "{}", rounded(n, scale)),
     }
-    let digits = match value {
-        _ if unit == 0 => 0,
-        v if v < 9.995 => 2,
-        v if v < 99.95 => 1,
-        _ => 0,
-    };
-    format!("{value:.digits$} {}", UNITS[unit])
 }
 
 /// `3,866,624`.
-pub fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
+pub fn grouped(n: u64) -> impl Display {
+    fmt::from_fn(move |f| {
+        // As many as u64 has digits and commas.
+        let mut text = [0; 26];
+        let mut at = text.len();
+        let mut rest = n;
+        for digit in 0.. {
+            if digit > 0 && digit % 3 == 0 {
+                at -= 1;
+                text[at] = b',';
+            }
+            at -= 1;
+            text[at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
         }
-        out.push(digit);
-    }
-    out
+        f.pad(str::from_utf8(&text[at..]).unwrap_or_default())
+    })
 }
 
 #[cfg(test)]
@@ -75,7 +94,7 @@ mod tests {
             (240_000_000_000, "240 s"),
             (86_400_000_000_000, "86400 s"),
         ] {
-            assert_eq!(duration(ns), text);
+            assert_eq!(duration(ns).to_string(), text);
         }
     }
 
@@ -83,15 +102,15 @@ mod tests {
     fn sizes_have_three_digits() {
         for (n, text) in [(0, "0 B"), (999, "999 B"), (1_000, "1.00 kB"), (3_866_624, "3.87 MB"), (99_960, "100 kB"), (999_600, "1.00 MB")]
         {
-            assert_eq!(size(n), text);
+            assert_eq!(size(n).to_string(), text);
         }
     }
 
     #[test]
     fn bytes_are_exact() {
-        assert_eq!(bytes(0), "0 B");
-        assert_eq!(bytes(999), "999 B");
-        assert_eq!(bytes(1_532), "1,532 B");
-        assert_eq!(bytes(3_866_624), "3,866,624 B");
+        assert_eq!(bytes(0).to_string(), "0 B");
+        assert_eq!(bytes(999).to_string(), "999 B");
+        assert_eq!(bytes(1_532).to_string(), "1,532 B");
+        assert_eq!(bytes(3_866_624).to_string(), "3,866,624 B");
     }
 }

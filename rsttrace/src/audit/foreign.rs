@@ -2,7 +2,9 @@
 //! this host's: a RST that arrives there and that no socket sent is somebody else's. Of RSTs from
 //! other hosts nothing can be said.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+
+use foldhash::HashMap;
 
 use crate::model::Endpoint;
 

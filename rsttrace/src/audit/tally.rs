@@ -1,6 +1,8 @@
 //! Our side of the comparison: counted from events of every socket, before any filter.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+
+use foldhash::HashMap;
 
 use super::{
     Counts, MAX_NAMESPACES,

@@ -78,7 +78,7 @@ impl Decoder {
         let _cpu = bytes.get_u32_ne();
         let ts_ns = bytes.get_u64_ne();
         match kind {
-            kind::END => self.end(ts_ns, &mut bytes).map(|end| Event::End(Box::new(end))),
+            kind::END => self.end(ts_ns, &mut bytes).map(Event::End),
             kind::STRAY => self.stray(ts_ns, &mut bytes).map(Event::Stray),
             kind::HTTP => {
                 let id = sock_id(&mut bytes);

@@ -28,7 +28,7 @@ use self::{
 use crate::{
     cli::Doctor,
     clock::tick_ns,
-    output::{escape::for_terminal, json, rfc3339},
+    output::{Rfc3339, escape::for_terminal, json},
     probe::{Options, Probe, ProbeError, attach, preflight},
     units,
 };
@@ -124,7 +124,7 @@ fn examine(without: &[String]) -> Report {
     Report {
         schema: 1,
         record: "doctor",
-        time: rfc3339(Timestamp::now()),
+        time: Rfc3339(Timestamp::now()).to_string(),
         version: env!("CARGO_PKG_VERSION"),
         kernel: uname.release().to_string_lossy().into_owned(),
         kernel_version: uname.version().to_string_lossy().into_owned(),

@@ -7,12 +7,9 @@ pub mod netns;
 mod proc;
 mod users;
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    fmt,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
+use foldhash::HashMap;
 use procfs::process::Process;
 
 pub use self::proc::Proc;
@@ -21,7 +18,7 @@ use self::{
     users::Users,
 };
 use crate::{
-    clock::{boot_offset_ns, monotonic_ns},
+    clock::{boot_offset_ns, coarse_ns, monotonic_ns},
     filter::{Lineage, ProcessInfo},
     model::{Comm, Event, Identity, Names, Nat, Owner, Party, Teardown},
 };
@@ -104,6 +101,8 @@ struct Known {
     lives: bool,
     /// `None`: never seen.
     info: Option<Arc<ProcessInfo>>,
+    /// When it had not started yet, at the earliest that /proc's ticks allow; `CLOCK_MONOTONIC`.
+    started_ns: u64,
 }
 
 impl Known {
@@ -122,13 +121,13 @@ impl<S: ProcessSource + 'static> From<S> for Processes {
     fn from(source: S) -> Self {
         Self {
             began_ns: monotonic_ns(),
-            known: HashMap::new(),
+            known: HashMap::default(),
             source: Box::new(source),
             users: Users::read(),
-            named: HashMap::new(),
+            named: HashMap::default(),
             named_ns: 0,
             naming: Budget::new(NAMING_TIMES, NAMING_BURST_NS),
-            quiet: HashMap::new(),
+            quiet: HashMap::default(),
             patience: Budget::new(NAT_TIMES, NAT_BURST_NS),
             unread_until_ns: 0,
             warned: false,
@@ -138,7 +137,7 @@ impl<S: ProcessSource + 'static> From<S> for Processes {
 
 impl Lineage for Processes {
     fn process(&mut self, tgid: u32) -> Option<Arc<ProcessInfo>> {
-        let now_ns = monotonic_ns();
+        let now_ns = coarse_ns();
         if !self.known.get(&tgid).is_some_and(|known| known.is_fresh(now_ns)) {
             self.look(tgid, now_ns);
         }
@@ -151,7 +150,7 @@ impl Lineage for Processes {
         let info = known.info.as_ref()?;
         // Of a number that nobody has any more, only what the kernel half saw can tell whose it was last.
         let same = known.lives || is_like(info, party);
-        (same && started_ns(info) <= at_ns).then(|| Arc::clone(info))
+        (same && known.started_ns <= at_ns).then(|| Arc::clone(info))
     }
 }
 
@@ -160,7 +159,7 @@ fn is_like(info: &ProcessInfo, party: Party) -> bool {
     Comm::from(info.comm.as_str()) == party.process_comm && info.parent == party.parent_tgid
 }
 
-/// When a process had not started yet, at the earliest that /proc's ticks allow; `CLOCK_MONOTONIC`.
+/// See [`Known::started_ns`].
 fn started_ns(info: &ProcessInfo) -> u64 {
     let since_boot_ns = u128::from(info.started) * 1_000_000_000 / u128::from(procfs::ticks_per_second().max(1));
     u64::try_from(since_boot_ns).unwrap_or(u64::MAX).saturating_sub(boot_offset_ns())
@@ -175,7 +174,7 @@ impl Processes {
 
     /// Looks at what has started since.
     pub fn remember_new(&mut self) {
-        let now_ns = monotonic_ns();
+        let now_ns = coarse_ns();
         let living = self.numbers();
         if self.known.len() > MAX_REMEMBERED / 2 {
             self.known.retain(|tgid, known| living.contains(tgid) || now_ns.saturating_sub(known.looked_ns) < GONE_NS);
@@ -201,7 +200,7 @@ impl Processes {
 
     /// Looks at a process unless what is known of it holds for that time.
     fn meet(&mut self, party: Party, at_ns: u64) {
-        let now_ns = monotonic_ns();
+        let now_ns = coarse_ns();
         let holds = |known: &Known| {
             // No later look tells more about a time that is over.
             known.looked_ns >= at_ns
@@ -224,7 +223,8 @@ impl Processes {
             }
             (now, before) => now.or(before),
         };
-        self.known.insert(tgid, Known { looked_ns: now_ns, lives, info });
+        let started_ns = info.as_deref().map_or(0, started_ns);
+        self.known.insert(tgid, Known { looked_ns: now_ns, lives, info, started_ns });
     }
 
     fn with_user(&self, mut info: ProcessInfo) -> Arc<ProcessInfo> {
@@ -256,15 +256,16 @@ impl Processes {
     /// What `ip netns` calls a namespace. A number is given to another as soon as it is free: names that were read
     /// before an event are believed only where it comes in a burst.
     fn netns_name(&mut self, netns: u32, at_ns: u64) -> Option<Arc<str>> {
-        let now_ns = monotonic_ns();
+        let now_ns = coarse_ns();
         let stale = now_ns.saturating_sub(self.named_ns) >= FRESH_NS;
         if self.named_ns <= at_ns && (stale || self.naming.allows(now_ns)) {
-            self.read_netns_names(now_ns);
+            self.read_netns_names();
         }
         self.named.get(&netns).cloned()
     }
 
-    fn read_netns_names(&mut self, now_ns: u64) {
+    fn read_netns_names(&mut self) {
+        let now_ns = monotonic_ns();
         self.named = self.source.named_netns().into_iter().map(|(netns, name)| (netns, Arc::from(name))).collect();
         self.named_ns = now_ns;
         self.naming.spend(now_ns, monotonic_ns().saturating_sub(now_ns));
@@ -282,17 +283,20 @@ impl Processes {
     fn translated(&mut self, of: &Connection) -> Option<Nat> {
         // What stays within a namespace is translated there alone.
         let place = (of.netns, of.local.addr.is_loopback());
-        let now_ns = monotonic_ns();
+        let now_ns = coarse_ns();
         if self.quiet.get(&place).is_some_and(|until_ns| now_ns < *until_ns) || !self.patience.allows(now_ns) {
             return None;
         }
+        let now_ns = monotonic_ns();
         let told = self.source.translation(of);
         let after_ns = monotonic_ns();
         self.patience.spend(after_ns, after_ns.saturating_sub(now_ns));
         if self.quiet.len() >= MAX_QUIET {
             self.quiet.clear();
         }
-        self.quiet.insert(place, after_ns.saturating_add(told.quiet_ns));
+        if told.quiet_ns > 0 {
+            self.quiet.insert(place, after_ns.saturating_add(told.quiet_ns));
+        }
         self.unread_until_ns = after_ns.saturating_add(told.wait_ns);
         told.nat
     }
@@ -477,7 +481,7 @@ mod tests {
         let later_ns = monotonic_ns() + 2 * FRESH_NS;
         assert!(processes.at(party(7, "nginx"), later_ns).is_some());
 
-        let gone = |tgid| (tgid, Known { looked_ns: 0, lives: true, info: Some(Arc::new(process("x", 0))) });
+        let gone = |tgid| (tgid, Known { looked_ns: 0, lives: true, info: Some(Arc::new(process("x", 0))), started_ns: 0 });
         processes.known.extend((100..100 + MAX_REMEMBERED as u32 / 2).map(gone));
         processes.remember_new();
         // Whether a minute has passed since the machine started does not matter to those that live.
@@ -541,7 +545,7 @@ mod tests {
         let (mut processes, fake) = with(&[]);
         let last = 2 * MAX_REMEMBERED as u32;
         for tgid in 1..=last {
-            fake.0.borrow_mut().processes = HashMap::from([(tgid, process("x", 0))]);
+            fake.0.borrow_mut().processes = HashMap::from_iter([(tgid, process("x", 0))]);
             processes.process(tgid);
             assert!(processes.known.len() <= MAX_REMEMBERED);
         }

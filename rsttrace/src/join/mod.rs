@@ -10,8 +10,11 @@ mod story;
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, VecDeque},
+    collections::{BinaryHeap, VecDeque},
 };
+
+use foldhash::HashMap;
+use slotmap::{SlotMap, new_key_type};
 
 use self::{
     partners::Partners,
@@ -25,22 +28,28 @@ const RESET_FOLLOWS_NS: u64 = 1_000_000;
 /// How long the other end of a connection may take to end too, beside two round trips.
 const PARTNER_FOLLOWS_NS: u64 = 10_000_000;
 
+new_key_type! {
+    /// A story's place; never another's.
+    struct Key;
+}
+
 /// Stories by socket, bounded.
 #[derive(Debug)]
 pub struct Joiner {
     timeout_ns: u64,
     capacity: usize,
-    stories: HashMap<SockId, Story>,
-    /// The latest life of each socket: a RST that follows the destruction comes without more.
-    latest: HashMap<u64, SockId>,
+    stories: SlotMap<Key, Story>,
+    /// By the socket's address its latest life, which leads to earlier ones: a RST that follows the destruction
+    /// comes with no more than the address.
+    latest: HashMap<u64, Key>,
     /// Ends that may find their other end.
     partners: Partners,
     /// Untold stories in the order of their beginning; entries of finished ones are skipped.
-    waiting: VecDeque<(u64, SockId)>,
+    waiting: VecDeque<(u64, Key)>,
     /// Released sockets whose RST may still follow, or whose other end may still end.
-    settling: BinaryHeap<Reverse<(u64, SockId)>>,
+    settling: BinaryHeap<Reverse<(u64, Key)>>,
     /// Told but unreleased, oldest first; entries of finished ones are skipped.
-    remembered: VecDeque<SockId>,
+    remembered: VecDeque<Key>,
     evicted: u64,
 }
 
@@ -50,8 +59,8 @@ impl Joiner {
         Self {
             timeout_ns,
             capacity: capacity.max(1),
-            stories: HashMap::new(),
-            latest: HashMap::new(),
+            stories: SlotMap::with_key(),
+            latest: HashMap::default(),
             partners: Partners::default(),
             waiting: VecDeque::new(),
             settling: BinaryHeap::new(),
@@ -72,18 +81,18 @@ impl Joiner {
             Event::After(after) => self.after(after, out),
             // Right behind the end, and perhaps again before the release.
             Event::Http(seen) => {
-                if let Some(story) = self.story(seen.id) {
+                if let Some(story) = self.find(seen.id).and_then(|key| self.stories.get_mut(key)) {
                     story.http = seen.http;
                 }
             }
             Event::Exec(_) => {}
-            Event::Stray(stray) => out.push(Record::Teardown(Box::new(stray_record(stray)))),
+            Event::Stray(stray) => out.push(Record::Teardown(stray_record(stray))),
         }
     }
 
     /// The end that an event follows, as long as it is remembered.
     pub fn end_of(&self, after: &After) -> Option<&End> {
-        self.story_of(after).map(Story::end)
+        Some(self.stories.get(self.find(after.id)?)?.end())
     }
 
     /// When [`Joiner::tick`] has something to do next.
@@ -95,28 +104,24 @@ impl Joiner {
 
     /// Tells what has waited long enough. `now_ns` must not be later than events still unread.
     pub fn tick(&mut self, now_ns: u64, out: &mut Vec<Record>) {
-        while let Some(&Reverse((at, id))) = self.settling.peek()
+        while let Some(&Reverse((at, key))) = self.settling.peek()
             && at <= now_ns
         {
             self.settling.pop();
-            self.complete(id, at, out);
+            self.complete(key, at, out);
         }
-        while let Some(&(at, id)) = self.waiting.front()
+        while let Some(&(at, key)) = self.waiting.front()
             && at <= now_ns
         {
             self.waiting.pop_front();
-            if self.story(id).is_some_and(|story| !story.told()) {
-                self.tell(id, Told::Waited, out);
-            }
+            self.tell_untold(key, Told::Waited, out);
         }
     }
 
     /// Tells everything untold, as it stands.
     pub fn finish(&mut self, out: &mut Vec<Record>) {
-        while let Some((_, id)) = self.waiting.pop_front() {
-            if self.story(id).is_some_and(|story| !story.told()) {
-                self.tell(id, Told::Waited, out);
-            }
+        while let Some((_, key)) = self.waiting.pop_front() {
+            self.tell_untold(key, Told::Waited, out);
         }
         self.stories.clear();
         self.latest.clear();
@@ -125,33 +130,31 @@ impl Joiner {
         self.remembered.clear();
     }
 
-    fn story(&mut self, id: SockId) -> Option<&mut Story> {
-        self.stories.get_mut(&id)
-    }
-
-    fn story_of(&self, after: &After) -> Option<&Story> {
-        // A RST that follows the destruction comes without the birth time, which is gone.
-        if after.id.born_ns != 0 {
-            return self.stories.get(&after.id);
+    /// The story of one life of a socket. A RST that follows the destruction comes without the birth time, which is
+    /// gone: then the latest life is meant, if it is over.
+    fn find(&self, id: SockId) -> Option<Key> {
+        let mut key = *self.latest.get(&id.sk)?;
+        loop {
+            let story = self.stories.get(key)?;
+            if story.id() == id || id.born_ns == 0 && story.released() {
+                return Some(key);
+            }
+            key = story.earlier.filter(|_| id.born_ns != 0)?;
         }
-        self.stories.get(self.latest.get(&after.id.sk)?).filter(|story| story.released())
     }
 
-    fn end(&mut self, end: Box<End>, out: &mut Vec<Record>) {
-        let id = end.id;
-        let (gone, ts_ns) = (end.gone, end.ts_ns);
+    fn end(&mut self, end: End, out: &mut Vec<Record>) {
+        let (sk, gone, ts_ns) = (end.id.sk, end.gone, end.ts_ns);
         if end.untracked {
             // Nothing that follows can be matched to it.
-            out.push(Record::Teardown(Box::new(Story::new(end).tell(Told::Untracked, None))));
+            out.push(Record::Teardown(Story::new(end).tell(Told::Untracked, None)));
             return;
         }
         // The address has a new life. What is untold and unreleased has lost its release.
-        if let Some(stale) = self.latest.insert(id.sk, id)
-            && self.story(stale).is_some_and(|story| !story.released())
+        if let Some(&stale) = self.latest.get(&sk)
+            && self.stories.get(stale).is_some_and(|story| !story.released())
         {
-            if self.story(stale).is_some_and(|story| !story.told()) {
-                self.tell(stale, Told::Untracked, out);
-            }
+            self.tell_untold(stale, Told::Untracked, out);
             self.forget(stale);
         }
         if self.stories.len() >= self.capacity {
@@ -160,32 +163,34 @@ impl Joiner {
         if self.waiting.len() > 2 * self.stories.len() + 1024 {
             // A long timeout must not keep the entries of what is finished.
             let stories = &self.stories;
-            self.waiting.retain(|(_, id)| stories.contains_key(id));
+            self.waiting.retain(|(_, key)| stories.contains_key(*key));
         }
-        self.waiting.push_back((ts_ns.saturating_add(self.timeout_ns), id));
-        let partner = self.partners.find(&end, |id| self.stories.get(&id).map(Story::end));
-        let mut story = Story::new(end);
+        let partner = self.partners.find(&end, |key| self.stories.get(key).map(Story::end));
+        let key = self.stories.insert(Story::new(end));
+        self.waiting.push_back((ts_ns.saturating_add(self.timeout_ns), key));
+        let earlier = self.latest.insert(sk, key);
+        if let Some(partner) = partner
+            && let Some(other) = self.stories.get_mut(partner)
+        {
+            other.partner = Some(key);
+            self.partners.remove(other.end(), partner);
+        }
+        let Some(story) = self.stories.get_mut(key) else { return };
+        story.earlier = earlier;
         story.partner = partner;
-        match partner.and_then(|partner| self.stories.get_mut(&partner)) {
-            Some(other) => {
-                other.partner = Some(id);
-                self.partners.remove(other.end());
-            }
-            None => self.partners.add(story.end()),
+        if partner.is_none() {
+            self.partners.add(story.end(), key);
         }
         if gone {
             // No release follows.
             story.release(ts_ns, None, None, false, false, None);
-        }
-        self.stories.insert(id, story);
-        if gone {
-            self.complete(id, ts_ns, out);
+            self.complete(key, ts_ns, out);
         }
     }
 
     fn after(&mut self, after: After, out: &mut Vec<Record>) {
-        let Some(id) = self.story_of(&after).map(Story::id) else { return };
-        let Some(story) = self.story(id) else { return };
+        let Some(key) = self.find(after.id) else { return };
+        let Some(story) = self.stories.get_mut(key) else { return };
         match after.kind {
             AfterKind::Observed { errno } => {
                 if let Some(late) = story.observed(after.ts_ns, after.task, errno) {
@@ -195,7 +200,7 @@ impl Joiner {
             AfterKind::ResetSent { reason, answer, segment_bytes } => {
                 story.reset_sent(after.ts_ns, after.task, reason, answer, segment_bytes);
                 if story.released() {
-                    self.complete(id, after.ts_ns, out);
+                    self.complete(key, after.ts_ns, out);
                 }
             }
             AfterKind::Closed { errno } => story.closed(errno),
@@ -205,107 +210,116 @@ impl Joiner {
                 }
                 story.release(after.ts_ns, after.task, untaken, observation_lost, reopened, unread);
                 if story.reset_may_follow() {
-                    self.settling.push(Reverse((after.ts_ns.saturating_add(RESET_FOLLOWS_NS), id)));
+                    self.settling.push(Reverse((after.ts_ns.saturating_add(RESET_FOLLOWS_NS), key)));
                 } else {
-                    self.complete(id, after.ts_ns, out);
+                    self.complete(key, after.ts_ns, out);
                 }
             }
         }
     }
 
     /// All is known of this end: it is told, unless its other end may still appear.
-    fn complete(&mut self, id: SockId, now_ns: u64, out: &mut Vec<Record>) {
-        let timeout_ns = self.timeout_ns;
-        let Some(story) = self.story(id) else { return };
-        match story.partner_may_follow_until_ns(PARTNER_FOLLOWS_NS, timeout_ns) {
-            Some(until) if until > now_ns => self.settling.push(Reverse((until, id))),
-            _ => self.settled(id, out),
+    fn complete(&mut self, key: Key, now_ns: u64, out: &mut Vec<Record>) {
+        let Some(story) = self.stories.get(key) else { return };
+        match story.partner_may_follow_until_ns(PARTNER_FOLLOWS_NS, self.timeout_ns) {
+            Some(until) if until > now_ns => self.settling.push(Reverse((until, key))),
+            _ => self.settled(key, out),
         }
     }
 
     /// Nothing more is waited for but the other end's release, where there is one.
-    fn settled(&mut self, id: SockId, out: &mut Vec<Record>) {
-        let Some(story) = self.story(id) else { return };
+    fn settled(&mut self, key: Key, out: &mut Vec<Record>) {
+        let Some(story) = self.stories.get_mut(key) else { return };
         if story.told() {
             out.extend(story.concluded_late());
-            self.retire(id);
+            self.retire(key);
             return;
         }
         let partner = story.partner;
         // The join timeout ends this wait too.
-        let open = partner.and_then(|partner| self.story(partner)).is_some_and(|other| !other.told() && !other.released());
+        let open = partner.and_then(|partner| self.stories.get(partner)).is_some_and(|other| !other.told() && !other.released());
         if !open {
-            self.tell(id, Told::Complete, out);
+            self.tell(key, Told::Complete, out);
+        }
+    }
+
+    fn tell_untold(&mut self, key: Key, why: Told, out: &mut Vec<Record>) {
+        if self.stories.get(key).is_some_and(|story| !story.told()) {
+            self.tell(key, why, out);
         }
     }
 
     /// Tells a story, and its other half with it.
-    fn tell(&mut self, id: SockId, why: Told, out: &mut Vec<Record>) {
-        let Some(partner) = self.story(id).map(|story| story.partner) else { return };
-        let untold = partner.filter(|&partner| self.story(partner).is_some_and(|other| !other.told()));
-        let first = self.tell_half(id, why);
+    fn tell(&mut self, key: Key, why: Told, out: &mut Vec<Record>) {
+        let Some(partner) = self.stories.get(key).map(|story| story.partner) else { return };
+        let untold = partner.filter(|&partner| self.stories.get(partner).is_some_and(|other| !other.told()));
+        let first = self.tell_half(key, why);
         let second = untold.and_then(|partner| self.tell_half(partner, Told::Waited));
         out.extend(match (first, second) {
-            (Some(first), Some(second)) => Some(Record::Pair(Box::new([first, second]))),
-            (first, second) => first.or(second).map(|half| Record::Teardown(Box::new(half))),
+            (Some(first), Some(second)) => Some(Record::Pair([first, second])),
+            (first, second) => first.or(second).map(Record::Teardown),
         });
-        self.retire(id);
+        self.retire(key);
         if let Some(partner) = untold {
             self.retire(partner);
         }
     }
 
-    fn tell_half(&mut self, id: SockId, why: Told) -> Option<Teardown> {
-        let story = self.stories.get(&id)?;
-        let other = story.partner.and_then(|partner| self.stories.get(&partner));
+    fn tell_half(&mut self, key: Key, why: Told) -> Option<Teardown> {
+        let story = self.stories.get(key)?;
+        let other = story.partner.and_then(|partner| self.stories.get(partner));
         let peer = other.map(|other| other.as_peer(story.end()));
-        let story = self.story(id)?;
+        let story = self.stories.get_mut(key)?;
         let why = if story.released() { Told::Complete } else { why };
         Some(story.tell(why, peer))
     }
 
     /// A story that is told is remembered until its socket is released, for who notices late, and
     /// until its other half is told.
-    fn retire(&mut self, id: SockId) {
-        let Some(story) = self.story(id) else { return };
+    fn retire(&mut self, key: Key) {
+        let Some(story) = self.stories.get(key) else { return };
         let (released, partner) = (story.released(), story.partner);
         if !released {
-            self.remember(id);
-        } else if partner.and_then(|partner| self.story(partner)).is_none_or(|other| other.told()) {
-            self.forget(id);
+            self.remember(key);
+        } else if partner.and_then(|partner| self.stories.get(partner)).is_none_or(Story::told) {
+            self.forget(key);
         }
     }
 
-    fn forget(&mut self, id: SockId) {
-        let Some(story) = self.stories.remove(&id) else { return };
-        self.partners.remove(story.end());
-        if self.latest.get(&id.sk) == Some(&id) {
-            self.latest.remove(&id.sk);
+    fn forget(&mut self, key: Key) {
+        let Some(story) = self.stories.remove(key) else { return };
+        self.partners.remove(story.end(), key);
+        let sk = story.id().sk;
+        if self.latest.get(&sk) == Some(&key) {
+            match story.earlier.filter(|earlier| self.stories.contains_key(*earlier)) {
+                Some(earlier) => self.latest.insert(sk, earlier),
+                None => self.latest.remove(&sk),
+            };
         }
     }
 
-    fn remember(&mut self, id: SockId) {
-        self.remembered.push_back(id);
+    fn remember(&mut self, key: Key) {
+        self.remembered.push_back(key);
         // Entries of released sockets are dropped now and then, not searched for.
         if self.remembered.len() > 2 * self.stories.len() + 1024 {
             let stories = &self.stories;
-            self.remembered.retain(|id| stories.contains_key(id));
+            self.remembered.retain(|key| stories.contains_key(*key));
         }
     }
 
     /// Makes room: first what is told and only remembered, oldest first; then what still waits.
     fn evict(&mut self, out: &mut Vec<Record>) {
-        while let Some(id) = self.remembered.pop_front() {
-            if self.story(id).is_some() {
-                self.forget(id);
+        while let Some(key) = self.remembered.pop_front() {
+            if self.stories.contains_key(key) {
+                self.forget(key);
                 self.evicted += 1;
                 return;
             }
         }
-        while let Some((_, id)) = self.waiting.pop_front() {
-            if self.story(id).is_some() {
-                self.tell(id, Told::Untracked, out);
-                self.forget(id);
+        while let Some((_, key)) = self.waiting.pop_front() {
+            if self.stories.contains_key(key) {
+                self.tell(key, Told::Untracked, out);
+                self.forget(key);
                 self.evicted += 1;
                 return;
             }

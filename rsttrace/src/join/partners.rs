@@ -5,39 +5,42 @@
 //! addresses only say where to look first. A user-space proxy is two connections, and synproxy and
 //! NAT helpers renumber: neither is ever paired.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
-use crate::model::{End, Endpoint, Role, SequenceSpace, SockId};
+use foldhash::HashMap;
+use slotmap::Key as _;
+use smallvec::SmallVec;
+
+use super::Key;
+
+use crate::model::{End, Endpoint, Role, SequenceSpace};
 
 /// How many ends are looked at for one whose addresses were translated.
 const NEIGHBOURS: usize = 64;
 /// The server's end is opened by the client's SYN, or by the SYN's last retransmission.
 const HANDSHAKE_NS: u64 = 130_000_000_000;
 
-/// Before every socket.
-const FIRST: SockId = SockId { sk: 0, born_ns: 0 };
-
 /// Ends without a partner.
 #[derive(Debug, Default)]
 pub struct Partners {
-    by_flow: HashMap<(Endpoint, Endpoint), Vec<SockId>>,
-    /// By `written` and socket: what expects a number is found at or above it.
-    by_written: BTreeMap<(u32, SockId), SequenceSpace>,
+    by_flow: HashMap<(Endpoint, Endpoint), SmallVec<[Key; 2]>>,
+    /// By `written` and story: what expects a number is found at or above it.
+    by_written: BTreeMap<(u32, Key), SequenceSpace>,
 }
 
 impl Partners {
-    pub fn add(&mut self, end: &End) {
+    pub fn add(&mut self, end: &End, key: Key) {
         if let Some(sequence) = end.sequence {
-            self.by_flow.entry((end.local, end.remote)).or_default().push(end.id);
-            self.by_written.insert((sequence.written, end.id), sequence);
+            self.by_flow.entry((end.local, end.remote)).or_default().push(key);
+            self.by_written.insert((sequence.written, key), sequence);
         }
     }
 
-    pub fn remove(&mut self, end: &End) {
+    pub fn remove(&mut self, end: &End, key: Key) {
         let Some(sequence) = end.sequence else { return };
-        self.by_written.remove(&(sequence.written, end.id));
+        self.by_written.remove(&(sequence.written, key));
         if let Some(ends) = self.by_flow.get_mut(&(end.local, end.remote)) {
-            ends.retain(|id| *id != end.id);
+            ends.retain(|other| *other != key);
             if ends.is_empty() {
                 self.by_flow.remove(&(end.local, end.remote));
             }
@@ -45,29 +48,24 @@ impl Partners {
     }
 
     /// The only end that fits; `None` where there is none or more than one.
-    pub fn find<'a>(&self, end: &End, known: impl Fn(SockId) -> Option<&'a End>) -> Option<SockId> {
+    pub fn find<'a>(&self, end: &End, known: impl Fn(Key) -> Option<&'a End>) -> Option<Key> {
         let sequence = end.sequence?;
-        let fits = |other: &&End| other.id != end.id && are_halves(sequence, other.sequence);
-        let reversed = self.by_flow.get(&(end.remote, end.local)).into_iter().flatten();
-        let by_flow: Vec<_> = reversed.filter_map(|id| known(*id)).filter(fits).map(|other| other.id).collect();
-        if !by_flow.is_empty() {
-            return only(&by_flow);
+        let mut reversed = self.by_flow.get(&(end.remote, end.local)).into_iter().flatten();
+        let fits = |key: &&Key| known(**key).is_some_and(|other| are_halves(sequence, other.sequence));
+        if let Some(found) = reversed.find(fits) {
+            return reversed.find(fits).is_none().then_some(*found);
         }
         // The numbers wrap around.
-        let above = self.by_written.range((sequence.expected, FIRST)..).chain(self.by_written.range(..(sequence.expected, FIRST)));
-        let translated: Vec<_> = above
+        let from = (sequence.expected, Key::null());
+        let above = self.by_written.range(from..).chain(self.by_written.range(..from));
+        let mut translated = above
             .take(NEIGHBOURS)
             .filter(|(_, other)| are_halves(sequence, Some(**other)))
-            .filter_map(|((_, id), _)| known(*id))
-            .filter(|other| fits(other) && may_be_translated(end, other))
-            .map(|other| other.id)
-            .collect();
-        only(&translated)
+            .map(|((_, key), _)| *key)
+            .filter(|key| known(*key).is_some_and(|other| may_be_translated(end, other)));
+        let found = translated.next()?;
+        translated.next().is_none().then_some(found)
     }
-}
-
-fn only(ends: &[SockId]) -> Option<SockId> {
-    if let [id] = ends { Some(*id) } else { None }
 }
 
 /// Each expects a number that the other has written, and not seen acknowledged before it ended.

@@ -1,5 +1,6 @@
 //! What is known of one ending socket so far, and how it is told.
 
+use super::Key;
 use crate::model::{
     Closer, Comm, End, EndKind, Errno, Evidence, Fin, FirstFin, Hook, Http, LateObservation, Observer, Owner, Peer, Reason, Record, Role,
     Seen, SockId, Task, TcpState, Teardown,
@@ -38,7 +39,7 @@ struct SentReset {
 
 #[derive(Debug)]
 pub struct Story {
-    end: Box<End>,
+    end: End,
     observer: Option<Observer>,
     /// The observer's call may have kept the error to itself.
     unsure: bool,
@@ -46,14 +47,27 @@ pub struct Story {
     closed_with: Option<Errno>,
     release: Option<Release>,
     /// The other end, when it is a socket of this host.
-    pub partner: Option<SockId>,
+    pub partner: Option<Key>,
+    /// An earlier life at the same address, which may be forgotten by now.
+    pub earlier: Option<Key>,
     pub http: Option<Http>,
     told: bool,
 }
 
 impl Story {
-    pub fn new(end: Box<End>) -> Self {
-        Self { end, observer: None, unsure: false, reset: None, closed_with: None, release: None, partner: None, http: None, told: false }
+    pub fn new(end: End) -> Self {
+        Self {
+            end,
+            observer: None,
+            unsure: false,
+            reset: None,
+            closed_with: None,
+            release: None,
+            partner: None,
+            earlier: None,
+            http: None,
+            told: false,
+        }
     }
 
     pub fn id(&self) -> SockId {
@@ -204,7 +218,7 @@ impl Story {
     /// The record as far as it is known; `peer` is the other end of this host.
     pub fn tell(&mut self, why: Told, peer: Option<Peer>) -> Teardown {
         self.told = true;
-        let end = &*self.end;
+        let end = &self.end;
         let kind = self.kind();
         let sent = self.reset.as_ref().filter(|_| kind == EndKind::ResetSent);
         let at_ns = sent.map_or(end.ts_ns, |reset| reset.ts_ns);
@@ -212,7 +226,7 @@ impl Story {
         let seen = self.seen(why, observer.is_some());
         self.observer = observer;
         let unread_at_release = self.unread();
-        let end = &*self.end;
+        let end = &self.end;
         Teardown {
             at_ns,
             end: kind,
@@ -266,7 +280,7 @@ impl Story {
     /// The error was there and is gone, and no hook saw who took it.
     fn conclude(&self, why: Told) -> Option<Observer> {
         let errno = self.errno_at_birth()?;
-        let end = &*self.end;
+        let end = &self.end;
         if end.orphan || self.release.as_ref().is_some_and(|release| release.untaken.is_some() || release.observation_lost) {
             return None;
         }
@@ -319,7 +333,7 @@ impl Story {
     }
 
     fn fin(&self, kind: EndKind) -> Fin {
-        let end = &*self.end;
+        let end = &self.end;
         let local = match end.state {
             TcpState::FinWait1 | TcpState::FinWait2 | TcpState::Closing | TcpState::LastAck | TcpState::TimeWait => Some(true),
             TcpState::Unknown(_) => None,
@@ -361,8 +375,8 @@ impl Story {
     }
 
     fn late(&self, at_ns: u64, observer: Observer) -> Record {
-        let end = &*self.end;
-        Record::Late(Box::new(LateObservation {
+        let end = &self.end;
+        Record::Late(LateObservation {
             at_ns,
             cookie: (end.cookie != 0).then_some(end.cookie),
             local: end.local,
@@ -371,7 +385,7 @@ impl Story {
             end: self.kind(),
             owner: self.owner(),
             observer,
-        }))
+        })
     }
 }
 

@@ -28,8 +28,9 @@ pub enum FirstFin {
 
 /// One event, in the order of the ring buffer.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "most events are ends, and a box would cost each of them an allocation")]
 pub enum Event {
-    End(Box<End>),
+    End(End),
     After(After),
     Stray(Stray),
     Http(Box<SeenHttp>),

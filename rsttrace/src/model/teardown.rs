@@ -212,9 +212,10 @@ impl LateObservation {
 
 /// What the join yields.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "records are many, and a box would cost each of them an allocation")]
 pub enum Record {
-    Teardown(Box<Teardown>),
+    Teardown(Teardown),
     /// Both ends of a connection within this host.
-    Pair(Box<[Teardown; 2]>),
-    Late(Box<LateObservation>),
+    Pair([Teardown; 2]),
+    Late(LateObservation),
 }

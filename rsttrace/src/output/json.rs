@@ -13,7 +13,8 @@ use serde_json::{Serializer, ser::Formatter};
 use super::{
     WallClock,
     escape::is_harmless,
-    rfc3339,
+    Rfc3339, Signal,
+    line::Line,
     summary::{LogCounts, Summary},
 };
 use crate::{
@@ -22,6 +23,31 @@ use crate::{
 };
 
 const SCHEMA: u32 = 1;
+
+/// What is displayed in plain ASCII is a string.
+macro_rules! as_string {
+    ($($type:ty),+) => {$(
+        impl Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+    )+};
+}
+
+as_string!(Rfc3339, Signal);
+
+/// An error by its symbol, or by number where it has none.
+struct Symbol(Errno);
+
+impl Serialize for Symbol {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.name() {
+            Some(name) => serializer.serialize_str(name),
+            None => serializer.collect_str(&self.0.0),
+        }
+    }
+}
 
 /// First line of a run.
 #[derive(Clone, Debug)]
@@ -134,7 +160,7 @@ struct Observer<'a> {
     comm: std::borrow::Cow<'a, str>,
     syscall: Option<&'static str>,
     fd: Option<i32>,
-    errno: String,
+    errno: Symbol,
     delay_us: Option<u64>,
     inferred: bool,
 }
@@ -148,7 +174,7 @@ impl<'a> From<&'a model::Observer> for Observer<'a> {
             comm: task.comm.text(),
             syscall: task.syscall,
             fd: task.fd,
-            errno: symbol(observer.errno),
+            errno: Symbol(observer.errno),
             delay_us: observer.delay_ns.map(|ns| ns / 1_000),
             inferred: observer.inferred,
         }
@@ -172,8 +198,11 @@ impl<'a> From<&'a model::Closer> for Closer<'a> {
 
 #[derive(Serialize)]
 struct Released<'a> {
-    #[serde(flatten)]
-    by: Closer<'a>,
+    tgid: u32,
+    tid: u32,
+    comm: std::borrow::Cow<'a, str>,
+    syscall: Option<&'static str>,
+    exiting: bool,
     after_us: Option<u64>,
 }
 
@@ -218,8 +247,8 @@ struct Evidence<'a> {
     min_rtt_us: Option<u32>,
     since_last_tx_us: Option<u64>,
     probes_out: Option<u8>,
-    soft_errno: Option<String>,
-    signal: Option<String>,
+    soft_errno: Option<Symbol>,
+    signal: Option<Signal>,
     timer: Option<Timer<'a>>,
     reason_from: Option<&'static str>,
     rst: Option<ResetHeader>,
@@ -278,7 +307,7 @@ struct Http<'a> {
 struct TeardownLine<'a> {
     schema: u32,
     record: &'static str,
-    time: String,
+    time: Rfc3339,
     end: &'static str,
     family: &'static str,
     local: Endpoint,
@@ -318,7 +347,7 @@ struct TeardownLine<'a> {
 struct LateLine<'a> {
     schema: u32,
     record: &'static str,
-    time: String,
+    time: Rfc3339,
     cookie: Option<u64>,
     local: Endpoint,
     remote: Endpoint,
@@ -338,8 +367,8 @@ struct LogOnlyLine<'a> {
 struct SummaryLine<'a> {
     schema: u32,
     record: &'static str,
-    started: String,
-    stopped: String,
+    started: Rfc3339,
+    stopped: Rfc3339,
     sockets: BTreeMap<&'static str, u64>,
     causes: BTreeMap<&'static str, u64>,
     harm: BTreeMap<&'static str, u64>,
@@ -438,7 +467,8 @@ pub fn write_start(out: &mut impl Write, start: &Start) -> io::Result<()> {
 /// # Errors
 /// What writing returns.
 pub fn write_teardown(out: &mut impl Write, judged: &Judged, clock: &WallClock) -> io::Result<()> {
-    line(out, &teardown_line(judged, clock))
+    teardown_line(judged, clock).serialize(Line(out))?;
+    out.write_all(b"\n")
 }
 
 /// Writes an observation that came after its connection's record.
@@ -467,8 +497,8 @@ pub fn write_summary(out: &mut impl Write, summary: &Summary) -> io::Result<()> 
         &SummaryLine {
             schema: SCHEMA,
             record: "summary",
-            started: rfc3339(summary.started),
-            stopped: rfc3339(summary.stopped),
+            started: Rfc3339(summary.started),
+            stopped: Rfc3339(summary.stopped),
             sockets: summary.ends().collect(),
             causes: summary.causes().collect(),
             harm: summary.harms().collect(),
@@ -499,8 +529,13 @@ pub fn write_summary(out: &mut impl Write, summary: &Summary) -> io::Result<()> 
 /// # Errors
 /// What writing returns.
 pub fn line(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
-    value.serialize(&mut Serializer::with_formatter(&mut *out, TerminalSafe))?;
+    escaped(out, value)?;
     out.write_all(b"\n")
+}
+
+/// Any value, safe to be watched on a terminal.
+pub(super) fn escaped(out: &mut impl Write, value: &(impl Serialize + ?Sized)) -> Result<(), serde_json::Error> {
+    value.serialize(&mut Serializer::with_formatter(out, TerminalSafe))
 }
 
 /// JSON lets control characters beyond ASCII and bidirectional overrides stand as they are; a
@@ -530,7 +565,7 @@ fn teardown_line<'a>(judged: &'a Judged, clock: &WallClock) -> TeardownLine<'a> 
     TeardownLine {
         schema: SCHEMA,
         record: "teardown",
-        time: rfc3339(clock.at(t.at_ns)),
+        time: Rfc3339(clock.at(t.at_ns)),
         end: t.end.name(),
         family: if t.local.addr.is_ipv4() { "ipv4" } else { "ipv6" },
         local: t.local.into(),
@@ -559,10 +594,14 @@ fn teardown_line<'a>(judged: &'a Judged, clock: &WallClock) -> TeardownLine<'a> 
         observer: t.observer.as_ref().map(Into::into),
         seen: t.seen.name(),
         closer: t.closer.as_ref().map(Into::into),
-        released: t
-            .released
-            .as_ref()
-            .map(|task| Released { by: task.into(), after_us: t.released_ns.map(|ns| ns.saturating_sub(t.at_ns) / 1_000) }),
+        released: t.released.as_ref().map(|task| Released {
+            tgid: task.tgid,
+            tid: task.tid,
+            comm: task.comm.text(),
+            syscall: task.syscall,
+            exiting: task.exiting,
+            after_us: t.released_ns.map(|ns| ns.saturating_sub(t.at_ns) / 1_000),
+        }),
         peer: t.peer.as_ref().map(|peer| Peer {
             cookie: peer.cookie,
             tgid: peer.tgid,
@@ -606,8 +645,8 @@ fn evidence<'a>(t: &Teardown, verdict: &'a Verdict) -> Option<Evidence<'a>> {
         min_rtt_us: e.min_rtt_us,
         since_last_tx_us: e.since_last_tx_us,
         probes_out: t.evidence.as_ref().map(|e| e.probes_out),
-        soft_errno: e.soft_errno.map(symbol),
-        signal: t.closer.and_then(|closer| closer.signal).map(super::signal_name),
+        soft_errno: e.soft_errno.map(Symbol),
+        signal: t.closer.and_then(|closer| closer.signal).map(Signal),
         timer: verdict.timer.as_ref().map(|timer| Timer { seconds: timer.seconds, name: &timer.name }),
         reason_from: match (t.end, &t.reason) {
             (EndKind::ResetSent, Some(_)) => Some("kernel"),
@@ -618,16 +657,11 @@ fn evidence<'a>(t: &Teardown, verdict: &'a Verdict) -> Option<Evidence<'a>> {
     })
 }
 
-/// By symbol, or by number where it has none.
-fn symbol(errno: Errno) -> String {
-    errno.name().map_or_else(|| errno.0.to_string(), str::to_owned)
-}
-
 fn late_line<'a>(late: &'a LateObservation, log: &'a Finding, clock: &WallClock) -> LateLine<'a> {
     LateLine {
         schema: SCHEMA,
         record: "late-observation",
-        time: rfc3339(clock.at(late.at_ns)),
+        time: Rfc3339(clock.at(late.at_ns)),
         cookie: late.cookie,
         local: late.local.into(),
         remote: late.remote.into(),

@@ -2,9 +2,12 @@
 
 pub mod escape;
 pub mod json;
+mod line;
 pub mod summary;
 pub mod text;
 mod timeline;
+
+use std::fmt::{self, Display};
 
 use jiff::Timestamp;
 
@@ -32,13 +35,26 @@ impl WallClock {
     }
 }
 
-/// RFC 3339, UTC, nine digits.
-pub fn rfc3339(time: Timestamp) -> String {
-    format!("{time:.9}")
+/// A date as RFC 3339 has it, UTC, nine digits.
+#[derive(Clone, Copy, Debug)]
+pub struct Rfc3339(pub Timestamp);
+
+impl Display for Rfc3339 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.9}", self.0)
+    }
 }
 
 /// `SIGKILL`; the number where it has no name.
-pub fn signal_name(number: u32) -> String {
-    let name = i32::try_from(number).ok().and_then(signal_hook::low_level::signal_name);
-    name.map_or_else(|| number.to_string(), str::to_owned)
+#[derive(Clone, Copy, Debug)]
+pub struct Signal(pub u32);
+
+impl Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = i32::try_from(self.0).ok().and_then(signal_hook::low_level::signal_name);
+        match name {
+            Some(name) => f.write_str(name),
+            None => self.0.fmt(f),
+        }
+    }
 }

@@ -2,11 +2,11 @@
 
 use std::{
     cmp::Reverse,
-    collections::HashMap,
     io::{self, Write},
     net::IpAddr,
 };
 
+use foldhash::HashMap;
 use jiff::Timestamp;
 
 use crate::{
@@ -72,7 +72,7 @@ const MAX_REMOTES: usize = 4_096;
 
 impl Summary {
     /// Counts the shown halves of one connection.
-    pub fn count(&mut self, halves: &[&Judged]) {
+    pub fn count(&mut self, halves: &[Judged]) {
         for Judged { teardown, verdict, .. } in halves {
             *self.ends.entry(teardown.end).or_default() += 1;
             *self.causes.entry(verdict.cause).or_default() += 1;

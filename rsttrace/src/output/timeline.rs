@@ -102,7 +102,7 @@ fn timeless(judged: &Judged, e: &Evidence) -> Vec<String> {
     parts.extend(e.soft_errno.map(|errno| format!("ICMP {errno}")));
     parts.extend(e.user_timeout_ms.map(|ms| format!("TCP_USER_TIMEOUT {}", duration(u64::from(ms) * 1_000_000))));
     parts.extend(e.linger_s.map(|s| format!("SO_LINGER {s} s")));
-    parts.extend(t.closer.and_then(|closer| closer.signal).map(super::signal_name));
+    parts.extend(t.closer.and_then(|closer| closer.signal).map(|signal| super::Signal(signal).to_string()));
     parts.extend(t.http.as_ref().map(http));
     parts.extend(verdict.timer.as_ref().map(|timer| format!("idle as {} s: {}", timer.seconds, timer.name)));
     let named = names.netns.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();

@@ -133,7 +133,7 @@ fn header(acked: Option<u64>) -> Option<ResetHeader> {
 }
 
 fn verdict(t: &Teardown) -> Verdict {
-    judge(t, &Timers::well_known())
+    judge(t, &Timers::well_known(), String::new())
 }
 
 #[track_caller]

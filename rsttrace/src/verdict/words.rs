@@ -1,7 +1,10 @@
 //! The verdict in one sentence: facts in the present case, numbers with units, and where knowledge
 //! ends. No process is blamed by name unless it was seen.
 
-use std::fmt::Write as _;
+use std::{
+    borrow::Cow,
+    fmt::{self, Display, Write as _},
+};
 
 use super::{
     facts::Facts,
@@ -12,183 +15,190 @@ use crate::{
     units::{bytes, duration, grouped},
 };
 
-pub fn of(f: &Facts<'_>, cause: Cause, initiator: Initiator, damage: &Damage) -> String {
-    let mut words = match initiator {
-        Initiator::Middlebox => in_between(f),
-        _ => main_clause(f, cause),
+/// Appends the sentence.
+pub fn write(out: &mut String, f: &Facts<'_>, cause: Cause, initiator: Initiator, damage: &Damage) {
+    // Memory is all that a string can lack.
+    let _ = match initiator {
+        Initiator::Middlebox => in_between(out, f),
+        _ => main_clause(out, f, cause),
     };
-    for part in open_ends(f, cause, damage) {
-        let _ = write!(words, "; {part}");
-    }
-    words
+    let _ = open_ends(out, f, cause, damage);
 }
 
 /// This end, by its process where that is known.
-fn we(f: &Facts<'_>) -> String {
-    f.t.owner.map_or_else(|| "our process".to_owned(), |owner| owner.comm.text().into_owned())
+fn we<'a>(f: &Facts<'a>) -> Cow<'a, str> {
+    f.t.owner.as_ref().map_or("our process".into(), |owner| owner.comm.text())
 }
 
 /// The other end, by its process where that is known.
-fn peer(f: &Facts<'_>) -> String {
+fn peer<'a>(f: &Facts<'a>) -> Cow<'a, str> {
     match &f.t.peer {
-        Some(peer) if !peer.comm.bytes().is_empty() => peer.comm.text().into_owned(),
-        _ if f.client() => "the server".to_owned(),
-        _ if f.server() => "the client".to_owned(),
-        _ => "the peer".to_owned(),
+        Some(peer) if !peer.comm.bytes().is_empty() => peer.comm.text(),
+        _ if f.client() => "the server".into(),
+        _ if f.server() => "the client".into(),
+        _ => "the peer".into(),
     }
 }
 
-fn milliseconds(ms: u64) -> String {
+fn milliseconds(ms: u64) -> impl Display {
     duration(ms.saturating_mul(1_000_000))
 }
 
+/// A value between words; nothing where there is none.
+fn given<T: Display>(before: &'static str, value: Option<T>, after: &'static str) -> impl Display {
+    fmt::from_fn(move |out| value.as_ref().map_or(Ok(()), |value| write!(out, "{before}{value}{after}")))
+}
+
 /// ", idle 60.0 s", where the connection idled; below a second it did not.
-fn idle(f: &Facts<'_>, cause: Cause) -> String {
-    f.idle_before(cause).filter(|&ms| ms >= 1_000).map(|ms| format!(", idle {}", milliseconds(ms))).unwrap_or_default()
+fn idle(f: &Facts<'_>, cause: Cause) -> impl Display + use<> {
+    given(", idle ", f.idle_before(cause).filter(|&ms| ms >= 1_000).map(milliseconds), "")
 }
 
 /// Nobody at the other end did it.
-fn in_between(f: &Facts<'_>) -> String {
+fn in_between(out: &mut String, f: &Facts<'_>) -> fmt::Result {
     match &f.t.peer {
-        Some(peer) if peer.end == EndKind::ResetReceived => "something on the way reset the connection at both ends".to_owned(),
-        _ => format!("something on the way answered us with a RST, sooner than {} can", peer(f)),
+        Some(peer) if peer.end == EndKind::ResetReceived => out.write_str("something on the way reset the connection at both ends"),
+        _ => write!(out, "something on the way answered us with a RST, sooner than {} can", peer(f)),
     }
 }
 
-fn main_clause(f: &Facts<'_>, cause: Cause) -> String {
+fn main_clause(out: &mut String, f: &Facts<'_>, cause: Cause) -> fmt::Result {
     let (we, peer) = (we(f), peer(f));
     let b = &f.bytes;
     let e = f.evidence;
-    let segment = || match f.t.segment.and_then(|segment| segment.bytes) {
-        Some(n @ 1..) => format!("a segment with {}", bytes(n)),
-        _ => "a segment".to_owned(),
-    };
+    let segment = given(" with ", f.t.segment.and_then(|segment| segment.bytes).filter(|&n| n > 0).map(bytes), "");
     match cause {
         Cause::AdminKill => match &f.t.closer {
-            Some(task) => format!("ended from outside by {} (as ss -K does)", task.comm.text()),
-            None => "ended from outside (as ss -K does)".to_owned(),
+            Some(task) => write!(out, "ended from outside by {} (as ss -K does)", task.comm.text()),
+            None => out.write_str("ended from outside (as ss -K does)"),
         },
-        Cause::ListenerClosed => "reset in the accept queue, because the listening socket was closed".to_owned(),
+        Cause::ListenerClosed => out.write_str("reset in the accept queue, because the listening socket was closed"),
         Cause::KeepaliveTimeout => match e.probes_out {
-            0 | 1 => format!("{peer} did not answer our keep-alive probe"),
-            n => format!("{peer} answered none of {n} keep-alive probes"),
+            0 | 1 => write!(out, "{peer} did not answer our keep-alive probe"),
+            n => write!(out, "{peer} answered none of {n} keep-alive probes"),
         },
         Cause::RetransmitTimeout => {
-            let soft = e.soft_errno.map(|errno| format!(" (ICMP: {errno})")).unwrap_or_default();
-            let times = if e.retransmits == 1 { "once".to_owned() } else { format!("{} times", e.retransmits) };
-            format!("{peer} acknowledged nothing, though we retransmitted {times}{soft}")
+            write!(out, "{peer} acknowledged nothing, though we retransmitted ")?;
+            match e.retransmits {
+                1 => out.write_str("once")?,
+                n => write!(out, "{n} times")?,
+            }
+            write!(out, "{}", given(" (ICMP: ", e.soft_errno, ")"))
         }
-        Cause::ConnectTimeout => "our SYN had no answer".to_owned(),
+        Cause::ConnectTimeout => out.write_str("our SYN had no answer"),
         Cause::UserTimeout => {
-            format!("{peer} acknowledged nothing within TCP_USER_TIMEOUT ({})", milliseconds(e.user_timeout_ms.unwrap_or(0).into()))
+            write!(out, "{peer} acknowledged nothing within TCP_USER_TIMEOUT ({})", milliseconds(e.user_timeout_ms.unwrap_or(0).into()))
         }
-        Cause::ZeroWindowTimeout => format!("{peer}'s window was closed, and its host stopped answering our probes"),
-        Cause::UndeliveredAfterClose => format!("{we} had closed, and {peer} acknowledged no more"),
-        Cause::OutOfMemory => "the kernel ran out of memory for TCP, or of room for orphans".to_owned(),
-        Cause::RefusedByIcmp => "refused by ICMP and not by a RST, as a firewall's reject does".to_owned(),
-        Cause::Unreachable => format!("unreachable: {}", e.errno.map(|errno| errno.to_string()).unwrap_or_default()),
+        Cause::ZeroWindowTimeout => write!(out, "{peer}'s window was closed, and its host stopped answering our probes"),
+        Cause::UndeliveredAfterClose => write!(out, "{we} had closed, and {peer} acknowledged no more"),
+        Cause::OutOfMemory => out.write_str("the kernel ran out of memory for TCP, or of room for orphans"),
+        Cause::RefusedByIcmp => out.write_str("refused by ICMP and not by a RST, as a firewall's reject does"),
+        Cause::Unreachable => write!(out, "unreachable: {}", given("", e.errno, "")),
         Cause::GaveUpConnecting => {
-            let after = f.t.age_ns.map(|ns| format!(" after {}", duration(ns))).unwrap_or_default();
-            format!("{we} gave up connecting{after}: no answer to our SYN")
+            let after = given(" after ", f.t.age_ns.map(duration), "");
+            write!(out, "{we} gave up connecting{after}: no answer to our SYN")
         }
         Cause::CloseWithUnreadData if is_close_notify(f) == Some(true) => {
-            format!("{we} closed with {} from {peer} unread after its FIN, as TLS's goodbye is", bytes(b.unread))
+            write!(out, "{we} closed with {} from {peer} unread after its FIN, as TLS's goodbye is", bytes(b.unread))
         }
-        Cause::CloseWithUnreadData => format!("{we} closed with {} from {peer} unread", bytes(b.unread)),
-        Cause::LingerZero => format!("{we} aborted the connection (SO_LINGER 0)"),
-        Cause::Disconnect => format!("{we} disconnected the socket (connect to AF_UNSPEC)"),
+        Cause::CloseWithUnreadData => write!(out, "{we} closed with {} from {peer} unread", bytes(b.unread)),
+        Cause::LingerZero => write!(out, "{we} aborted the connection (SO_LINGER 0)"),
+        Cause::Disconnect => write!(out, "{we} disconnected the socket (connect to AF_UNSPEC)"),
         Cause::DataAfterClose => match e.segment_bytes {
             Some(n) if is_late_goodbye(f, cause) == Some(true) => {
-                format!("{peer} sent {} after {we} had closed, as TLS's goodbye is", bytes(n))
+                write!(out, "{peer} sent {} after {we} had closed, as TLS's goodbye is", bytes(n))
             }
-            Some(n) if n > 0 => format!("{peer} sent {} after {we} had closed", bytes(n)),
-            _ => format!("{peer} sent data after {we} had closed"),
+            Some(n) if n > 0 => write!(out, "{peer} sent {} after {we} had closed", bytes(n)),
+            _ => write!(out, "{peer} sent data after {we} had closed"),
         },
-        Cause::Linger2Abort => "reset instead of waiting for the peer's FIN (TCP_LINGER2 below 0)".to_owned(),
-        Cause::SilentClose => "closed without a FIN or RST (TCP_REPAIR)".to_owned(),
-        Cause::ClosedPort => format!("nobody listens on port {} here", f.t.local.port),
-        Cause::NoConnection => format!("{} arrived for a connection that this host does not know", segment()),
-        Cause::AcceptQueueOverflow => "accept queue full: the end of the handshake was answered with a RST".to_owned(),
-        Cause::TimeWait => format!("{} arrived for a connection that had ended (TIME_WAIT)", segment()),
+        Cause::Linger2Abort => out.write_str("reset instead of waiting for the peer's FIN (TCP_LINGER2 below 0)"),
+        Cause::SilentClose => out.write_str("closed without a FIN or RST (TCP_REPAIR)"),
+        Cause::ClosedPort => write!(out, "nobody listens on port {} here", f.t.local.port),
+        Cause::NoConnection => write!(out, "a segment{segment} arrived for a connection that this host does not know"),
+        Cause::AcceptQueueOverflow => out.write_str("accept queue full: the end of the handshake was answered with a RST"),
+        Cause::TimeWait => write!(out, "a segment{segment} arrived for a connection that had ended (TIME_WAIT)"),
         Cause::ProtocolError => {
-            format!("an unacceptable segment was answered with a RST ({})", f.t.reason.as_deref().unwrap_or("no reason"))
+            write!(out, "an unacceptable segment was answered with a RST ({})", f.t.reason.as_deref().unwrap_or("no reason"))
         }
-        Cause::Refused => "refused: nothing listens there, or a firewall answers in its place".to_owned(),
-        Cause::ResetBeforeAccept => "the client reset the connection before accept()".to_owned(),
-        Cause::ConnectProbe if f.server() => "connected and reset without a byte, as health checks do".to_owned(),
-        Cause::ConnectProbe => format!("reset by {peer} before a byte was sent"),
+        Cause::Refused => out.write_str("refused: nothing listens there, or a firewall answers in its place"),
+        Cause::ResetBeforeAccept => out.write_str("the client reset the connection before accept()"),
+        Cause::ConnectProbe if f.server() => out.write_str("connected and reset without a byte, as health checks do"),
+        Cause::ConnectProbe => write!(out, "reset by {peer} before a byte was sent"),
         Cause::WriteAfterPeerClose => {
             let written = e.remote_fin.map_or(0, |fin| fin.written_after);
             let unread = if e.fin_read { "" } else { ", not having read its FIN" };
             let goodbye = if is_late_goodbye(f, cause) == Some(true) { ", as TLS's goodbye is" } else { unread };
-            format!("{we} wrote {} after {peer} had closed{goodbye}", bytes(written))
+            write!(out, "{we} wrote {} after {peer} had closed{goodbye}", bytes(written))
         }
         Cause::KeepaliveRace => {
             let idle = idle(f, cause);
-            format!(
+            write!(
+                out,
                 "{peer} closed the connection while our request was on its way (keep-alive race{idle}): {} unanswered",
                 bytes(request(f))
             )
         }
-        Cause::ClosedBeforeAnswer if f.client() => format!("{peer} closed without answering our request"),
+        Cause::ClosedBeforeAnswer if f.client() => write!(out, "{peer} closed without answering our request"),
         Cause::ClosedBeforeAnswer => {
             let what = if f.answer() == Answer::Partial { "in the middle of its answer to" } else { "without answering" };
             let how = match f.t.closer {
                 Some(closer) if closer.exiting => "died",
                 _ => "closed",
             };
-            format!("{we} {how} {what} {peer}'s request")
+            write!(out, "{we} {how} {what} {peer}'s request")
         }
-        Cause::ResetWhileClosing => format!("reset by {peer} while the connection was closing"),
-        Cause::ResetAfterLocalFin => format!("reset by {peer} after our FIN"),
+        Cause::ResetWhileClosing => write!(out, "reset by {peer} while the connection was closing"),
+        Cause::ResetAfterLocalFin => write!(out, "reset by {peer} after our FIN"),
         Cause::StaleConnection if e.probes_out > 0 && f.outstanding() == 0 => {
-            format!("our keep-alive probe found no connection at {peer}{}", idle(f, cause))
+            write!(out, "our keep-alive probe found no connection at {peer}{}", idle(f, cause))
         }
-        Cause::StaleConnection => format!("{peer}'s side had forgotten the connection{}: {} unanswered", idle(f, cause), bytes(request(f))),
+        Cause::StaleConnection => write!(out, "{peer}'s side had forgotten the connection{}: {} unanswered", idle(f, cause), bytes(request(f))),
         Cause::NoConnectionAtPeer => {
-            format!("{peer}'s side knew no such connection when our request arrived: {} unanswered", bytes(request(f)))
+            write!(out, "{peer}'s side knew no such connection when our request arrived: {} unanswered", bytes(request(f)))
         }
-        Cause::RequestNotConfirmed => format!("reset while {} of our request were unacknowledged", bytes(f.outstanding())),
-        Cause::ServerAbortBeforeResponse if f.outstanding() > 0 => format!("{peer} aborted before a byte of its answer"),
+        Cause::RequestNotConfirmed => write!(out, "reset while {} of our request were unacknowledged", bytes(f.outstanding())),
+        Cause::ServerAbortBeforeResponse if f.outstanding() > 0 => write!(out, "{peer} aborted before a byte of its answer"),
         Cause::ServerAbortBeforeResponse => {
-            format!("{peer} aborted before a byte of its answer, our request acknowledged by its host")
+            write!(out, "{peer} aborted before a byte of its answer, our request acknowledged by its host")
         }
         Cause::ServerAbortMidResponse if f.answer() == Answer::Partial => {
             let how = if f.t.end == EndKind::Fin { "closed" } else { "aborted" };
-            format!("{peer} {how} in the middle of its answer")
+            write!(out, "{peer} {how} in the middle of its answer")
         }
         Cause::ServerAbortMidResponse => {
-            format!("{peer} aborted after {} of its answer; whether that was all is not known", bytes(b.received))
+            write!(out, "{peer} aborted after {} of its answer; whether that was all is not known", bytes(b.received))
         }
-        Cause::PeerAbortIdle => format!("{peer} aborted the idle connection{}", idle(f, cause)),
+        Cause::PeerAbortIdle => write!(out, "{peer} aborted the idle connection{}", idle(f, cause)),
         Cause::PeerAbortMidResponse => {
             let acked = e.reset.and_then(|header| header.acked).unwrap_or(0).max(b.acked);
-            format!("{peer} aborted in the middle of our response, {} of {} acknowledged", grouped(acked), bytes(b.sent + b.unsent))
+            write!(out, "{peer} aborted in the middle of our response, {} of {} acknowledged", grouped(acked), bytes(b.sent + b.unsent))
         }
         Cause::PeerAbortAfterResponse if f.client() => {
-            format!("{peer} aborted after its whole answer ({})", bytes(f.t.http.as_ref().and_then(|http| http.moved).unwrap_or(0)))
+            write!(out, "{peer} aborted after its whole answer ({})", bytes(f.t.http.as_ref().and_then(|http| http.moved).unwrap_or(0)))
         }
         Cause::PeerAbortAfterResponse => {
-            format!("{peer} aborted after all that we sent ({}) was acknowledged by its host", bytes(b.sent))
+            write!(out, "{peer} aborted after all that we sent ({}) was acknowledged by its host", bytes(b.sent))
         }
-        Cause::PeerAbortBeforeResponse => format!("{peer} aborted before our answer to its request"),
+        Cause::PeerAbortBeforeResponse => write!(out, "{peer} aborted before our answer to its request"),
         Cause::Orderly => match f.t.fin.first {
-            Some(FirstFin::Local) => format!("closed in order, by {we} first"),
-            Some(FirstFin::Remote) => format!("closed in order, by {peer} first"),
-            _ => "closed in order".to_owned(),
+            Some(FirstFin::Local) => write!(out, "closed in order, by {we} first"),
+            Some(FirstFin::Remote) => write!(out, "closed in order, by {peer} first"),
+            _ => out.write_str("closed in order"),
         },
-        Cause::OrderlyUnread => "closed in order, but not everything was read".to_owned(),
-        Cause::GaveUpWaiting if f.answer() == Answer::Partial => format!("{we} closed before the end of {peer}'s answer"),
+        Cause::OrderlyUnread => out.write_str("closed in order, but not everything was read"),
+        Cause::GaveUpWaiting if f.answer() == Answer::Partial => write!(out, "{we} closed before the end of {peer}'s answer"),
         Cause::GaveUpWaiting => {
-            let waited = f.first_fin().and_then(|fin| fin.idle.sent_ms).map(milliseconds).unwrap_or_default();
-            format!("{we} gave up after waiting {waited} for {peer}'s answer")
+            let waited = f.first_fin().and_then(|fin| fin.idle.sent_ms).map(milliseconds);
+            let waited = given("", waited, "");
+            write!(out, "{we} gave up after waiting {waited} for {peer}'s answer")
         }
-        Cause::ClientGaveUp if f.answer() == Answer::Partial => format!("{peer} closed before the end of our answer"),
+        Cause::ClientGaveUp if f.answer() == Answer::Partial => write!(out, "{peer} closed before the end of our answer"),
         Cause::ClientGaveUp => {
-            let waited = f.first_fin().and_then(|fin| fin.idle.received_ms).map(milliseconds).unwrap_or_default();
-            format!("{peer} gave up after waiting {waited} for our answer")
+            let waited = f.first_fin().and_then(|fin| fin.idle.received_ms).map(milliseconds);
+            let waited = given("", waited, "");
+            write!(out, "{peer} gave up after waiting {waited} for our answer")
         }
-        Cause::Unknown => unknown(f),
+        Cause::Unknown => unknown(out, f),
     }
 }
 
@@ -199,20 +209,19 @@ fn request(f: &Facts<'_>) -> u64 {
 }
 
 /// What is lost, and what is open; where the clause has not said it.
-fn open_ends(f: &Facts<'_>, cause: Cause, damage: &Damage) -> Vec<String> {
-    let mut parts = Vec::new();
+fn open_ends(out: &mut String, f: &Facts<'_>, cause: Cause, damage: &Damage) -> fmt::Result {
     if damage.undelivered > 0 {
-        parts.push(format!("{} not delivered", bytes(damage.undelivered)));
+        write!(out, "; {} not delivered", bytes(damage.undelivered))?;
     }
     if damage.unconfirmed > 0 {
-        parts.push(format!("{} not confirmed", bytes(damage.unconfirmed)));
+        write!(out, "; {} not confirmed", bytes(damage.unconfirmed))?;
     }
     if damage.unread_there > 0 {
-        parts.push(format!("{} of ours never read there", bytes(damage.unread_there)));
+        write!(out, "; {} of ours never read there", bytes(damage.unread_there))?;
     }
     let said = matches!(cause, Cause::CloseWithUnreadData | Cause::DataAfterClose | Cause::NoConnection | Cause::TimeWait);
     if damage.unread_here > 0 && !said {
-        parts.push(format!("{} never read here", bytes(damage.unread_here)));
+        write!(out, "; {} never read here", bytes(damage.unread_here))?;
     }
     let by_http = match f.answer() {
         Answer::None => Some(true),
@@ -220,37 +229,32 @@ fn open_ends(f: &Facts<'_>, cause: Cause, damage: &Damage) -> Vec<String> {
         Answer::Unknown => None,
     };
     let half_answered = matches!(f.t.end, EndKind::ResetSent | EndKind::Timeout) && by_http.or(f.request_unanswered()) == Some(true);
-    parts.extend(cut_answer(f));
+    cut_answer(out, f)?;
     if half_answered && f.t.bytes.is_some() && f.state() == TcpState::Established {
-        parts.push(
-            if by_http.map_or(f.speaker() == Some(Speaker::Local), |_| f.client()) {
-                "our request is unanswered"
-            } else {
-                "the client's request is unanswered"
-            }
-            .to_owned(),
-        );
+        let ours = by_http.map_or(f.speaker() == Some(Speaker::Local), |_| f.client());
+        out.write_str(if ours { "; our request is unanswered" } else { "; the client's request is unanswered" })?;
     }
-    parts
+    Ok(())
 }
 
 /// How much of the answer there was, by HTTP.
-fn cut_answer(f: &Facts<'_>) -> Option<String> {
-    let http = f.t.http.as_ref().filter(|_| f.answer() == Answer::Partial)?;
+fn cut_answer(out: &mut String, f: &Facts<'_>) -> fmt::Result {
+    let http = f.t.http.as_ref().filter(|_| f.answer() == Answer::Partial);
     let how = if f.client() { "arrived" } else { "was written" };
-    Some(match (http.moved?, http.expected) {
-        (moved, Some(expected)) => format!("{} of {} of the answer {how}", grouped(moved), bytes(expected)),
-        (moved, None) => format!("{} of the answer {how}, without its end", bytes(moved)),
-    })
+    match http.and_then(|http| Some((http.moved?, http.expected))) {
+        Some((moved, Some(expected))) => write!(out, "; {} of {} of the answer {how}", grouped(moved), bytes(expected)),
+        Some((moved, None)) => write!(out, "; {} of the answer {how}, without its end", bytes(moved)),
+        None => Ok(()),
+    }
 }
 
 /// What is missing for a verdict.
-fn unknown(f: &Facts<'_>) -> String {
+fn unknown(out: &mut String, f: &Facts<'_>) -> fmt::Result {
     let missing = match (f.t.role, f.speaker(), f.t.reason.is_none()) {
         (None, ..) => "which end had connected",
         (_, None, _) => "who spoke last",
         (_, _, true) => "the kernel's reason",
         _ => "a rule for this end",
     };
-    format!("why is not known: {missing} is missing")
+    write!(out, "why is not known: {missing} is missing")
 }
