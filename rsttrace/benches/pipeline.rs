@@ -3,13 +3,12 @@
 //!
 //!     cargo bench --bench pipeline                    # a table
 //!     cargo bench --bench pipeline -- --json          # a line of JSON for each format
-//!     cargo bench --bench pipeline -- --once json     # a fixed amount of work, to count instructions of
+//!     cargo bench --bench pipeline -- --once json 20  # so many rounds, to count instructions of
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     collections::HashMap,
     error::Error,
-    hint::black_box,
     mem::offset_of,
     sync::{
         Arc,
@@ -31,15 +30,17 @@ use rsttrace::{
     model::{Comm, Event, Identity, Place, Record},
     output::{
         WallClock,
+        json::JsonFormat,
         text::{Appearance, TextFormat, TimeFormat},
     },
     pipeline::{Format, Pipeline},
+    spare::Spare,
 };
 use rsttrace_common::{EndEvent, Header, Sizes, SockId, TaskEvent, kind};
 
 /// Every kind of end, once: recorded for the golden tests, each event behind its length.
 static EVENTS: &[u8] = include_bytes!("../tests/golden/events.bin");
-/// Rounds for `--once`, and before measuring.
+/// Rounds before measuring.
 const ROUNDS: u64 = 20;
 /// How long each format is measured.
 const MEASURED: Duration = Duration::from_secs(1);
@@ -78,9 +79,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<_> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let args: Vec<_> = args.iter().map(String::as_str).collect();
     match args[..] {
-        ["--once", format] => {
+        ["--once", format, rounds] => {
             let mut bench = Bench::new(format)?;
-            bench.rounds(ROUNDS);
+            bench.rounds(rounds.parse()?);
             println!("{}", bench.records);
         }
         ["--json"] => {
@@ -145,7 +146,7 @@ impl Bench {
     fn new(format: &str) -> Result<Self, Box<dyn Error>> {
         let writes = format != "none";
         let format = match format {
-            "json" | "none" => Format::Json,
+            "json" | "none" => Format::Json(JsonFormat::default()),
             "text" => Format::Text(TextFormat::new(Appearance {
                 time: TimeFormat::Zoned(TimeZone::UTC),
                 color: false,
@@ -180,9 +181,17 @@ impl Bench {
                 let _ = self.pipeline.write(&mut self.out, None);
                 self.records += self.pipeline.printed - before;
             } else {
-                self.records += self.pipeline.ready.iter().map(sockets).sum::<u64>();
-                black_box(&self.pipeline.ready);
-                self.pipeline.ready.clear();
+                for record in self.pipeline.ready.drain(..) {
+                    let halves = match record {
+                        Record::Teardown(one) => [Some(one), None],
+                        Record::Pair(one, other) => [Some(one), Some(other)],
+                        Record::Late(_) => [None, None],
+                    };
+                    for teardown in halves.into_iter().flatten() {
+                        self.records += 1;
+                        self.pipeline.joiner.spare_teardowns.give(teardown);
+                    }
+                }
             }
             self.busy += begun.elapsed();
             self.bytes += self.out.len() as u64;
@@ -191,14 +200,6 @@ impl Bench {
             }
             self.last_ns += ROUND_NS;
         }
-    }
-}
-
-/// How many sockets a record is about.
-fn sockets(record: &Record) -> u64 {
-    match record {
-        Record::Pair(_) => 2,
-        Record::Teardown(_) | Record::Late(_) => 1,
     }
 }
 
@@ -243,7 +244,7 @@ struct Recorded(HashMap<u32, Comm>);
 
 impl Recorded {
     fn read(decoder: &Decoder, events: &[Vec<u8>]) -> Self {
-        let tasks = |event: &Vec<u8>| match decoder.decode(event) {
+        let tasks = |event: &Vec<u8>| match decoder.decode(event, &mut Spare::default()) {
             Ok(Event::End(end)) => vec![end.owner, end.closer],
             Ok(Event::After(after)) => vec![after.task],
             _ => Vec::new(),

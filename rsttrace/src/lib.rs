@@ -22,6 +22,7 @@ pub mod probe;
 pub mod reconcile;
 pub mod run;
 pub mod sandbox;
+pub mod spare;
 pub mod status;
 pub mod stdout;
 pub mod units;

@@ -19,7 +19,8 @@ use crate::{
     join::Joiner,
     model::{Event, Finding, Judged, LateObservation, LogLine, Names, Record, Seen, Teardown},
     output::{
-        WallClock, json,
+        WallClock,
+        json::{self, JsonFormat},
         summary::{LogCounts, Summary},
         text::TextFormat,
     },
@@ -33,7 +34,7 @@ const DISORDER_NS: u64 = 1_000_000;
 /// How records are written.
 #[derive(Debug)]
 pub enum Format {
-    Json,
+    Json(JsonFormat),
     Text(TextFormat),
 }
 
@@ -113,7 +114,7 @@ pub type Ends = SmallVec<[Judged; 2]>;
 #[allow(clippy::large_enum_variant, reason = "most are ends, and a box would cost each of them an allocation")]
 pub enum Story {
     Ends(Ends),
-    Late(LateObservation, Finding),
+    Late(Box<LateObservation>, Finding),
 }
 
 impl Story {
@@ -163,7 +164,7 @@ impl Pipeline {
 
     /// Takes one event's bytes.
     pub fn feed(&mut self, bytes: &[u8]) {
-        match self.decoder.decode(bytes) {
+        match self.decoder.decode(bytes, &mut self.joiner.spare_ends) {
             Ok(Event::Exec(exec)) => self.execs.push(exec.tgid),
             Ok(event) => {
                 self.last_event_ns = self.last_event_ns.max(event.ts_ns());
@@ -271,13 +272,13 @@ impl Pipeline {
         let mut ends = Ends::new();
         match record {
             Record::Teardown(teardown) => ends.push(self.judge_end(teardown)),
-            Record::Pair(halves) => ends.extend(halves.into_iter().map(|half| self.judge_end(half))),
+            Record::Pair(first, second) => ends.extend([first, second].map(|half| self.judge_end(half))),
             Record::Late(late) => return Story::Late(late, Finding::Nothing),
         }
         Story::Ends(ends)
     }
 
-    fn judge_end(&mut self, mut teardown: Teardown) -> Judged {
+    fn judge_end(&mut self, mut teardown: Box<Teardown>) -> Judged {
         self.find_owner(&mut teardown);
         let verdict = verdict::judge(&teardown, &self.timers, self.spare_words.pop().unwrap_or_default());
         // In a log a process may go by the number that it has in its own PID namespace.
@@ -299,7 +300,7 @@ impl Pipeline {
         }
         for line in lines {
             match &self.format {
-                Format::Json => json::write_unmatched(out, line)?,
+                Format::Json(_) => json::write_unmatched(out, line)?,
                 Format::Text(text) => text.write_unmatched(out, line, columns)?,
             }
         }
@@ -310,12 +311,15 @@ impl Pipeline {
         ends.retain(|judged| self.shows(judged));
         self.summary.count(&ends);
         match (&mut self.format, &ends[..]) {
-            (Format::Json, ends) => ends.iter().try_for_each(|judged| json::write_teardown(out, judged, &self.clock))?,
+            (Format::Json(json), ends) => ends.iter().try_for_each(|judged| json.write(out, judged, &self.clock))?,
             (Format::Text(_), []) => {}
             (Format::Text(text), [judged]) => text.write(out, judged, None, &self.clock, columns)?,
             (Format::Text(text), [first, second, ..]) => text.write(out, first, Some(second), &self.clock, columns)?,
         }
-        self.spare_words.extend(ends.into_iter().map(|judged| judged.verdict.words));
+        for judged in ends {
+            self.spare_words.push(judged.verdict.words);
+            self.joiner.spare_teardowns.give(judged.teardown);
+        }
         Ok(())
     }
 
@@ -350,7 +354,7 @@ impl Pipeline {
         self.summary.late += 1;
         self.printed += 1;
         match &mut self.format {
-            Format::Json => json::write_late(out, late, log, &self.clock),
+            Format::Json(json) => json.write_late(out, late, log, &self.clock),
             Format::Text(text) => text.write_late(out, late, log, &self.clock, columns),
         }
     }
@@ -373,7 +377,7 @@ impl Pipeline {
     /// Whether anything that is written, or chosen by, needs more of processes than the kernel half reports.
     pub fn tells_names(&self) -> bool {
         let shown = match &self.format {
-            Format::Json => true,
+            Format::Json(_) => true,
             Format::Text(text) => text.has_timeline(),
         };
         self.numbers_are_ours && (shown || self.filter.asks_for_places() || self.log.is_some())

@@ -28,7 +28,11 @@ use crate::{
     filter::{Filter, ProcessSelector, matches},
     follow::{Doors, Logs, Place},
     join::Joiner,
-    output::{WallClock, json, text::TextFormat},
+    output::{
+        WallClock,
+        json::{self, JsonFormat},
+        text::TextFormat,
+    },
     pipeline::{Format, LogJoin, Pipeline},
     probe::{Http, Options, Probe, preflight},
     reconcile::Reconciliation,
@@ -92,7 +96,8 @@ pub async fn run(config: Config, files: Option<Doors>, broker: Option<io::Result
     let joiner = Joiner::new(u64::try_from(config.join_timeout.as_nanos()).unwrap_or(u64::MAX), config.max_sockets as usize);
     let mut decoder = Decoder::new(tick_ns(), probe.reasons.clone());
     decoder.queries = config.http_query;
-    let format = if config.json { Format::Json } else { Format::Text(TextFormat::new(config.look.on_stdout(started))) };
+    let format =
+        if config.json { Format::Json(JsonFormat::default()) } else { Format::Text(TextFormat::new(config.look.on_stdout(started))) };
     let mut pipeline = Pipeline::new(decoder, joiner, config.filter.clone(), format, clock, config.count);
     let confined = broker.is_some();
     let mut logs = files.zip(config.log.as_ref()).map(|(files, log)| open_logs(log, files, &status));

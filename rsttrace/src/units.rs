@@ -33,7 +33,11 @@ pub fn size(n: u64) -> impl Display {
             scale *= 1_000;
             unit += 1;
         }
-        if unit == 0 { write!(f, "{n}")? } else { three_digits(f, n, scale)? }
+        if unit == 0 {
+            write!(f, "{n}")?
+        } else {
+            three_digits(f, n, scale)?
+        }
         write!(f, " {}", UNITS[unit])
     })
 }

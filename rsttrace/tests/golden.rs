@@ -14,6 +14,7 @@ use rsttrace::{
     join::Joiner,
     output::{
         WallClock,
+        json::JsonFormat,
         text::{Appearance, TextFormat, TimeFormat},
     },
     pipeline::{Format, Pipeline},
@@ -122,7 +123,7 @@ fn fits(shown: &str, columns: usize) {
 
 #[test]
 fn json_is_valid_by_the_schema() {
-    let shown = replay(Format::Json, None);
+    let shown = replay(Format::Json(JsonFormat::default()), None);
     let schema = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/rsttrace.schema.json")).unwrap();
     let validator = jsonschema::validator_for(&serde_json::from_str(&schema).unwrap()).unwrap();
     for line in shown.lines() {
@@ -139,7 +140,7 @@ fn counted(reasons: bool) -> Vec<(u32, Counts)> {
         Decoder::new(4_000_000, names),
         Joiner::new(1_000_000_000, 4096),
         Filter::default(),
-        Format::Json,
+        Format::Json(JsonFormat::default()),
         WallClock::new(0, 0),
         None,
     );

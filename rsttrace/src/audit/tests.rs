@@ -109,7 +109,7 @@ fn assert_steps(event: &Event, end: Option<&End>, reasons: bool, expected: &[Cou
 
 #[track_caller]
 fn assert_end(end: End, expected: &[Counter]) {
-    assert_steps(&Event::End(end), None, true, expected);
+    assert_steps(&Event::End(Box::new(end)), None, true, expected);
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn without_reasons_circumstances_tell() {
     }
     // ss -K sends first.
     let killed = lingering(super::tests::end(Hook::SendReset, TcpState::Established));
-    assert_steps(&Event::End(killed), None, false, &[EstabResets, OutRsts]);
+    assert_steps(&Event::End(Box::new(killed)), None, false, &[EstabResets, OutRsts]);
 }
 
 #[test]
@@ -240,7 +240,7 @@ fn of(audit: &Audit, counter: Counter) -> &Entry {
 }
 
 fn received() -> Event {
-    Event::End(end(Hook::ReceiveReset, TcpState::Established))
+    Event::End(Box::new(end(Hook::ReceiveReset, TcpState::Established)))
 }
 
 #[test]
@@ -259,7 +259,7 @@ fn what_was_counted_before_the_first_reading_is_nobodys() {
 
 #[test]
 fn embryonic_resets_are_what_the_kernels_own_counter_says_and_no_more() {
-    let refused = Event::End(end(Hook::ReceiveReset, TcpState::SynSent));
+    let refused = Event::End(Box::new(end(Hook::ReceiveReset, TcpState::SynSent)));
     let explained = |attempts, embryonic, losses| {
         let last = reading(&[(AttemptFails, attempts)], embryonic);
         let audit = compare(&tally(std::slice::from_ref(&refused)), &spans(Some(Reading::default()), last), ALL_SEEN, losses);
@@ -336,7 +336,7 @@ fn data_after_close_looks_like_a_reset_that_arrived_and_is_none() {
     let mut tally = Tally::default();
     tally.reasons = true;
     let end = end(Hook::ReceiveReset, TcpState::FinWait2);
-    tally.count(&Event::End(end.clone()), None);
+    tally.count(&Event::End(Box::new(end.clone())), None);
     assert_eq!(tally.foreign(), Some(BTreeMap::from([(NETNS, 1)])));
     tally.count(&reset(&end, Some("TCP_ABORT_ON_DATA"), true), Some(&end));
     assert_eq!(tally.foreign(), Some(BTreeMap::new()));
@@ -364,7 +364,7 @@ fn what_follows_an_end_before_the_first_reading_is_nobodys() {
 fn namespaces_are_bounded() {
     let mut tally = Tally::default();
     for netns in 0..=MAX_NAMESPACES as u32 {
-        tally.count(&Event::End(End { netns, ..end(Hook::ReceiveReset, TcpState::Established) }), None);
+        tally.count(&Event::End(Box::new(End { netns, ..end(Hook::ReceiveReset, TcpState::Established) })), None);
     }
     assert_eq!(tally.namespaces().count(), MAX_NAMESPACES);
 }
@@ -374,7 +374,7 @@ proptest! {
     fn only_what_lies_between_the_readings_counts(times in proptest::collection::vec(0u64..100, 0..50), from in 0u64..100, until in 0u64..100) {
         let mut tally = Tally::default();
         tally.begin(NETNS, from);
-        let at = |ts_ns| Event::End(End { ts_ns, ..end(Hook::ReceiveReset, TcpState::Established) });
+        let at = |ts_ns| Event::End(Box::new(End { ts_ns, ..end(Hook::ReceiveReset, TcpState::Established) }));
         let (early, late) = times.split_at(times.len() / 2);
         early.iter().for_each(|ts_ns| tally.count(&at(*ts_ns), None));
         tally.close(NETNS, until);
@@ -387,7 +387,7 @@ proptest! {
     #[test]
     fn a_kernel_that_agrees_is_never_contradicted(resets in 0u64..50, refusals in 0u64..50, embryonic in 0u64..50) {
         let mut events: Vec<Event> = (0..resets).map(|_| received()).collect();
-        events.extend((0..refusals).map(|_| Event::End(end(Hook::ReceiveReset, TcpState::SynSent))));
+        events.extend((0..refusals).map(|_| Event::End(Box::new(end(Hook::ReceiveReset, TcpState::SynSent)))));
         let last = reading(&[(EstabResets, resets), (AttemptFails, refusals + embryonic)], embryonic);
         let audit = compare(&tally(&events), &spans(Some(Reading::default()), last), ALL_SEEN, Losses::default());
         prop_assert!(!audit.entries.iter().any(|entry| matches!(entry.agreement, Agreement::Unexplained(_))), "{:?}", audit.entries);

@@ -13,9 +13,12 @@ use rsttrace_common::{
 use thiserror::Error;
 
 use self::sizes::RawSizes;
-use crate::model::{
-    After, AfterKind, Bytes, Comm, End, Endpoint, Errno, Event, Evidence, Exec, FirstFin, Hook, Reason, ResetHeader, Role, SeenHttp,
-    Segment, SockId, Stray, Task, TcpState,
+use crate::{
+    model::{
+        After, AfterKind, Bytes, Comm, End, Endpoint, Errno, Event, Evidence, Exec, FirstFin, Hook, Reason, ResetHeader, Role, SeenHttp,
+        Segment, SockId, Stray, Task, TcpState,
+    },
+    spare::Spare,
 };
 
 /// Why an event could not be decoded.
@@ -50,11 +53,11 @@ impl Decoder {
         Self { tick_ns, reasons: reasons.into_iter().map(|(number, name)| (number, name.into())).collect(), queries: false }
     }
 
-    /// Decodes one event.
+    /// Decodes one event. `spare` lends memory.
     ///
     /// # Errors
     /// For anything that this program's own kernel half would not have written.
-    pub fn decode(&self, mut bytes: &[u8]) -> Result<Event, DecodeError> {
+    pub fn decode(&self, mut bytes: &[u8], spare: &mut Spare<End>) -> Result<Event, DecodeError> {
         let got = bytes.len();
         if got < size_of::<Header>() {
             return Err(DecodeError::Short(got));
@@ -78,7 +81,7 @@ impl Decoder {
         let _cpu = bytes.get_u32_ne();
         let ts_ns = bytes.get_u64_ne();
         match kind {
-            kind::END => self.end(ts_ns, &mut bytes).map(Event::End),
+            kind::END => self.end(ts_ns, &mut bytes).map(|end| Event::End(spare.fill(end))),
             kind::STRAY => self.stray(ts_ns, &mut bytes).map(Event::Stray),
             kind::HTTP => {
                 let id = sock_id(&mut bytes);
@@ -364,13 +367,13 @@ mod tests {
 
     #[test]
     fn kind_length_and_abi_are_three_different_errors() {
-        assert_eq!(decoder().decode(&header(99, ABI, 104)).unwrap_err(), DecodeError::Kind(99));
-        assert_eq!(decoder().decode(&header(kind::OBSERVED, 9, 104)).unwrap_err(), DecodeError::Abi(9));
+        assert_eq!(decoder().decode(&header(99, ABI, 104), &mut Spare::default()).unwrap_err(), DecodeError::Kind(99));
+        assert_eq!(decoder().decode(&header(kind::OBSERVED, 9, 104), &mut Spare::default()).unwrap_err(), DecodeError::Abi(9));
         assert_eq!(
-            decoder().decode(&header(kind::OBSERVED, ABI, 87)).unwrap_err(),
+            decoder().decode(&header(kind::OBSERVED, ABI, 87), &mut Spare::default()).unwrap_err(),
             DecodeError::Length { kind: kind::OBSERVED, got: 87, expected: 104 }
         );
-        assert_eq!(decoder().decode(&[1, 2, 3]).unwrap_err(), DecodeError::Short(3));
+        assert_eq!(decoder().decode(&[1, 2, 3], &mut Spare::default()).unwrap_err(), DecodeError::Short(3));
     }
 
     #[test]
@@ -384,7 +387,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_decode_or_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-            let _ = decoder().decode(&bytes);
+            let _ = decoder().decode(&bytes, &mut Spare::default());
         }
 
         #[test]
@@ -398,7 +401,7 @@ mod tests {
             };
             let mut bytes = header(kind, ABI, length);
             bytes[4..].copy_from_slice(&fill[4..length]);
-            let _ = decoder().decode(&bytes);
+            let _ = decoder().decode(&bytes, &mut Spare::default());
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     decode::Decoder,
     filter::Filter,
     join::Joiner,
-    output::WallClock,
+    output::{WallClock, json::JsonFormat},
     pipeline::{Format, Pipeline},
     probe::{Probe, preflight},
 };
@@ -89,7 +89,8 @@ pub fn watch(probe: &mut Probe) -> io::Result<Watched> {
     let filter = Filter { netns: Some(lab.netns), ..Filter::default() };
     let decoder = Decoder::new(tick_ns(), probe.reasons.clone());
     let joiner = Joiner::new(u64::try_from(JOIN.as_nanos()).unwrap_or(u64::MAX), 4_096);
-    let mut pipeline = Pipeline::new(decoder, joiner, filter, Format::Json, WallClock::new(wall_ns, started_ns), None);
+    let mut pipeline =
+        Pipeline::new(decoder, joiner, filter, Format::Json(JsonFormat::default()), WallClock::new(wall_ns, started_ns), None);
     pipeline.numbers_are_ours = numbers_are_ours;
     let mut reader = Reader { probe, pipeline, records: Vec::new() };
     let mut made = reader.until_all_is_told(&told, began)?;

@@ -261,7 +261,7 @@ impl TeardownLine {
             timer: None,
             words: self.verdict,
         };
-        Ok(Judged { teardown, verdict, names, log: Finding::Nothing })
+        Ok(Judged { teardown: Box::new(teardown), verdict, names, log: Finding::Nothing })
     }
 }
 
@@ -374,7 +374,7 @@ mod tests {
     fn a_record_that_is_read_and_written_says_the_same() {
         let Ok(Saved::Teardown(judged)) = read(LINE.as_bytes()) else { panic!("{:?}", read(LINE.as_bytes())) };
         let mut written = Vec::new();
-        json::write_teardown(&mut written, &judged, &WallClock::new(0, 0)).unwrap();
+        json::JsonFormat::default().write(&mut written, &judged, &WallClock::new(0, 0)).unwrap();
         let (mut before, mut after): (serde_json::Value, serde_json::Value) =
             (serde_json::from_str(LINE).unwrap(), serde_json::from_slice(&written).unwrap());
         // What is not read is not written.

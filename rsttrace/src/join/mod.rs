@@ -20,7 +20,10 @@ use self::{
     partners::Partners,
     story::{Story, Told},
 };
-use crate::model::{After, AfterKind, End, EndKind, Event, Fin, Record, Seen, SockId, Stray, Teardown};
+use crate::{
+    model::{After, AfterKind, End, EndKind, Event, Fin, Record, Seen, SockId, Stray, Teardown},
+    spare::Spare,
+};
 
 /// After an orphan's release, how long its RST may take to follow: it is sent by the same
 /// function, before the segment that provoked it is freed.
@@ -51,6 +54,10 @@ pub struct Joiner {
     /// Told but unreleased, oldest first; entries of finished ones are skipped.
     remembered: VecDeque<Key>,
     evicted: u64,
+    /// Of stories that are told and forgotten.
+    pub spare_ends: Spare<End>,
+    /// Of records that are written.
+    pub spare_teardowns: Spare<Teardown>,
 }
 
 impl Joiner {
@@ -66,6 +73,8 @@ impl Joiner {
             settling: BinaryHeap::new(),
             remembered: VecDeque::new(),
             evicted: 0,
+            spare_ends: Spare::default(),
+            spare_teardowns: Spare::default(),
         }
     }
 
@@ -86,7 +95,7 @@ impl Joiner {
                 }
             }
             Event::Exec(_) => {}
-            Event::Stray(stray) => out.push(Record::Teardown(stray_record(stray))),
+            Event::Stray(stray) => out.push(Record::Teardown(self.spare_teardowns.fill(stray_record(stray)))),
         }
     }
 
@@ -143,11 +152,13 @@ impl Joiner {
         }
     }
 
-    fn end(&mut self, end: End, out: &mut Vec<Record>) {
+    fn end(&mut self, end: Box<End>, out: &mut Vec<Record>) {
         let (sk, gone, ts_ns) = (end.id.sk, end.gone, end.ts_ns);
         if end.untracked {
             // Nothing that follows can be matched to it.
-            out.push(Record::Teardown(Story::new(end).tell(Told::Untracked, None)));
+            let mut story = Story::new(end);
+            out.push(Record::Teardown(self.spare_teardowns.fill(story.tell(Told::Untracked, None))));
+            self.spare_ends.give(story.into_end());
             return;
         }
         // The address has a new life. What is untold and unreleased has lost its release.
@@ -256,7 +267,7 @@ impl Joiner {
         let first = self.tell_half(key, why);
         let second = untold.and_then(|partner| self.tell_half(partner, Told::Waited));
         out.extend(match (first, second) {
-            (Some(first), Some(second)) => Some(Record::Pair([first, second])),
+            (Some(first), Some(second)) => Some(Record::Pair(first, second)),
             (first, second) => first.or(second).map(Record::Teardown),
         });
         self.retire(key);
@@ -265,13 +276,13 @@ impl Joiner {
         }
     }
 
-    fn tell_half(&mut self, key: Key, why: Told) -> Option<Teardown> {
+    fn tell_half(&mut self, key: Key, why: Told) -> Option<Box<Teardown>> {
         let story = self.stories.get(key)?;
         let other = story.partner.and_then(|partner| self.stories.get(partner));
         let peer = other.map(|other| other.as_peer(story.end()));
         let story = self.stories.get_mut(key)?;
         let why = if story.released() { Told::Complete } else { why };
-        Some(story.tell(why, peer))
+        Some(self.spare_teardowns.fill(story.tell(why, peer)))
     }
 
     /// A story that is told is remembered until its socket is released, for who notices late, and
@@ -296,6 +307,7 @@ impl Joiner {
                 None => self.latest.remove(&sk),
             };
         }
+        self.spare_ends.give(story.into_end());
     }
 
     fn remember(&mut self, key: Key) {

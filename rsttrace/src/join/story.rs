@@ -39,7 +39,7 @@ struct SentReset {
 
 #[derive(Debug)]
 pub struct Story {
-    end: End,
+    end: Box<End>,
     observer: Option<Observer>,
     /// The observer's call may have kept the error to itself.
     unsure: bool,
@@ -55,7 +55,7 @@ pub struct Story {
 }
 
 impl Story {
-    pub fn new(end: End) -> Self {
+    pub fn new(end: Box<End>) -> Self {
         Self {
             end,
             observer: None,
@@ -125,6 +125,10 @@ impl Story {
         unread: Option<u64>,
     ) {
         self.release = Some(Release { ts_ns, task, untaken, observation_lost, reopened, unread });
+    }
+
+    pub fn into_end(self) -> Box<End> {
+        self.end
     }
 
     pub fn end(&self) -> &End {
@@ -376,7 +380,7 @@ impl Story {
 
     fn late(&self, at_ns: u64, observer: Observer) -> Record {
         let end = &self.end;
-        Record::Late(LateObservation {
+        Record::Late(Box::new(LateObservation {
             at_ns,
             cookie: (end.cookie != 0).then_some(end.cookie),
             local: end.local,
@@ -385,7 +389,7 @@ impl Story {
             end: self.kind(),
             owner: self.owner(),
             observer,
-        })
+        }))
     }
 }
 

@@ -28,9 +28,8 @@ pub enum FirstFin {
 
 /// One event, in the order of the ring buffer.
 #[derive(Clone, Debug)]
-#[allow(clippy::large_enum_variant, reason = "most events are ends, and a box would cost each of them an allocation")]
 pub enum Event {
-    End(End),
+    End(Box<End>),
     After(After),
     Stray(Stray),
     Http(Box<SeenHttp>),

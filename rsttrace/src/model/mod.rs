@@ -172,7 +172,8 @@ impl Comm {
 
     /// As text; bytes that are not UTF-8 become U+FFFD. Control characters are the printer's care.
     pub fn text(&self) -> std::borrow::Cow<'_, str> {
-        String::from_utf8_lossy(self.bytes())
+        // Most are plain, and the check for that is the quickest.
+        str::from_utf8(self.bytes()).map_or_else(|_| String::from_utf8_lossy(self.bytes()), Into::into)
     }
 }
 

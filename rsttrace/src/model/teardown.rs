@@ -212,10 +212,9 @@ impl LateObservation {
 
 /// What the join yields.
 #[derive(Clone, Debug)]
-#[allow(clippy::large_enum_variant, reason = "records are many, and a box would cost each of them an allocation")]
 pub enum Record {
-    Teardown(Teardown),
+    Teardown(Box<Teardown>),
     /// Both ends of a connection within this host.
-    Pair([Teardown; 2]),
-    Late(LateObservation),
+    Pair(Box<Teardown>, Box<Teardown>),
+    Late(Box<LateObservation>),
 }

@@ -196,7 +196,7 @@ pub struct Verdict {
 /// A record with its verdict, and the names that go with its numbers.
 #[derive(Clone, Debug)]
 pub struct Judged {
-    pub teardown: Teardown,
+    pub teardown: Box<Teardown>,
     pub verdict: Verdict,
     pub names: Names,
     /// What the application's log has about it.

@@ -1,5 +1,5 @@
-//! The JSON contract, schema 1: see docs/json.md and docs/rsttrace.schema.json. These structs are
-//! the format; nothing else may name its keys.
+//! The JSON contract, schema 1: see docs/json.md and docs/rsttrace.schema.json. The objects and
+//! structs here are the format; nothing else may name its keys.
 
 use std::{
     collections::BTreeMap,
@@ -11,41 +11,23 @@ use serde::{Serialize, ser::SerializeMap as _};
 use serde_json::{Serializer, ser::Formatter};
 
 use super::{
-    WallClock,
+    Rfc3339, Signal, WallClock,
     escape::is_harmless,
-    Rfc3339, Signal,
-    line::Line,
+    line::{Dates, Line, Plain, Rare, Strings, Value, object},
     summary::{LogCounts, Summary},
 };
 use crate::{
     audit,
-    model::{self, EndKind, Errno, Finding, FirstFin, Judged, LateObservation, LogLine, Side, Speaker, Teardown, Verdict},
+    model::{
+        self, EndKind, Endpoint, Errno, Finding, FirstFin, Judged, LateObservation, LogLine, Observer, Side, Speaker, Teardown, Verdict,
+    },
 };
 
 const SCHEMA: u32 = 1;
 
-/// What is displayed in plain ASCII is a string.
-macro_rules! as_string {
-    ($($type:ty),+) => {$(
-        impl Serialize for $type {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-    )+};
-}
-
-as_string!(Rfc3339, Signal);
-
-/// An error by its symbol, or by number where it has none.
-struct Symbol(Errno);
-
-impl Serialize for Symbol {
+impl Serialize for Rfc3339 {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0.name() {
-            Some(name) => serializer.serialize_str(name),
-            None => serializer.collect_str(&self.0.0),
-        }
+        serializer.collect_str(self)
     }
 }
 
@@ -80,178 +62,6 @@ fn as_map<S: serde::Serializer>(pairs: &[(&'static str, Option<&'static str>)], 
         map.serialize_entry(key, value)?;
     }
     map.end()
-}
-
-#[derive(Serialize)]
-struct Endpoint {
-    addr: std::net::IpAddr,
-    port: u16,
-}
-
-impl From<model::Endpoint> for Endpoint {
-    fn from(endpoint: model::Endpoint) -> Self {
-        Self { addr: endpoint.addr, port: endpoint.port }
-    }
-}
-
-#[derive(Serialize)]
-struct Idle {
-    sent: Option<u64>,
-    received: Option<u64>,
-}
-
-#[derive(Serialize)]
-struct Bytes {
-    sent: u64,
-    acked: u64,
-    unacked: u64,
-    unsent: u64,
-    received: u64,
-    unread: u64,
-}
-
-#[derive(Serialize)]
-struct Owner<'a> {
-    tgid: u32,
-    comm: std::borrow::Cow<'a, str>,
-    exe: Option<&'a str>,
-    user: Option<&'a str>,
-    uid: Option<u32>,
-    ns_tgid: Option<u32>,
-    unit: Option<&'a str>,
-    container: Option<Container<'a>>,
-    pod: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct Container<'a> {
-    id: &'a str,
-    runtime: Option<&'static str>,
-}
-
-impl<'a> Owner<'a> {
-    fn new(owner: &'a model::Owner, identity: Option<&'a model::Identity>) -> Self {
-        let place = identity.map(|identity| &identity.place);
-        let container = place.and_then(|place| place.container.as_ref());
-        Self {
-            tgid: owner.tgid,
-            comm: owner.comm.text(),
-            exe: identity.and_then(|identity| identity.exe.as_deref()),
-            user: identity.and_then(|identity| identity.user.as_deref()),
-            uid: identity.and_then(|identity| identity.uid),
-            ns_tgid: identity.and_then(|identity| identity.ns_tgid),
-            unit: place.and_then(|place| place.unit.as_deref()),
-            container: container.map(|container| Container { id: &container.id, runtime: container.runtime.map(model::Runtime::name) }),
-            pod: place.and_then(|place| place.pod.as_deref()),
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct Nat {
-    original: Option<Endpoint>,
-    translated: Option<Endpoint>,
-}
-
-#[derive(Serialize)]
-struct Observer<'a> {
-    tgid: u32,
-    tid: u32,
-    comm: std::borrow::Cow<'a, str>,
-    syscall: Option<&'static str>,
-    fd: Option<i32>,
-    errno: Symbol,
-    delay_us: Option<u64>,
-    inferred: bool,
-}
-
-impl<'a> From<&'a model::Observer> for Observer<'a> {
-    fn from(observer: &'a model::Observer) -> Self {
-        let task = &observer.task;
-        Self {
-            tgid: task.tgid,
-            tid: task.tid,
-            comm: task.comm.text(),
-            syscall: task.syscall,
-            fd: task.fd,
-            errno: Symbol(observer.errno),
-            delay_us: observer.delay_ns.map(|ns| ns / 1_000),
-            inferred: observer.inferred,
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct Closer<'a> {
-    tgid: u32,
-    tid: u32,
-    comm: std::borrow::Cow<'a, str>,
-    syscall: Option<&'static str>,
-    exiting: bool,
-}
-
-impl<'a> From<&'a model::Closer> for Closer<'a> {
-    fn from(task: &'a model::Closer) -> Self {
-        Self { tgid: task.tgid, tid: task.tid, comm: task.comm.text(), syscall: task.syscall, exiting: task.exiting }
-    }
-}
-
-#[derive(Serialize)]
-struct Released<'a> {
-    tgid: u32,
-    tid: u32,
-    comm: std::borrow::Cow<'a, str>,
-    syscall: Option<&'static str>,
-    exiting: bool,
-    after_us: Option<u64>,
-}
-
-#[derive(Serialize)]
-struct Fin {
-    first: Option<&'static str>,
-    local: Option<bool>,
-    remote: Option<bool>,
-    remote_data_bytes: Option<u32>,
-    half_closed_us: Option<u64>,
-    since_us: Option<u64>,
-}
-
-#[derive(Serialize)]
-struct Peer<'a> {
-    cookie: Option<u64>,
-    tgid: Option<u32>,
-    comm: Option<std::borrow::Cow<'a, str>>,
-    syscall: Option<&'static str>,
-    unread: Option<u64>,
-}
-
-#[derive(Serialize)]
-struct Timer<'a> {
-    seconds: u64,
-    name: &'a str,
-}
-
-#[derive(Serialize)]
-struct ResetHeader {
-    acked: Option<u64>,
-    ttl: u8,
-    window: u16,
-}
-
-#[derive(Serialize)]
-struct Evidence<'a> {
-    last_speaker: Option<&'static str>,
-    reused: Option<bool>,
-    linger: Option<u64>,
-    user_timeout: Option<u32>,
-    min_rtt_us: Option<u32>,
-    since_last_tx_us: Option<u64>,
-    probes_out: Option<u8>,
-    soft_errno: Option<Symbol>,
-    signal: Option<Signal>,
-    timer: Option<Timer<'a>>,
-    reason_from: Option<&'static str>,
-    rst: Option<ResetHeader>,
 }
 
 /// A line of the application's log. Its key is the format for `rsttrace correlate` too.
@@ -295,66 +105,6 @@ pub fn candidates(log: &Finding) -> Vec<&str> {
 
 /// More are not told: they help nobody.
 pub const MAX_CANDIDATES: usize = 8;
-
-#[derive(Serialize)]
-struct Http<'a> {
-    request: Option<&'a str>,
-    status: Option<u16>,
-    answer: &'static str,
-}
-
-#[derive(Serialize)]
-struct TeardownLine<'a> {
-    schema: u32,
-    record: &'static str,
-    time: Rfc3339,
-    end: &'static str,
-    family: &'static str,
-    local: Endpoint,
-    remote: Endpoint,
-    nat: Option<Nat>,
-    netns: Option<u32>,
-    netns_name: Option<&'a str>,
-    cookie: Option<u64>,
-    inode: Option<u64>,
-    role: Option<&'static str>,
-    state: Option<&'static str>,
-    age_us: Option<u64>,
-    idle_ms: Option<Idle>,
-    bytes: Option<Bytes>,
-    rtt_us: Option<u32>,
-    retransmits: Option<u32>,
-    reason: Option<&'a str>,
-    owner: Option<Owner<'a>>,
-    observer: Option<Observer<'a>>,
-    seen: &'static str,
-    closer: Option<Closer<'a>>,
-    released: Option<Released<'a>>,
-    peer: Option<Peer<'a>>,
-    fin: Fin,
-    http: Option<Http<'a>>,
-    phase: &'static str,
-    cause: &'static str,
-    initiator: &'static str,
-    harm: &'static str,
-    evidence: Option<Evidence<'a>>,
-    verdict: &'a str,
-    log: Option<Log<'a>>,
-    log_candidates: Vec<&'a str>,
-}
-
-#[derive(Serialize)]
-struct LateLine<'a> {
-    schema: u32,
-    record: &'static str,
-    time: Rfc3339,
-    cookie: Option<u64>,
-    local: Endpoint,
-    remote: Endpoint,
-    observer: Observer<'a>,
-    log: Option<Log<'a>>,
-    log_candidates: Vec<&'a str>,
-}
 
 #[derive(Serialize)]
 struct LogOnlyLine<'a> {
@@ -462,31 +212,6 @@ pub fn write_start(out: &mut impl Write, start: &Start) -> io::Result<()> {
     )
 }
 
-/// Writes one record.
-///
-/// # Errors
-/// What writing returns.
-pub fn write_teardown(out: &mut impl Write, judged: &Judged, clock: &WallClock) -> io::Result<()> {
-    teardown_line(judged, clock).serialize(Line(out))?;
-    out.write_all(b"\n")
-}
-
-/// Writes an observation that came after its connection's record.
-///
-/// # Errors
-/// What writing returns.
-pub fn write_late(out: &mut impl Write, late: &LateObservation, log: &Finding, clock: &WallClock) -> io::Result<()> {
-    line(out, &late_line(late, log, clock))
-}
-
-/// Writes a line of the log that no record belongs to.
-///
-/// # Errors
-/// What writing returns.
-pub fn write_unmatched(out: &mut impl Write, log: &LogLine) -> io::Result<()> {
-    line(out, &LogOnlyLine { schema: SCHEMA, record: "log-line", log: of_line(log, &[]) })
-}
-
 /// Writes the last line.
 ///
 /// # Errors
@@ -560,114 +285,212 @@ impl Formatter for TerminalSafe {
     }
 }
 
-fn teardown_line<'a>(judged: &'a Judged, clock: &WallClock) -> TeardownLine<'a> {
-    let Judged { teardown: t, verdict, names, log } = judged;
-    TeardownLine {
-        schema: SCHEMA,
-        record: "teardown",
-        time: Rfc3339(clock.at(t.at_ns)),
-        end: t.end.name(),
-        family: if t.local.addr.is_ipv4() { "ipv4" } else { "ipv6" },
-        local: t.local.into(),
-        remote: t.remote.into(),
-        nat: names.nat.map(|nat| Nat { original: nat.original.map(Into::into), translated: nat.translated.map(Into::into) }),
-        netns: t.netns,
-        netns_name: names.netns.as_deref(),
-        cookie: t.cookie,
-        inode: t.inode,
-        role: t.role.map(model::Role::name),
-        state: t.state.map(model::TcpState::name),
-        age_us: t.age_ns.map(|ns| ns / 1_000),
-        idle_ms: t.idle.map(|idle| Idle { sent: idle.sent_ms, received: idle.received_ms }),
-        bytes: t.bytes.map(|b| Bytes {
-            sent: b.sent,
-            acked: b.acked,
-            unacked: b.unacked,
-            unsent: b.unsent,
-            received: b.received,
-            unread: b.unread,
+/// Records as lines of JSON.
+#[derive(Debug, Default)]
+pub struct JsonFormat {
+    line: Line,
+    dates: Dates,
+}
+
+impl JsonFormat {
+    /// Writes one record.
+    ///
+    /// # Errors
+    /// What writing returns.
+    pub fn write(&mut self, out: &mut impl Write, judged: &Judged, clock: &WallClock) -> io::Result<()> {
+        let Judged { teardown: t, verdict, names, log } = judged;
+        let time = self.dates.of(clock.at(judged.teardown.at_ns));
+        self.line.write(
+            out,
+            object! {
+                schema: SCHEMA,
+                record: "teardown",
+                time: time,
+                end: t.end.name(),
+                family: if t.local.addr.is_ipv4() { "ipv4" } else { "ipv6" },
+                local: endpoint(t.local),
+                remote: endpoint(t.remote),
+                nat: names.nat.map(|nat| object! { original: nat.original.map(endpoint), translated: nat.translated.map(endpoint) }),
+                netns: t.netns,
+                netns_name: names.netns.as_deref(),
+                cookie: t.cookie,
+                inode: t.inode,
+                role: t.role.map(model::Role::name),
+                state: t.state.map(model::TcpState::name),
+                age_us: t.age_ns.map(micros),
+                idle_ms: t.idle.map(|idle| object! { sent: idle.sent_ms, received: idle.received_ms }),
+                bytes: t.bytes.map(|b| object! {
+                    sent: b.sent,
+                    acked: b.acked,
+                    unacked: b.unacked,
+                    unsent: b.unsent,
+                    received: b.received,
+                    unread: b.unread,
+                }),
+                rtt_us: t.rtt_us,
+                retransmits: t.retransmits,
+                reason: t.reason.as_deref().or(verdict.inferred_reason),
+                owner: t.owner.as_ref().map(|owner| holder(owner, names.owner.as_deref())),
+                observer: t.observer.as_ref().map(observer),
+                seen: t.seen.name(),
+                closer: t.closer.as_ref().map(|task| object! {
+                    tgid: task.tgid,
+                    tid: task.tid,
+                    comm: task.comm.text(),
+                    syscall: task.syscall,
+                    exiting: task.exiting,
+                }),
+                released: t.released.as_ref().map(|task| object! {
+                    tgid: task.tgid,
+                    tid: task.tid,
+                    comm: task.comm.text(),
+                    syscall: task.syscall,
+                    exiting: task.exiting,
+                    after_us: t.released_ns.map(|ns| micros(ns.saturating_sub(t.at_ns))),
+                }),
+                peer: t.peer.as_ref().map(|peer| object! {
+                    cookie: peer.cookie,
+                    tgid: peer.tgid,
+                    comm: peer.tgid.map(|_| peer.comm.text()),
+                    syscall: peer.syscall,
+                    unread: peer.unread,
+                }),
+                fin: object! {
+                    first: t.fin.first.map(|first| match first {
+                        FirstFin::Local => "local",
+                        FirstFin::Remote => "remote",
+                        FirstFin::Both => "both",
+                    }),
+                    local: t.fin.local,
+                    remote: t.fin.remote,
+                    remote_data_bytes: t.fin.remote_data_bytes,
+                    half_closed_us: t.fin.half_closed_ns.map(micros),
+                    since_us: t.fin.first_ns.map(|ns| micros(t.at_ns.saturating_sub(ns))),
+                },
+                http: t.http.as_ref().map(|http| object! {
+                    request: http.request.as_deref(),
+                    status: http.status,
+                    answer: http.answer.name(),
+                }),
+                phase: verdict.phase.name(),
+                cause: verdict.cause.name(),
+                initiator: verdict.initiator.name(),
+                harm: verdict.harm.name(),
+                evidence: evidence(t, verdict),
+                verdict: verdict.words.as_str(),
+                log: certain(log).map(Rare),
+                log_candidates: Strings(candidates(log)),
+            },
+        )
+    }
+
+    /// Writes an observation that came after its connection's record.
+    ///
+    /// # Errors
+    /// What writing returns.
+    pub fn write_late(&mut self, out: &mut impl Write, late: &LateObservation, log: &Finding, clock: &WallClock) -> io::Result<()> {
+        let time = self.dates.of(clock.at(late.at_ns));
+        self.line.write(
+            out,
+            object! {
+                schema: SCHEMA,
+                record: "late-observation",
+                time: time,
+                cookie: late.cookie,
+                local: endpoint(late.local),
+                remote: endpoint(late.remote),
+                observer: observer(&late.observer),
+                log: certain(log).map(Rare),
+                log_candidates: Strings(candidates(log)),
+            },
+        )
+    }
+}
+
+/// Writes a line of the log that no record belongs to.
+///
+/// # Errors
+/// What writing returns.
+pub fn write_unmatched(out: &mut impl Write, log: &LogLine) -> io::Result<()> {
+    line(out, &LogOnlyLine { schema: SCHEMA, record: "log-line", log: of_line(log, &[]) })
+}
+
+fn micros(ns: u64) -> u64 {
+    ns / 1_000
+}
+
+fn endpoint(endpoint: Endpoint) -> impl Value {
+    object! { addr: endpoint.addr, port: endpoint.port }
+}
+
+fn holder<'a>(owner: &'a model::Owner, identity: Option<&'a model::Identity>) -> impl Value + 'a {
+    let place = identity.map(|identity| &identity.place);
+    object! {
+        tgid: owner.tgid,
+        comm: owner.comm.text(),
+        exe: identity.and_then(|identity| identity.exe.as_deref()),
+        user: identity.and_then(|identity| identity.user.as_deref()),
+        uid: identity.and_then(|identity| identity.uid),
+        ns_tgid: identity.and_then(|identity| identity.ns_tgid),
+        unit: place.and_then(|place| place.unit.as_deref()),
+        container: place.and_then(|place| place.container.as_ref()).map(|container| object! {
+            id: container.id.as_str(),
+            runtime: container.runtime.map(model::Runtime::name),
         }),
-        rtt_us: t.rtt_us,
-        retransmits: t.retransmits,
-        reason: t.reason.as_deref().or(verdict.inferred_reason),
-        owner: t.owner.as_ref().map(|owner| Owner::new(owner, names.owner.as_deref())),
-        observer: t.observer.as_ref().map(Into::into),
-        seen: t.seen.name(),
-        closer: t.closer.as_ref().map(Into::into),
-        released: t.released.as_ref().map(|task| Released {
-            tgid: task.tgid,
-            tid: task.tid,
-            comm: task.comm.text(),
-            syscall: task.syscall,
-            exiting: task.exiting,
-            after_us: t.released_ns.map(|ns| ns.saturating_sub(t.at_ns) / 1_000),
-        }),
-        peer: t.peer.as_ref().map(|peer| Peer {
-            cookie: peer.cookie,
-            tgid: peer.tgid,
-            comm: peer.tgid.map(|_| peer.comm.text()),
-            syscall: peer.syscall,
-            unread: peer.unread,
-        }),
-        fin: Fin {
-            first: t.fin.first.map(|first| match first {
-                FirstFin::Local => "local",
-                FirstFin::Remote => "remote",
-                FirstFin::Both => "both",
-            }),
-            local: t.fin.local,
-            remote: t.fin.remote,
-            remote_data_bytes: t.fin.remote_data_bytes,
-            half_closed_us: t.fin.half_closed_ns.map(|ns| ns / 1_000),
-            since_us: t.fin.first_ns.map(|ns| t.at_ns.saturating_sub(ns) / 1_000),
-        },
-        http: t.http.as_ref().map(|http| Http { request: http.request.as_deref(), status: http.status, answer: http.answer.name() }),
-        phase: verdict.phase.name(),
-        cause: verdict.cause.name(),
-        initiator: verdict.initiator.name(),
-        harm: verdict.harm.name(),
-        evidence: evidence(t, verdict),
-        verdict: &verdict.words,
-        log: certain(log),
-        log_candidates: candidates(log),
+        pod: place.and_then(|place| place.pod.as_deref()),
+    }
+}
+
+fn observer(observer: &Observer) -> impl Value + '_ {
+    let task = &observer.task;
+    object! {
+        tgid: task.tgid,
+        tid: task.tid,
+        comm: task.comm.text(),
+        syscall: task.syscall,
+        fd: task.fd,
+        errno: Symbol(observer.errno),
+        delay_us: observer.delay_ns.map(micros),
+        inferred: observer.inferred,
     }
 }
 
 /// Without a full socket there is none, but that a reason is inferred must be said.
-fn evidence<'a>(t: &Teardown, verdict: &'a Verdict) -> Option<Evidence<'a>> {
-    let nothing = model::Evidence::default();
-    let e = t.evidence.as_ref().or_else(|| verdict.inferred_reason.map(|_| &nothing))?;
-    Some(Evidence {
+fn evidence<'a>(t: &'a Teardown, verdict: &'a Verdict) -> Option<impl Value + 'a> {
+    let known = t.evidence.as_ref();
+    if known.is_none() && verdict.inferred_reason.is_none() {
+        return None;
+    }
+    let e = known.copied().unwrap_or_default();
+    Some(object! {
         last_speaker: e.last_speaker.map(Speaker::name),
         reused: verdict.reused,
         linger: e.linger_s,
         user_timeout: e.user_timeout_ms,
         min_rtt_us: e.min_rtt_us,
         since_last_tx_us: e.since_last_tx_us,
-        probes_out: t.evidence.as_ref().map(|e| e.probes_out),
+        probes_out: known.map(|e| e.probes_out),
         soft_errno: e.soft_errno.map(Symbol),
-        signal: t.closer.and_then(|closer| closer.signal).map(Signal),
-        timer: verdict.timer.as_ref().map(|timer| Timer { seconds: timer.seconds, name: &timer.name }),
+        signal: t.closer.and_then(|closer| closer.signal).map(|signal| Plain(Signal(signal))),
+        timer: verdict.timer.as_ref().map(|timer| object! { seconds: timer.seconds, name: &*timer.name }),
         reason_from: match (t.end, &t.reason) {
             (EndKind::ResetSent, Some(_)) => Some("kernel"),
             (EndKind::ResetSent, None) => Some("inferred"),
             _ => None,
         },
-        rst: e.reset.map(|header| ResetHeader { acked: header.acked, ttl: header.ttl, window: header.window }),
+        rst: e.reset.map(|header| object! { acked: header.acked, ttl: header.ttl, window: header.window }),
     })
 }
 
-fn late_line<'a>(late: &'a LateObservation, log: &'a Finding, clock: &WallClock) -> LateLine<'a> {
-    LateLine {
-        schema: SCHEMA,
-        record: "late-observation",
-        time: Rfc3339(clock.at(late.at_ns)),
-        cookie: late.cookie,
-        local: late.local.into(),
-        remote: late.remote.into(),
-        observer: (&late.observer).into(),
-        log: certain(log),
-        log_candidates: candidates(log),
+/// An error by its symbol, or by number where it has none.
+struct Symbol(Errno);
+
+impl Value for Symbol {
+    fn put(&self, line: &mut Line) {
+        match self.0.name() {
+            Some(name) => name.put(line),
+            None => Plain(self.0.0).put(line),
+        }
     }
 }
 

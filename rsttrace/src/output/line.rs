@@ -1,219 +1,284 @@
-//! A serializer for records, many in a burst. serde_json looks at every key for characters to escape, and passes it to
-//! the writer in pieces: for a record of 90 keys that takes longer than all that comes before it. Our keys are plain
-//! words; only values are looked at here.
+//! Lines of JSON, many in a burst. serde_json looks at every key for characters to escape and hands it to the writer in
+//! pieces, which for a record of 90 keys takes longer than all that comes before it. Here a key with its punctuation is
+//! one constant, and only values are looked at.
 
 use std::{
-    fmt::Display,
-    io::{self, Write},
+    borrow::Cow,
+    fmt::{self, Write as _},
+    io,
+    net::IpAddr,
 };
 
-use serde::ser::{
-    Error as _, Impossible, Serialize, SerializeSeq, SerializeStruct, Serializer,
-};
-use serde_json::Error;
+use jiff::Timestamp;
+use serde::Serialize;
 
-use super::json;
+use super::{Rfc3339, json};
 
-/// Writes one value to `W`.
-pub struct Line<'a, W>(pub &'a mut W);
-
-/// An object or an array that has been begun.
-pub struct Members<'a, W> {
-    out: &'a mut W,
-    first: bool,
-    end: u8,
-}
-
-impl<'a, W: Write> Line<'a, W> {
-    fn plain(self, text: &[u8]) -> Result<(), Error> {
-        self.0.write_all(text).map_err(Error::io)
-    }
-
-    fn number(self, n: impl itoa::Integer) -> Result<(), Error> {
-        self.plain(itoa::Buffer::new().format(n).as_bytes())
-    }
-
-    fn begin(self, begin: u8, end: u8) -> Result<Members<'a, W>, Error> {
-        self.0.write_all(&[begin]).map_err(Error::io)?;
-        Ok(Members { out: self.0, first: true, end })
-    }
-}
-
-fn unused<T>() -> Result<T, Error> {
-    Err(Error::custom("no record has such a value"))
-}
-
-impl<'a, W: Write> Serializer for Line<'a, W> {
-    type Ok = ();
-    type Error = Error;
-    type SerializeSeq = Members<'a, W>;
-    type SerializeStruct = Members<'a, W>;
-    type SerializeMap = Impossible<(), Error>;
-    type SerializeTuple = Impossible<(), Error>;
-    type SerializeTupleStruct = Impossible<(), Error>;
-    type SerializeTupleVariant = Impossible<(), Error>;
-    type SerializeStructVariant = Impossible<(), Error>;
-
-    fn serialize_bool(self, v: bool) -> Result<(), Error> {
-        self.plain(if v { b"true" } else { b"false" })
-    }
-
-    fn serialize_i8(self, v: i8) -> Result<(), Error> {
-        self.number(v)
-    }
-
-    fn serialize_i16(self, v: i16) -> Result<(), Error> {
-        self.number(v)
-    }
-
-    fn serialize_i32(self, v: i32) -> Result<(), Error> {
-        self.number(v)
-    }
-
-    fn serialize_i64(self, v: i64) -> Result<(), Error> {
-        self.number(v)
-    }
-
-    fn serialize_u8(self, v: u8) -> Result<(), Error> {
-        self.number(v)
-    }
-
-    fn serialize_u16(self, v: u16) -> Result<(), Error> {
-        self.number(v)
-    }
-
-    fn serialize_u32(self, v: u32) -> Result<(), Error> {
-        self.number(v)
-    }
-
-    fn serialize_u64(self, v: u64) -> Result<(), Error> {
-        self.number(v)
-    }
-
-    #[inline]
-    fn serialize_str(self, v: &str) -> Result<(), Error> {
-        // Without an early return, so that it is done in wide steps.
-        let is_plain = v.bytes().fold(true, |plain, b| plain & matches!(b, b' '..=b'~') & (b != b'"') & (b != b'\\'));
-        if !is_plain {
-            return json::escaped(self.0, v);
+/// An object, written as JSON has it: `object! { key: value, other: object! { .. } }` is a [`Value`].
+macro_rules! object {
+    ($first:ident: $value:expr $(, $key:ident: $more:expr)* $(,)?) => {
+        move |line: &mut $crate::output::line::Line| {
+            use $crate::output::line::Value;
+            line.put(concat!("{\"", stringify!($first), "\":").as_bytes());
+            Value::put(&$value, line);
+            $(
+                line.put(concat!(",\"", stringify!($key), "\":").as_bytes());
+                Value::put(&$more, line);
+            )*
+            line.put(b"}");
         }
-        self.0.write_all(b"\"").and_then(|()| self.0.write_all(v.as_bytes())).and_then(|()| self.0.write_all(b"\"")).map_err(Error::io)
+    };
+}
+
+pub(super) use object;
+
+/// A line in the making, and the room for it, which the next one has too.
+#[derive(Debug, Default)]
+pub struct Line {
+    room: Vec<u8>,
+    /// So much is written, or would have been had there been room.
+    length: usize,
+}
+
+impl Line {
+    /// Writes one value on a line of its own.
+    ///
+    /// # Errors
+    /// What writing returns.
+    pub fn write(&mut self, out: &mut impl io::Write, value: impl Value) -> io::Result<()> {
+        loop {
+            self.length = 0;
+            value.put(self);
+            self.put(b"\n");
+            match self.room.get(..self.length) {
+                Some(line) => return out.write_all(line),
+                // Once in a while a record is longer than all before it.
+                None => self.room.resize(2 * self.length, 0),
+            }
+        }
     }
 
-    /// For dates and numbers: what is displayed must need no escaping.
-    fn collect_str<T: ?Sized + Display>(self, v: &T) -> Result<(), Error> {
-        write!(self.0, "\"{v}\"").map_err(Error::io)
+    #[inline(always)]
+    pub fn put(&mut self, text: &[u8]) {
+        let end = self.length + text.len();
+        if let Some(room) = self.room.get_mut(self.length..end) {
+            room.copy_from_slice(text);
+        }
+        self.length = end;
     }
 
-    fn serialize_none(self) -> Result<(), Error> {
-        self.plain(b"null")
+    #[inline(always)]
+    fn number(&mut self, n: impl itoa::Integer) {
+        self.put(itoa::Buffer::new().format(n).as_bytes());
     }
 
-    fn serialize_some<T: ?Sized + Serialize>(self, v: &T) -> Result<(), Error> {
-        v.serialize(self)
-    }
-
-    fn serialize_unit(self) -> Result<(), Error> {
-        self.plain(b"null")
-    }
-
-    fn serialize_newtype_struct<T: ?Sized + Serialize>(self, _: &'static str, v: &T) -> Result<(), Error> {
-        v.serialize(self)
-    }
-
-    fn serialize_newtype_variant<T: ?Sized + Serialize>(self, _: &'static str, _: u32, _: &'static str, _: &T) -> Result<(), Error> {
-        unused()
-    }
-
-    fn serialize_seq(self, _: Option<usize>) -> Result<Members<'a, W>, Error> {
-        self.begin(b'[', b']')
-    }
-
-    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Members<'a, W>, Error> {
-        self.begin(b'{', b'}')
-    }
-
-    fn serialize_f32(self, _: f32) -> Result<(), Error> {
-        unused()
-    }
-
-    fn serialize_f64(self, _: f64) -> Result<(), Error> {
-        unused()
-    }
-
-    fn serialize_char(self, _: char) -> Result<(), Error> {
-        unused()
-    }
-
-    fn serialize_bytes(self, _: &[u8]) -> Result<(), Error> {
-        unused()
-    }
-
-    fn serialize_unit_struct(self, _: &'static str) -> Result<(), Error> {
-        unused()
-    }
-
-    fn serialize_unit_variant(self, _: &'static str, _: u32, _: &'static str) -> Result<(), Error> {
-        unused()
-    }
-
-    fn serialize_tuple(self, _: usize) -> Result<Self::SerializeTuple, Error> {
-        unused()
-    }
-
-    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Self::SerializeTupleStruct, Error> {
-        unused()
-    }
-
-    fn serialize_tuple_variant(self, _: &'static str, _: u32, _: &'static str, _: usize) -> Result<Self::SerializeTupleVariant, Error> {
-        unused()
-    }
-
-    fn serialize_map(self, _: Option<usize>) -> Result<Self::SerializeMap, Error> {
-        unused()
-    }
-
-    fn serialize_struct_variant(self, _: &'static str, _: u32, _: &'static str, _: usize) -> Result<Self::SerializeStructVariant, Error> {
-        unused()
+    fn string(&mut self, text: &str) {
+        // No early return, so that it is done in wide steps.
+        let is_plain = text.bytes().fold(true, |plain, b| plain & matches!(b, b' '..=b'~') & (b != b'"') & (b != b'\\'));
+        if is_plain {
+            self.put(b"\"");
+            self.put(text.as_bytes());
+            self.put(b"\"");
+        } else {
+            Rare(text).put(self);
+        }
     }
 }
 
-impl<W: Write> Members<'_, W> {
-    fn separate(&mut self) -> io::Result<()> {
-        if std::mem::replace(&mut self.first, false) { Ok(()) } else { self.out.write_all(b",") }
-    }
-
-    fn finish(self) -> Result<(), Error> {
-        self.out.write_all(&[self.end]).map_err(Error::io)
+impl fmt::Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.put(text.as_bytes());
+        Ok(())
     }
 }
 
-impl<W: Write> SerializeStruct for Members<'_, W> {
-    type Ok = ();
-    type Error = Error;
+/// What can stand in a line.
+pub trait Value {
+    fn put(&self, line: &mut Line);
+}
 
+impl<F: Fn(&mut Line)> Value for F {
     #[inline]
-    fn serialize_field<T: ?Sized + Serialize>(&mut self, key: &'static str, value: &T) -> Result<(), Error> {
-        self.separate().map_err(Error::io)?;
-        self.out.write_all(b"\"").and_then(|()| self.out.write_all(key.as_bytes())).and_then(|()| self.out.write_all(b"\":")).map_err(Error::io)?;
-        value.serialize(Line(self.out))
-    }
-
-    fn end(self) -> Result<(), Error> {
-        self.finish()
+    fn put(&self, line: &mut Line) {
+        self(line);
     }
 }
 
-impl<W: Write> SerializeSeq for Members<'_, W> {
-    type Ok = ();
-    type Error = Error;
+impl<T: Value> Value for Option<T> {
+    #[inline]
+    fn put(&self, line: &mut Line) {
+        match self {
+            Some(value) => value.put(line),
+            None => line.put(b"null"),
+        }
+    }
+}
 
-    fn serialize_element<T: ?Sized + Serialize>(&mut self, value: &T) -> Result<(), Error> {
-        self.separate().map_err(Error::io)?;
-        value.serialize(Line(self.out))
+impl Value for bool {
+    #[inline]
+    fn put(&self, line: &mut Line) {
+        line.put(if *self { b"true" } else { b"false" });
+    }
+}
+
+macro_rules! numbers {
+    ($($type:ty)+) => {$(
+        impl Value for $type {
+            #[inline]
+            fn put(&self, line: &mut Line) {
+                line.number(*self);
+            }
+        }
+    )+};
+}
+
+numbers!(u8 u16 u32 u64 i32);
+
+impl Value for &str {
+    #[inline]
+    fn put(&self, line: &mut Line) {
+        line.string(self);
+    }
+}
+
+impl Value for Cow<'_, str> {
+    #[inline]
+    fn put(&self, line: &mut Line) {
+        line.string(self);
+    }
+}
+
+impl Value for IpAddr {
+    #[inline]
+    fn put(&self, line: &mut Line) {
+        let IpAddr::V4(address) = self else { return Plain(self).put(line) };
+        let [a, b, c, d] = address.octets();
+        line.put(b"\"");
+        line.number(a);
+        for octet in [b, c, d] {
+            line.put(b".");
+            line.number(octet);
+        }
+        line.put(b"\"");
+    }
+}
+
+/// Displayed in plain characters, of which none needs escaping.
+pub struct Plain<T>(pub T);
+
+impl<T: fmt::Display> Value for Plain<T> {
+    #[inline]
+    fn put(&self, line: &mut Line) {
+        // There is always room, or will be.
+        let _ = write!(line, "\"{}\"", self.0);
+    }
+}
+
+/// Dates of records, which mostly share their second.
+#[derive(Debug, Default)]
+pub struct Dates {
+    second: i64,
+    /// `2026-11-26T17:55:01`
+    text: String,
+}
+
+impl Dates {
+    /// [`Rfc3339`] of a time since 1970.
+    pub fn of(&mut self, time: Timestamp) -> impl Value {
+        if self.text.is_empty() || time.as_second() != self.second {
+            self.second = time.as_second();
+            self.text.clear();
+            let _ = write!(self.text, "{}", Rfc3339(time));
+            self.text.truncate(self.text.find('.').unwrap_or(0));
+        }
+        let mut fraction = *b".000000000Z";
+        let mut rest = time.subsec_nanosecond().unsigned_abs();
+        for digit in fraction[1..10].iter_mut().rev() {
+            *digit += (rest % 10) as u8;
+            rest /= 10;
+        }
+        move |line: &mut Line| {
+            line.put(b"\"");
+            line.put(self.text.as_bytes());
+            line.put(&fraction);
+            line.put(b"\"");
+        }
+    }
+}
+
+/// Whatever serde knows, where it does not matter how long it takes.
+pub struct Rare<T>(pub T);
+
+/// An array of strings.
+pub struct Strings<'a>(pub Vec<&'a str>);
+
+impl Value for Strings<'_> {
+    #[inline]
+    fn put(&self, line: &mut Line) {
+        line.put(b"[");
+        for (i, text) in self.0.iter().enumerate() {
+            if i > 0 {
+                line.put(b",");
+            }
+            line.string(text);
+        }
+        line.put(b"]");
+    }
+}
+
+impl<T: Serialize> Value for Rare<T> {
+    #[cold]
+    fn put(&self, line: &mut Line) {
+        let mut text = Vec::new();
+        // Neither memory nor our types can refuse.
+        let _ = json::escaped(&mut text, &self.0);
+        line.put(&text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn written(value: impl Value) -> String {
+        let mut out = Vec::new();
+        Line::default().write(&mut out, value).unwrap();
+        String::from_utf8(out).unwrap()
     }
 
-    fn end(self) -> Result<(), Error> {
-        self.finish()
+    #[test]
+    fn objects_are_written_as_they_stand() {
+        let inner = Some(2_u8).map(|n| object! { n: n });
+        let value = object! { a: "x", none: None::<u32>, yes: true, inner: inner, list: Strings(vec!["1", "\"2\""]) };
+        assert_eq!(written(value), "{\"a\":\"x\",\"none\":null,\"yes\":true,\"inner\":{\"n\":2},\"list\":[\"1\",\"\\\"2\\\"\"]}\n");
+    }
+
+    proptest! {
+        #[test]
+        fn strings_and_addresses_are_as_serde_has_them(text in any::<String>(), address in any::<IpAddr>(), n in any::<u64>()) {
+            let mut expected = Vec::new();
+            json::line(&mut expected, &(&text, address, n)).unwrap();
+            let ours = written(|line: &mut Line| {
+                line.put(b"[");
+                text.as_str().put(line);
+                line.put(b",");
+                address.put(line);
+                line.put(b",");
+                n.put(line);
+                line.put(b"]");
+            });
+            prop_assert_eq!(ours.as_bytes(), expected);
+        }
+
+        #[test]
+        fn dates_are_rfc_3339(times in proptest::collection::vec((0i64..253_000_000_000, 0i32..1_000_000_000), 1..8)) {
+            let mut dates = Dates::default();
+            for (second, ns) in times {
+                let time = Timestamp::new(second, ns).unwrap();
+                prop_assert_eq!(written(dates.of(time)), format!("\"{}\"\n", Rfc3339(time)));
+            }
+        }
     }
 }

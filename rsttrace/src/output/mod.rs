@@ -29,9 +29,9 @@ impl WallClock {
         self.offset_ns
     }
 
-    /// The date of a monotonic time; 1970 where it lies outside of what dates can express.
+    /// The date of a monotonic time, 1970 or later; 1970 where it lies outside of what dates can express.
     pub fn at(&self, monotonic_ns: u64) -> Timestamp {
-        Timestamp::from_nanosecond(self.offset_ns + i128::from(monotonic_ns)).unwrap_or(Timestamp::UNIX_EPOCH)
+        Timestamp::from_nanosecond(self.offset_ns + i128::from(monotonic_ns)).unwrap_or(Timestamp::UNIX_EPOCH).max(Timestamp::UNIX_EPOCH)
     }
 }
 

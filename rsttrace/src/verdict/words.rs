@@ -152,7 +152,9 @@ fn main_clause(out: &mut String, f: &Facts<'_>, cause: Cause) -> fmt::Result {
         Cause::StaleConnection if e.probes_out > 0 && f.outstanding() == 0 => {
             write!(out, "our keep-alive probe found no connection at {peer}{}", idle(f, cause))
         }
-        Cause::StaleConnection => write!(out, "{peer}'s side had forgotten the connection{}: {} unanswered", idle(f, cause), bytes(request(f))),
+        Cause::StaleConnection => {
+            write!(out, "{peer}'s side had forgotten the connection{}: {} unanswered", idle(f, cause), bytes(request(f)))
+        }
         Cause::NoConnectionAtPeer => {
             write!(out, "{peer}'s side knew no such connection when our request arrived: {} unanswered", bytes(request(f)))
         }
