@@ -31,6 +31,7 @@ struct Point {
 
 pub fn run(bench: &Bench) -> Result<Report> {
     let mut report = Report::new("growth", "cost per record by open connections, in storms of aborts");
+    let storms = if bench.quick { 1 } else { STORMS };
     let mut points: Vec<Point> = Vec::new();
     let mut held = Held::open(&bench.load, 0)?;
     for sockets in SOCKETS {
@@ -43,7 +44,6 @@ pub fn run(bench: &Bench) -> Result<Report> {
             report.note(format!("not measured with {}: {error:#}", grouped(sockets as f64)));
             break;
         }
-        let storms = if bench.quick { 1 } else { STORMS };
         let tracer_us = (0..storms).map(|_| storm_traced(bench)).collect::<Result<Vec<_>>>()?;
         points.push(Point { sockets, tracer_us, kernel_us: kernel_us(bench)? });
     }
@@ -55,7 +55,7 @@ pub fn run(bench: &Bench) -> Result<Report> {
         table.row([grouped(point.sockets as f64), us, format!("{:.2}", point.kernel_us)]);
     }
     report.note(format!(
-        "{STORMS} storms of {} aborts each beside sockets that do nothing, two records per abort; in the kernel: all runs of all programs by the \
+        "{storms} storms of {} aborts each beside sockets that do nothing, two records per abort; in the kernel: all runs of all programs by the \
          kernel's statistics in a storm of their own, less the statistics' own cost, opens and data of the aborted connections included",
         grouped(storm::ABORTS as f64)
     ));

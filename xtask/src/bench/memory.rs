@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use serde_json::json;
 
 use super::{
@@ -13,7 +13,7 @@ use super::{
     held::Held,
     process,
     report::{Report, grouped},
-    tracer::Tracer,
+    tracer::{Traced, Tracer},
 };
 
 /// The default of `--max-sockets` is less than the most that are held here.
@@ -44,8 +44,8 @@ pub fn memory(bench: &Bench) -> Result<Report> {
         held.abort()?;
         wait_until_at_rest(&tracer)?;
         rows_of(&tracer, tracked, "and their ends told", &mut rows)?;
-        let records = tracer.stop()?.records;
-        ensure!(records >= tracked as u64, "of {tracked} ends {records} were reported");
+        let Traced { records, lost, .. } = tracer.stop()?;
+        ensure!(records >= tracked as u64, "of {tracked} ends {records} were reported, and {lost} events lost");
         held.close()?;
     }
     let table = report.table(&["tracked", "", "process", "VmRSS, MiB", "RssAnon", "RssFile", "RssShmem", "BPF maps, MiB"]);
@@ -70,7 +70,7 @@ type Row = (usize, &'static str, String, [f64; 4], Option<f64>);
 fn rows_of(tracer: &Tracer, tracked: usize, when: &'static str, rows: &mut Vec<Row>) -> Result<f64> {
     let mut sum = 0.0;
     for pid in tracer.processes() {
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).context("cannot read a name")?.trim().to_owned();
+        let name = process::name(pid)?;
         let mut kib = [0.0; 4];
         for (kib, part) in kib.iter_mut().zip(PARTS) {
             *kib = process::status(pid, part)? as f64;
@@ -137,9 +137,6 @@ pub fn rest(bench: &Bench) -> Result<Report> {
 
 /// Name, voluntary context switches and CPU time of each process.
 fn counts(tracer: &Tracer) -> Result<Vec<(String, u64, u64)>> {
-    let of = |pid: u32| {
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).context("cannot read a name")?.trim().to_owned();
-        Ok((name, process::status(pid, "voluntary_ctxt_switches")?, process::cpu_ns(pid)?))
-    };
+    let of = |pid| Ok((process::name(pid)?, process::status(pid, "voluntary_ctxt_switches")?, process::cpu_ns(pid)?));
     tracer.processes().into_iter().map(of).collect()
 }

@@ -13,8 +13,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{
     Bench,
-    paired::{self, Condition, Run},
+    load::Load,
+    paired::{self, Condition, Run, Watch},
     process::{self, Process, Stream},
+    programs,
     report::Report,
 };
 use crate::host;
@@ -23,28 +25,30 @@ const CONNECTIONS: &str = "16";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn keep_alive(bench: &Bench) -> Result<Report> {
-    figure(bench, Report::new("nginx-keepalive", "nginx, requests on connections that are kept"), &[])
+    let (mut report, hot) = figure(bench, Report::new("nginx-keepalive", "nginx, requests on connections that are kept"), &[])?;
+    programs::tell_success_path(&mut report, &hot);
+    Ok(report)
 }
 
 pub fn close(bench: &Bench) -> Result<Report> {
-    figure(bench, Report::new("nginx-close", "nginx, one connection per request"), &["-H", "Connection: close"])
+    figure(bench, Report::new("nginx-close", "nginx, one connection per request"), &["-H", "Connection: close"]).map(|(report, _)| report)
 }
 
-fn figure(bench: &Bench, mut report: Report, headers: &[&str]) -> Result<Report> {
+fn figure(bench: &Bench, mut report: Report, headers: &[&str]) -> Result<(Report, Vec<(&'static str, f64)>)> {
     let nginx = Nginx::start(&bench.scratch.path("nginx"))?;
-    let work = |watch: &mut dyn FnMut(u32) -> Result<()>| nginx.serve(bench.seconds, headers, watch);
+    let work = |watch: Watch| nginx.serve(bench.seconds, headers, watch);
     let mut conditions = vec![Condition::Untraced, Condition::TRACED, Condition::EmptyPrograms];
     conditions.extend(paired::peers(true, &mut report));
     let comparison = paired::compare(bench, conditions, &work)?;
     let rate = comparison.tell(&mut report, "requests");
     report.target("at least 0.99 of untraced", super::report::ratio(rate), rate.median >= 0.99);
     comparison.tell_peers(&mut report);
-    paired::with_statistics(bench, &mut report, &["--json"], &work)?;
+    let hot = paired::with_statistics(bench, &mut report, &work)?;
     report.note(format!(
         "one worker, wrk with one thread and {CONNECTIONS} connections, an answer of 5 bytes; CPU is that of the worker (schedstat) and of wrk \
          (rusage): over loopback each does a part of the kernel's work for the other"
     ));
-    Ok(report)
+    Ok((report, hot))
 }
 
 struct Nginx {
@@ -81,7 +85,7 @@ impl Nginx {
         Ok(Self { _master: master, worker, url: format!("http://127.0.0.1:{port}/") })
     }
 
-    fn serve(&self, seconds: f64, headers: &[&str], watch: &mut dyn FnMut(u32) -> Result<()>) -> Result<Run> {
+    fn serve(&self, seconds: f64, headers: &[&str], watch: Watch) -> Result<(Run, Option<Load>)> {
         let wrk = host::find("wrk").context("wrk is not installed (apt-get install wrk)")?;
         watch(self.worker)?;
         let before = process::cpu_ns(self.worker)?;
@@ -94,7 +98,7 @@ impl Nginx {
         if let Some(errors) = wrk.lines.iter().find(|line| line.contains("Socket errors") || line.contains("Non-2xx")) {
             bail!("wrk: {}", errors.trim());
         }
-        Ok(Run { work: words.0, seconds: words.1, cpu_ns: cpu_ns as f64 })
+        Ok((Run { work: words.0, seconds: words.1, cpu_ns: cpu_ns as f64 }, None))
     }
 }
 

@@ -43,8 +43,16 @@ impl Run {
     }
 }
 
-/// Work that is counted: it says which process does it, so that somebody can look at that, and begins afterwards.
-pub type Work<'a> = &'a dyn Fn(&mut dyn FnMut(u32) -> Result<()>) -> Result<Run>;
+/// Work that is counted: it says which process does it, so that somebody can look at that, and begins afterwards. A process
+/// of its own is given back, to be let go when nobody looks any more.
+pub type Work<'a> = &'a dyn Fn(Watch) -> Result<(Run, Option<Load>)>;
+pub type Watch<'a> = &'a mut dyn FnMut(u32) -> Result<()>;
+
+/// Work that `load` does.
+pub fn by_load(mut load: Load, watch: Watch) -> Result<(Run, Option<Load>)> {
+    watch(load.pid())?;
+    Ok((load.run()?, Some(load)))
+}
 
 /// Who watches.
 pub enum Condition {
@@ -145,7 +153,7 @@ impl Watcher {
 
 fn measure(bench: &Bench, condition: &Condition, work: Work) -> Result<Measured> {
     let mut started = None;
-    let run = work(&mut |pid| {
+    let (run, worker) = work(&mut |pid| {
         let watcher = Watcher::start(bench, condition, pid)?;
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         started = Some((watcher, port.local_addr()?.port(), abort_beside(port, bench.seconds)));
@@ -154,6 +162,7 @@ fn measure(bench: &Bench, condition: &Condition, work: Work) -> Result<Measured>
     let Some((watcher, port, aborts)) = started else { bail!("the load let nobody watch") };
     aborts.join().map_err(|_| anyhow!("the thread that aborts died"))??;
     let traced = watcher.stop()?;
+    worker.map(Load::end).transpose()?;
     if let (Condition::Traced { read: true, .. }, Some(traced)) = (condition, &traced) {
         let told = traced.teardowns.iter().filter(|record| record["local"]["port"] == port || record["remote"]["port"] == port);
         let told = told.filter(|record| record["end"] == "reset-sent" || record["end"] == "reset-received").count();
@@ -247,19 +256,21 @@ impl Comparison {
     }
 }
 
-/// The kernel's statistics of our programs under this load, in a run of its own.
-pub fn with_statistics(bench: &Bench, report: &mut Report, flags: &[&str], work: Work) -> Result<()> {
+/// The kernel's statistics of our programs under this load, in a run of its own; of the hooks that run most, what one run takes
+/// over an empty program, in nanoseconds.
+pub fn with_statistics(bench: &Bench, report: &mut Report, work: Work) -> Result<Vec<(&'static str, f64)>> {
     let mut watchers = None;
-    work(&mut |_| {
+    let (_, worker) = work(&mut |_| {
         // First the statistics, so that no run is missed.
         let hooks = Load::start(&bench.load, &[&["hooks", "--stats"], programs::HOT.as_slice()].concat())?;
-        watchers = Some((Tracer::start(&bench.tracer, flags, None)?, hooks));
+        watchers = Some((Tracer::start(&bench.tracer, &["--json"], None)?, hooks));
         Ok(())
     })?;
     let Some((tracer, hooks)) = watchers else { bail!("the load let nobody watch") };
-    programs::tell(bench, report, tracer.pid(), hooks.pid())?;
+    let hot = programs::tell(bench, report, tracer.pid(), hooks.pid())?;
     tracer.stop()?;
-    hooks.end()
+    worker.into_iter().chain([hooks]).try_for_each(Load::end)?;
+    Ok(hot)
 }
 
 /// A spread in microseconds.

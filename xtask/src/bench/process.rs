@@ -132,6 +132,13 @@ pub fn cpu_ns(pid: u32) -> Result<u64> {
     text.split_whitespace().next().and_then(|ns| ns.parse().ok()).with_context(|| format!("{path} tells no time"))
 }
 
+/// What a process calls itself.
+pub fn name(pid: u32) -> Result<String> {
+    let path = format!("/proc/{pid}/comm");
+    let name = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    Ok(name.trim().to_owned())
+}
+
 /// A number in `/proc/PID/status`, by its name.
 pub fn status(pid: u32, name: &str) -> Result<u64> {
     let path = format!("/proc/{pid}/status");

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::{
     Bench,
     load::Load,
-    paired::{self, Condition, Measured},
+    paired::{self, Condition, Measured, Watch},
     pairs::Spread,
     report::{Report, grouped, ratio},
 };
@@ -17,13 +17,7 @@ const LIMIT_SECONDS: &str = "4";
 pub fn run(bench: &Bench) -> Result<Report> {
     let aborts = if bench.quick { ABORTS / 5 } else { ABORTS };
     let mut report = Report::new("storm", format!("{} loopback aborts as fast as can be", grouped(aborts as f64)));
-    let work = |watch: &mut dyn FnMut(u32) -> Result<()>| {
-        let mut load = load(bench, aborts)?;
-        watch(load.pid())?;
-        let run = load.run()?;
-        load.end()?;
-        Ok(run)
-    };
+    let work = |watch: Watch| paired::by_load(load(bench, aborts)?, watch);
     let json = Condition::Traced { name: "rsttrace --json", flags: &["--json"], read: false };
     let text = Condition::Traced { name: "rsttrace", flags: &[], read: false };
     let mut conditions = vec![Condition::Untraced, json, text];
@@ -31,7 +25,6 @@ pub fn run(bench: &Bench) -> Result<Report> {
     let comparison = paired::compare(bench, conditions, &work)?;
     let rate = comparison.tell(&mut report, "aborts");
     report.target("at least 0.90 of untraced", ratio(rate), rate.median >= 0.90);
-    comparison.tell_peers(&mut report);
 
     let mut rows = Vec::new();
     for (name, at) in [("JSON to /dev/null", 1), ("text to /dev/null", 2)] {
@@ -57,7 +50,7 @@ pub fn run(bench: &Bench) -> Result<Report> {
          rsttrace from when it was ready to its end (rusage, schedstat), at the default buffer",
     );
     report.note("alive: in every run of rsttrace there were at least as many records as ends that were made");
-    paired::with_statistics(bench, &mut report, &["--json"], &work)?;
+    paired::with_statistics(bench, &mut report, &work)?;
     Ok(report)
 }
 

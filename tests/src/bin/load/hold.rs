@@ -3,12 +3,16 @@
 use std::{
     io::{self, Error},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream},
+    thread,
+    time::Duration,
 };
 
 use rsttrace_tests::peers::{connect_from, linger_zero, listen};
 
 /// Beside the sockets.
 const OTHER_DESCRIPTORS: usize = 64;
+/// Connections per millisecond.
+const ABORTED_AT_ONCE: usize = 25;
 
 pub struct Held(Vec<(TcpStream, TcpStream)>);
 
@@ -30,12 +34,14 @@ pub fn open(sockets: usize, number: usize) -> io::Result<Held> {
 }
 
 impl Held {
-    /// Aborts them all, clients first; how many sockets that were.
-    pub fn abort(self) -> usize {
+    /// Aborts them all; how many sockets that were.
+    pub fn abort(mut self) -> usize {
         let sockets = 2 * self.0.len();
-        let (clients, servers): (Vec<_>, Vec<_>) = self.0.into_iter().unzip();
-        drop(clients);
-        drop(servers);
+        while !self.0.is_empty() {
+            self.0.truncate(self.0.len().saturating_sub(ABORTED_AT_ONCE));
+            // This is no storm: whoever listens should keep up.
+            thread::sleep(Duration::from_millis(1));
+        }
         sockets
     }
 }
