@@ -37,7 +37,7 @@ pub struct Options {
     /// Only these figures
     #[arg(value_name = "FIGURE", value_parser = FIGURES.map(|(name, _)| name))]
     figures: Vec<String>,
-    /// Rounds of those that compare: each condition runs once in each
+    /// Rounds of those that compare, in each of which every condition runs once (default: 15)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pairs: Option<u32>,
     /// Whether it works, not how fast: 2 rounds, and no large numbers of sockets
@@ -49,7 +49,14 @@ pub struct Options {
     /// Write the curve of the figure "growth" to docs/performance.svg
     #[arg(long)]
     plot: bool,
+    /// Write the results into docs/performance.md, and the curve
+    #[arg(long, conflicts_with_all = ["figures", "quick"])]
+    record: bool,
 }
+
+/// Where results are kept, behind a heading.
+const DOCUMENT: &str = "docs/performance.md";
+const HEADING: &str = "\n## Results\n";
 
 const PAIRS: u32 = 15;
 const QUICK_PAIRS: u32 = 2;
@@ -83,11 +90,22 @@ struct Bench {
 
 impl Bench {
     fn write_plot(&self, path: &str, svg: &str) -> Result<()> {
-        let path = host::root().join(path);
-        fs::write(&path, svg).with_context(|| format!("cannot write {}", path.display()))?;
-        eprintln!("bench: wrote {}", path.display());
-        Ok(())
+        write(&host::root().join(path), svg)
     }
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    eprintln!("bench: wrote {}", path.display());
+    Ok(())
+}
+
+/// Puts results in place of the earlier ones.
+fn record(results: &str) -> Result<()> {
+    let path = host::root().join(DOCUMENT);
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let (before, _) = text.split_once(HEADING).with_context(|| format!("{} has no heading \"Results\"", path.display()))?;
+    write(&path, &format!("{before}{HEADING}\n{}\n", results.trim_end()))
 }
 
 /// A directory that goes away with this.
@@ -124,20 +142,28 @@ pub fn run(options: &Options) -> Result<()> {
         pairs: options.pairs.unwrap_or(if options.quick { QUICK_PAIRS } else { PAIRS }) as usize,
         seconds: 1.0,
         quick: options.quick,
-        plot: options.plot,
+        plot: options.plot || options.record,
     };
     let wanted = |name: &str| options.figures.is_empty() || options.figures.iter().any(|figure| figure == name);
     let machine = Machine::of_this();
-    if !options.json {
-        println!("{}\n", machine.words());
-    }
+    let say = |words: &str| {
+        if !options.json {
+            println!("{words}")
+        }
+    };
+    let mut text = format!("{}\n", machine.words());
+    say(&text);
     let (mut reports, mut failed) = (Vec::new(), Vec::new());
     for (name, figure) in FIGURES.iter().filter(|(name, _)| wanted(name)) {
         let begun = Instant::now();
         eprintln!("bench: {name}");
         match figure(&bench) {
-            Ok(report) if options.json => reports.push(report.json()),
-            Ok(report) => println!("{}", report.markdown()),
+            Ok(report) => {
+                let words = report.markdown();
+                say(&words);
+                text += &format!("\n{words}");
+                reports.push(report);
+            }
             Err(error) => {
                 eprintln!("bench: {name}: {error:#}");
                 failed.push(*name);
@@ -146,11 +172,15 @@ pub fn run(options: &Options) -> Result<()> {
         eprintln!("bench: {name} took {:.0} s", begun.elapsed().as_secs_f64());
     }
     if options.json {
-        let document = json!({ "machine": machine.json(), "pairs": bench.pairs, "figures": reports, "failed": failed });
+        let figures: Vec<Value> = reports.iter().map(Report::json).collect();
+        let document = json!({ "machine": machine.json(), "pairs": bench.pairs, "figures": figures, "failed": failed });
         println!("{document:#}");
     }
     if !failed.is_empty() {
         bail!("not measured: {}; the messages above say why", failed.join(", "));
+    }
+    if options.record {
+        record(&text)?;
     }
     Ok(())
 }

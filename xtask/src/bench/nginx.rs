@@ -77,11 +77,16 @@ impl Nginx {
         command.arg("-p").arg(dir).arg("-c").arg(&config).args(["-e", "stderr"]).stdin(Stdio::null()).stdout(Stdio::null());
         let master = Process::start(&mut command, Stream::Stderr)?;
         let end = Instant::now() + PATIENCE;
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
-            ensure!(Instant::now() < end && master.is_alive(), "nginx does not listen");
+        // The master listens before it has a worker.
+        let worker = loop {
+            if let [worker] = process::children(master.pid())[..]
+                && TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()
+            {
+                break worker;
+            }
+            ensure!(Instant::now() < end && master.is_alive(), "nginx does not serve");
             thread::sleep(Duration::from_millis(10));
-        }
-        let [worker] = process::children(master.pid())[..] else { bail!("nginx has not one worker") };
+        };
         Ok(Self { _master: master, worker, url: format!("http://127.0.0.1:{port}/") })
     }
 
