@@ -34,7 +34,8 @@ pub fn run(bench: &Bench) -> Result<Report> {
     let hot = paired::with_statistics(bench, &mut report, &work)?;
     programs::tell_success_path(&mut report, &hot);
     report.note(format!(
-        "writes and reads of 64 KiB, {} segments per second in the median run (InSegs: data and acknowledgements, whose size and number          change from run to run: hence the rate in bytes); CPU is that of both ends",
+        "writes and reads of 64 KiB, {} segments per second in the median run (InSegs: data and acknowledgements, whose size and number \
+         change from run to run: hence the rate in bytes); CPU is that of both ends",
         grouped(Spread::of(&rates.take()).median)
     ));
     Ok(report)

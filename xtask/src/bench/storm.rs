@@ -49,7 +49,7 @@ pub fn run(bench: &Bench) -> Result<Report> {
         "each abort has two ends, hence two records; a few more records are RSTs that met no socket. CPU is that of both processes of \
          rsttrace from when it was ready to its end (rusage, schedstat), at the default buffer",
     );
-    report.note("alive: in every run of rsttrace there were at least as many records as ends that were made");
+    report.note("alive: the records of every run are counted against the ends that were made in it (statistics off)");
     paired::with_statistics(bench, &mut report, &work)?;
     Ok(report)
 }
