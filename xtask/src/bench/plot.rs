@@ -12,7 +12,7 @@ pub struct Series {
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 360.0;
 const LEFT: f64 = 60.0;
-const RIGHT: f64 = 20.0;
+const RIGHT: f64 = 40.0;
 const TOP: f64 = 50.0;
 const BOTTOM: f64 = 50.0;
 const GREY: &str = "#808080";
@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn points_lie_between_the_axes() {
         let text = svg("open sockets", "us", &[Series { name: "a", points: vec![(10.0, 0.0), (100_000.0, 4.0)] }]);
-        assert!(text.contains("<polyline points=\"60.0,310.0 700.0,50.0\""), "{text}");
+        assert!(text.contains("<polyline points=\"60.0,310.0 680.0,50.0\""), "{text}");
         assert!(text.contains(">100,000<") && text.contains(">open sockets<") && !text.contains("NaN"), "{text}");
     }
 
