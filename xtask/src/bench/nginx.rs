@@ -52,7 +52,7 @@ fn figure(bench: &Bench, mut report: Report, headers: &[&str]) -> Result<(Report
 }
 
 struct Nginx {
-    _master: Process,
+    master: Option<Process>,
     worker: u32,
     url: String,
 }
@@ -87,7 +87,7 @@ impl Nginx {
             ensure!(Instant::now() < end && master.is_alive(), "nginx does not serve");
             thread::sleep(Duration::from_millis(10));
         };
-        Ok(Self { _master: master, worker, url: format!("http://127.0.0.1:{port}/") })
+        Ok(Self { master: Some(master), worker, url: format!("http://127.0.0.1:{port}/") })
     }
 
     fn serve(&self, seconds: f64, headers: &[&str], watch: Watch) -> Result<(Run, Option<Load>)> {
@@ -104,6 +104,13 @@ impl Nginx {
             bail!("wrk: {}", errors.trim());
         }
         Ok((Run { work: words.0, seconds: words.1, cpu_ns: cpu_ns as f64 }, None))
+    }
+}
+
+impl Drop for Nginx {
+    /// A master that is killed leaves its worker behind.
+    fn drop(&mut self) {
+        let _ = self.master.take().map(Process::interrupt);
     }
 }
 
