@@ -4,39 +4,55 @@
 //! particular way, then [`Tracer::teardown`] gives the record of one socket of it, and [`expect`]
 //! compares it field by field. Nothing here sleeps to synchronise; everything waits for a
 //! condition with a deadline and fails with what was seen instead.
+//!
+//! Without the feature `harness` there is only what needs no records: what `load` is made of.
 
-#![cfg(feature = "harness")]
-
+#[cfg(feature = "harness")]
 mod actor;
-mod bpf;
+pub mod bpf;
 mod cgroup;
+#[cfg(feature = "harness")]
 mod expect;
+#[cfg(feature = "harness")]
 mod flow;
 #[cfg(feature = "logs")]
 pub mod haproxy;
+#[cfg(feature = "harness")]
 mod link;
 mod netns;
 #[cfg(feature = "logs")]
 pub mod nginx;
+#[cfg(feature = "harness")]
 mod pair;
 pub mod peers;
+#[cfg(feature = "harness")]
 mod refused;
 mod requirements;
+#[cfg(feature = "harness")]
 mod schema;
+#[cfg(feature = "harness")]
 mod strace;
+#[cfg(feature = "harness")]
 mod tracer;
 
+#[cfg(feature = "harness")]
 pub use actor::{Actor, Fd};
-pub use bpf::{bpf_object_exists, bpf_objects};
 pub use cgroup::Cgroup;
+#[cfg(feature = "harness")]
 pub use expect::{expect, in_range, number, text};
+#[cfg(feature = "harness")]
 pub use flow::{Flow, is_stray, is_teardown, of_kind};
+#[cfg(feature = "harness")]
 pub use link::{Direction, Fate, Link, Segment, veth};
 pub use netns::{NetNs, current_netns};
+#[cfg(feature = "harness")]
 pub use pair::{Pair, Side, observed};
 pub use requirements::{cannot_trace, missing_tool, tell_skipped};
+#[cfg(feature = "harness")]
 pub use schema::check_record;
+#[cfg(feature = "harness")]
 pub use strace::{Call, Strace};
+#[cfg(feature = "harness")]
 pub use tracer::{PublicCopy, Run, Tracer, binary, shared};
 
 /// How long a test waits for anything before it fails.

@@ -14,8 +14,11 @@ use std::{
 };
 
 use rsttrace_tests::{
-    Actor, NetNs, PublicCopy, Run, Tracer, binary, bpf_object_exists, bpf_objects, is_stray, peers::abort, require_root, require_tool,
-    wait_until,
+    Actor, NetNs, PublicCopy, Run, Tracer, binary,
+    bpf::{bpf_object_exists, bpf_objects},
+    is_stray,
+    peers::abort,
+    require_root, require_tool, wait_until,
 };
 use serde_json::Value;
 

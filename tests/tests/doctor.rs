@@ -15,7 +15,11 @@ use std::{
 };
 
 use jsonschema::Validator;
-use rsttrace_tests::{binary, bpf_object_exists, bpf_objects, check_record, require_root, require_tool, wait_until};
+use rsttrace_tests::{
+    binary,
+    bpf::{bpf_object_exists, bpf_objects},
+    check_record, require_root, require_tool, wait_until,
+};
 use serde_json::Value;
 
 /// Shown by no end that the doctor makes.

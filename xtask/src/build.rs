@@ -23,7 +23,16 @@ pub fn tracer() -> Result<PathBuf> {
 /// Not in one go with the tracer: cargo would unite the features of both and build twice. Without
 /// default features: the workload needs nothing of the harness beside it.
 pub fn workload() -> Result<PathBuf> {
-    let args = ["build", "--release", "--package", "rsttrace-tests", "--bin", "workload", "--no-default-features"];
-    host::run(host::cargo().args(args), "building the workload")?;
-    Ok(host::target_dir()?.join("release/workload"))
+    scripted("workload")
+}
+
+/// Builds what makes the benchmarks' load and says where it is.
+pub fn load() -> Result<PathBuf> {
+    scripted("load")
+}
+
+fn scripted(name: &str) -> Result<PathBuf> {
+    let args = ["build", "--release", "--package", "rsttrace-tests", "--bin", name, "--no-default-features"];
+    host::run(host::cargo().args(args), &format!("building the {name}"))?;
+    Ok(host::target_dir()?.join("release").join(name))
 }

@@ -1,5 +1,6 @@
 //! The project's own commands: `cargo xtask <COMMAND>`. One file per command.
 
+mod bench;
 mod build;
 mod confusion;
 mod demo;
@@ -32,6 +33,8 @@ enum Command {
     Confusion(confusion::Options),
     /// Set up, build, then run all tests
     Test(test::Options),
+    /// Set up, build, then measure what tracing costs, beside what people use instead
+    Bench(bench::Options),
     /// Set up, build, then trace the same workload on other kernels, under emulation
     Vm(vm::Options),
 }
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Confusion(options) => confusion::run(&options),
         Command::Test(options) => test::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Vm(options) => vm::run(&options),
     };
     match outcome {

@@ -31,6 +31,9 @@ pub struct Options {
     /// Also what the tests use: nginx, HAProxy, tcpdump, nft, strace ...
     #[arg(long)]
     tests: bool,
+    /// Also what the benchmarks use: nginx, wrk, and what rsttrace is compared with
+    #[arg(long)]
+    bench: bool,
 }
 
 /// Debian packages that belong together, and how to see that they are there.
@@ -48,17 +51,21 @@ const RUST: Need = Need {
 
 const BUILD: [Need; 2] = [Need { packages: &["gcc", "libc6-dev"], why: "to link programs", met: || host::find("cc").is_some() }, RUST];
 
+const NGINX: Need = Need { packages: &["nginx-light"], why: "the proxy of the nginx scenarios", met: || host::find("nginx").is_some() };
+const TCPDUMP: Need = Need { packages: &["tcpdump"], why: "witness of the packets", met: || host::find("tcpdump").is_some() };
+const STRACE: Need = Need { packages: &["strace"], why: "witness of the system calls", met: || host::find("strace").is_some() };
+
 const TESTS: [Need; 12] = [
-    Need { packages: &["nginx-light"], why: "the proxy of the nginx scenarios", met: || host::find("nginx").is_some() },
+    NGINX,
     Need { packages: &["haproxy"], why: "the proxy of the HAProxy scenarios", met: || host::find("haproxy").is_some() },
-    Need { packages: &["tcpdump"], why: "witness of the packets", met: || host::find("tcpdump").is_some() },
+    TCPDUMP,
     Need { packages: &["nftables"], why: "to lose packets on purpose", met: || host::find("nft").is_some() },
     Need {
         packages: &["iproute2"],
         why: "network namespaces and `ss -K`",
         met: || host::find("ip").is_some() && host::find("ss").is_some(),
     },
-    Need { packages: &["strace"], why: "witness of the system calls", met: || host::find("strace").is_some() },
+    STRACE,
     Need { packages: &["gcc-multilib"], why: "to build a 32-bit program", met: can_build_for_32_bits },
     Need { packages: &["procps"], why: "ps and sysctl", met: || host::find("sysctl").is_some() },
     Need { packages: &["systemd"], why: "to check the example unit (systemd-analyze)", met: || host::find("systemd-analyze").is_some() },
@@ -67,11 +74,24 @@ const TESTS: [Need; 12] = [
     Need { packages: &["openssl"], why: "certificates for TLS", met: || host::find("openssl").is_some() },
 ];
 
+const BENCH: [Need; 6] = [
+    NGINX,
+    Need { packages: &["wrk"], why: "load for nginx", met: || host::find("wrk").is_some() },
+    TCPDUMP,
+    STRACE,
+    Need { packages: &["bpftrace"], why: "to be compared with", met: || host::find("bpftrace").is_some() },
+    Need { packages: &["libbpf-tools"], why: "tcpstates, to be compared with", met: || host::find("tcpstates").is_some() },
+];
+
 /// `cargo xtask setup`.
 pub fn run(options: &Options) -> Result<()> {
     let mut needs: Vec<&Need> = BUILD.iter().collect();
     if options.tests {
         needs.extend(&TESTS);
+    }
+    if options.bench {
+        // What both lists have is named once.
+        needs.extend(BENCH.iter().filter(|need| !options.tests || !TESTS.iter().any(|other| other.packages == need.packages)));
     }
     let missing = unmet(needs);
     let linker = linker_problem();
@@ -97,10 +117,18 @@ pub fn for_build() -> Result<()> {
 
 /// What `test` needs. A tool that cannot be installed is no error: the tests that use it say so.
 pub fn for_tests() -> Result<()> {
+    for_build_and(&TESTS, "tests that need it are skipped")
+}
+
+/// What `bench` needs. A tool that cannot be installed is no error here either.
+pub fn for_bench() -> Result<()> {
+    for_build_and(&BENCH, "what needs it is not measured")
+}
+
+fn for_build_and(needs: &[Need], without: &str) -> Result<()> {
     for_build()?;
-    let left = install(&unmet(&TESTS))?;
-    for need in left {
-        eprintln!("setup: cannot install {} ({}); tests that need it are skipped", need.packages.join(" "), need.why);
+    for need in install(&unmet(needs))? {
+        eprintln!("setup: cannot install {} ({}); {without}", need.packages.join(" "), need.why);
     }
     Ok(())
 }
@@ -109,7 +137,7 @@ fn run_if_needed(missing: Vec<&Need>) -> Result<()> {
     if missing.is_empty() && linker_problem().is_none() {
         return Ok(());
     }
-    run(&Options { check: false, tests: false })
+    run(&Options { check: false, tests: false, bench: false })
 }
 
 fn unmet<'a>(needs: impl IntoIterator<Item = &'a Need>) -> Vec<&'a Need> {
