@@ -14,12 +14,12 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use jiff::{Timestamp, tz::TimeZone};
 use rsttrace::{
-    clock::monotonic_ns,
+    clock::{monotonic_ns, thread_cpu_ns},
     decode::Decoder,
     enrich::{
         ProcessSource, Processes,
@@ -138,7 +138,7 @@ struct Bench {
     out: Vec<u8>,
     records: u64,
     bytes: u64,
-    /// Time spent in the pipeline.
+    /// CPU time spent in the pipeline.
     busy: Duration,
 }
 
@@ -170,7 +170,7 @@ impl Bench {
     /// The recording, over and over, each time later.
     fn rounds(&mut self, n: u64) {
         for _ in 0..n {
-            let begun = Instant::now();
+            let begun_ns = thread_cpu_ns();
             for event in &self.events {
                 self.pipeline.feed(event);
             }
@@ -193,7 +193,7 @@ impl Bench {
                     }
                 }
             }
-            self.busy += begun.elapsed();
+            self.busy += Duration::from_nanos(thread_cpu_ns() - begun_ns);
             self.bytes += self.out.len() as u64;
             for event in &mut self.events {
                 later(event);

@@ -1,11 +1,11 @@
 //! Bytes of the ring buffer to events. Never trusts a length, a number or an order: what cannot be
 //! read is an error that the caller counts.
 
+mod abi;
 mod http;
 mod sizes;
 mod syscall;
 
-use bytes::Buf;
 use rsttrace_common::{
     ABI, EndEvent, ExecEvent, Header, HttpEvent, StrayEvent, TaskEvent, end_flag, event_flag, first_fin, hook, kind, reset_flag, role,
     task_flag,
@@ -57,166 +57,121 @@ impl Decoder {
     ///
     /// # Errors
     /// For anything that this program's own kernel half would not have written.
-    pub fn decode(&self, mut bytes: &[u8], spare: &mut Spare<End>) -> Result<Event, DecodeError> {
-        let got = bytes.len();
-        if got < size_of::<Header>() {
-            return Err(DecodeError::Short(got));
-        }
-        let kind = bytes.get_u16_ne();
-        let abi = bytes.get_u16_ne();
+    pub fn decode(&self, bytes: &[u8], spare: &mut Spare<End>) -> Result<Event, DecodeError> {
+        let Some(header) = abi::first::<Header>(bytes) else { return Err(DecodeError::Short(bytes.len())) };
+        let Header { kind, abi, ts_ns, .. } = header;
         if abi != ABI {
             return Err(DecodeError::Abi(abi));
         }
-        let expected = match kind {
-            kind::END => size_of::<EndEvent>(),
-            kind::OBSERVED | kind::RESET_SENT | kind::CLOSED | kind::RELEASED => size_of::<TaskEvent>(),
-            kind::STRAY => size_of::<StrayEvent>(),
-            kind::HTTP => size_of::<HttpEvent>(),
-            kind::EXEC => size_of::<ExecEvent>(),
-            other => return Err(DecodeError::Kind(other)),
-        };
-        if got != expected {
-            return Err(DecodeError::Length { kind, got, expected });
-        }
-        let _cpu = bytes.get_u32_ne();
-        let ts_ns = bytes.get_u64_ne();
         match kind {
-            kind::END => self.end(ts_ns, &mut bytes).map(|end| Event::End(spare.fill(end))),
-            kind::STRAY => self.stray(ts_ns, &mut bytes).map(Event::Stray),
+            kind::END => self.end(&whole(kind, bytes)?).map(|end| Event::End(spare.fill(end))),
+            kind::OBSERVED | kind::RESET_SENT | kind::CLOSED | kind::RELEASED => self.after(&whole(kind, bytes)?).map(Event::After),
+            kind::STRAY => self.stray(&whole(kind, bytes)?).map(Event::Stray),
             kind::HTTP => {
-                let id = sock_id(&mut bytes);
-                let http = http::Seen::read(&mut bytes).http(self.queries);
+                let (id, mut rest) = of_http(bytes)?;
+                let http = http::Seen::read(&mut rest).http(self.queries);
                 Ok(Event::Http(Box::new(SeenHttp { ts_ns, id, http })))
             }
-            kind::EXEC => Ok(Event::Exec(Exec { ts_ns, tgid: bytes.get_u32_ne() })),
-            _ => self.after(kind, ts_ns, &mut bytes).map(Event::After),
+            kind::EXEC => whole(kind, bytes).map(|event: ExecEvent| Event::Exec(Exec { ts_ns, tgid: event.tgid })),
+            other => Err(DecodeError::Kind(other)),
         }
     }
 
-    // The order of reads in these functions is the order of the structs in rsttrace-common, whose
-    // sizes and offsets are asserted there; the length was checked above.
-
-    fn end(&self, ts_ns: u64, bytes: &mut &[u8]) -> Result<End, DecodeError> {
-        let id = sock_id(bytes);
-        let cookie = bytes.get_u64_ne();
-        let inode = bytes.get_u64_ne();
-        let opened_ns = bytes.get_u64_ne();
-        let first_fin_ns = bytes.get_u64_ne();
-        let second_fin_ns = bytes.get_u64_ne();
-        let tuple = tuple(kind::END, bytes)?;
-        let raw = RawSizes::read(bytes);
-        let flags = bytes.get_u32_ne();
-        let hook = match bytes.get_u8() {
+    fn end(&self, event: &EndEvent) -> Result<End, DecodeError> {
+        let ts_ns = event.header.ts_ns;
+        let tuple = tuple(kind::END, &event.tuple)?;
+        let raw = RawSizes(&event.sizes);
+        let hook = match event.hook {
             hook::TCP_RECEIVE_RESET => Hook::ReceiveReset,
             hook::TCP_SEND_RESET => Hook::SendReset,
             hook::INET_SOCK_SET_STATE => Hook::SetState,
             other => return Err(DecodeError::Value { kind: kind::END, field: "hook", value: other.into() }),
         };
-        let state = TcpState::from(bytes.get_u8());
-        let told_role = match bytes.get_u8() {
+        let state = TcpState::from(event.state);
+        let told_role = match event.role {
             role::CLIENT => Some(Role::Client),
             role::SERVER => Some(Role::Server),
             _ => None,
         };
-        let first_fin = match bytes.get_u8() {
+        let first_fin = match event.first_fin {
             first_fin::LOCAL => Some(FirstFin::Local),
             first_fin::REMOTE => Some(FirstFin::Remote),
             first_fin::BOTH => Some(FirstFin::Both),
             _ => None,
         };
-        let err = errno(bytes.get_i32_ne());
-        let reason = self.reason(bytes.get_i32_ne());
-        let fin_data_bytes = u32::try_from(bytes.get_i32_ne()).ok();
-        let soft_errno = errno(bytes.get_i32_ne());
-        let user_timeout_ms = bytes.get_u32_ne();
-        let linger_jiffies = bytes.get_u32_ne();
-        let retransmits_unanswered = bytes.get_u8();
-        let probes_out = bytes.get_u8();
-        let _pad = bytes.get_u16_ne();
-        let segment_bytes = known(bytes.get_u32_ne());
-        let reset = ResetSegment::read(bytes);
-        let remote_fin = sizes::snapshot(bytes);
-        let local_fin = sizes::snapshot(bytes);
-        let owner = task(bytes);
-        let closer = task(bytes);
-        let has = |flag: u32| flags & flag != 0;
+        let has = |flag: u32| event.flags & flag != 0;
         let role = told_role.or_else(|| raw.role(state));
         let sizes = raw.bytes(state, role, has(end_flag::DONE));
         Ok(End {
             ts_ns,
-            id,
+            id: event.id.into(),
             hook,
             state,
-            cookie,
-            inode: (inode != 0).then_some(inode),
+            cookie: event.cookie,
+            inode: (event.inode != 0).then_some(event.inode),
             netns: tuple.netns,
             local: tuple.local,
             remote: tuple.remote,
             role,
-            opened_ns: (opened_ns != 0).then_some(opened_ns),
+            opened_ns: (event.opened_ns != 0).then_some(event.opened_ns),
             first_fin,
-            first_fin_ns: (first_fin_ns != 0).then_some(first_fin_ns),
-            second_fin_ns: (second_fin_ns != 0).then_some(second_fin_ns),
-            fin_data_bytes,
+            first_fin_ns: (event.first_fin_ns != 0).then_some(event.first_fin_ns),
+            second_fin_ns: (event.second_fin_ns != 0).then_some(event.second_fin_ns),
+            fin_data_bytes: u32::try_from(event.fin_data_bytes).ok(),
             done: has(end_flag::DONE),
             orphan: has(end_flag::DEAD),
             sequence: raw.sequence_space(state),
             evidence: Evidence {
                 last_speaker: None,
                 linger_zero: has(end_flag::LINGER_ZERO),
-                linger_s: has(end_flag::LINGER).then(|| u64::from(linger_jiffies) * self.tick_ns / 1_000_000_000),
+                linger_s: has(end_flag::LINGER).then(|| u64::from(event.linger_jiffies) * self.tick_ns / 1_000_000_000),
                 linger2: has(end_flag::LINGER2_NEGATIVE),
-                user_timeout_ms: (user_timeout_ms != 0).then_some(user_timeout_ms),
+                user_timeout_ms: (event.user_timeout_ms != 0).then_some(event.user_timeout_ms),
                 min_rtt_us: raw.min_rtt_us(),
                 since_last_tx_us: raw.since_last_tx_us(&sizes, ts_ns),
-                retransmits: retransmits_unanswered,
-                probes_out,
-                soft_errno,
+                retransmits: event.retransmits,
+                probes_out: event.probes_out,
+                soft_errno: errno(event.soft_err),
                 errno: None,
-                reset: reset.header(&raw, &sizes),
-                remote_fin: raw.since_fin(&remote_fin, state, self.tick_ns),
-                local_fin: raw.since_fin(&local_fin, state, self.tick_ns),
+                reset: reset_header(&event.reset, &raw, &sizes),
+                remote_fin: raw.since_fin(&event.remote_fin, state, self.tick_ns),
+                local_fin: raw.since_fin(&event.local_fin, state, self.tick_ns),
                 fin_read: raw.fin_read(),
                 orphan: has(end_flag::DEAD),
                 accept_queue: told_role == Some(Role::Server) && !has(end_flag::HAS_SOCKET | end_flag::DEAD | end_flag::MPTCP),
                 answer: has(end_flag::ANSWER),
-                segment_bytes,
+                segment_bytes: known(event.segment_bytes),
                 unread_at_release: None,
             }
             .with_speaker(state, first_fin, raw.speaker()),
             bytes: sizes,
             idle: raw.idle(&sizes, self.tick_ns),
             rtt_us: raw.rtt_us(),
-            retransmits: raw.total_retrans,
-            err,
-            reason,
+            retransmits: event.sizes.total_retrans,
+            err: errno(event.err),
+            reason: self.reason(event.reason),
             answer: has(end_flag::ANSWER),
             untracked: has(end_flag::UNTRACKED),
             gone: has(end_flag::GONE),
-            owner,
-            closer,
+            owner: task(&event.owner),
+            closer: task(&event.closer),
         })
     }
 
-    fn after(&self, kind: u16, ts_ns: u64, bytes: &mut &[u8]) -> Result<After, DecodeError> {
-        let id = sock_id(bytes);
-        let value = bytes.get_i32_ne();
-        let flags = bytes.get_u32_ne();
-        bytes.advance(4);
-        let counted = known(bytes.get_u32_ne());
-        let mut task = task(bytes);
-        let mut process_comm = [0; 16];
-        bytes.copy_to_slice(&mut process_comm);
+    fn after(&self, event: &TaskEvent) -> Result<After, DecodeError> {
+        let &TaskEvent { value, bytes, .. } = event;
+        let mut task = task(&event.task);
         if let Some(task) = &mut task {
-            task.process_comm = Comm(process_comm);
+            task.process_comm = Comm(event.process_comm);
         }
-        let has = |flag: u32| flags & flag != 0;
-        let kind = match kind {
-            kind::OBSERVED => AfterKind::Observed {
-                errno: errno(value).ok_or(DecodeError::Value { kind, field: "errno", value: u64::from(value.cast_unsigned()) })?,
-            },
+        let has = |flag: u32| event.flags & flag != 0;
+        let kind = match event.header.kind {
+            kind::OBSERVED => {
+                let refused = DecodeError::Value { kind: kind::OBSERVED, field: "errno", value: u64::from(value.cast_unsigned()) };
+                AfterKind::Observed { errno: errno(value).ok_or(refused)? }
+            }
             kind::RESET_SENT => {
-                AfterKind::ResetSent { reason: self.reason(value), answer: has(event_flag::ANSWER), segment_bytes: counted }
+                AfterKind::ResetSent { reason: self.reason(value), answer: has(event_flag::ANSWER), segment_bytes: known(bytes) }
             }
             kind::CLOSED => AfterKind::Closed { errno: errno(value) },
             _ => AfterKind::Released {
@@ -224,26 +179,22 @@ impl Decoder {
                 observation_lost: has(event_flag::OBSERVATION_LOST),
                 reset_lost: has(event_flag::RESET_LOST),
                 reopened: has(event_flag::REOPENED),
-                unread: counted,
+                unread: known(bytes),
             },
         };
-        Ok(After { ts_ns, id, task, kind })
+        Ok(After { ts_ns: event.header.ts_ns, id: event.id.into(), task, kind })
     }
 
-    fn stray(&self, ts_ns: u64, bytes: &mut &[u8]) -> Result<Stray, DecodeError> {
-        let tuple = tuple(kind::STRAY, bytes)?;
-        let reason = self.reason(bytes.get_i32_ne());
-        let state = bytes.get_u8();
-        let tcp_flags = bytes.get_u8();
-        let _pad = bytes.get_u16_ne();
-        let segment_bytes = known(bytes.get_u32_ne());
+    fn stray(&self, event: &StrayEvent) -> Result<Stray, DecodeError> {
+        let tuple = tuple(kind::STRAY, &event.tuple)?;
+        let &StrayEvent { state, tcp_flags, .. } = event;
         Ok(Stray {
-            segment: (tcp_flags != 0).then_some(Segment { syn: tcp_flags & TCPHDR_SYN != 0, bytes: segment_bytes }),
-            ts_ns,
+            segment: (tcp_flags != 0).then_some(Segment { syn: tcp_flags & TCPHDR_SYN != 0, bytes: known(event.segment_bytes) }),
+            ts_ns: event.header.ts_ns,
             netns: (tuple.netns != 0).then_some(tuple.netns),
             local: tuple.local,
             remote: tuple.remote,
-            reason,
+            reason: self.reason(event.reason),
             state: (state != 0).then(|| TcpState::from(state)),
         })
     }
@@ -262,26 +213,27 @@ impl Decoder {
 /// In the TCP header's 14th byte.
 const TCPHDR_SYN: u8 = 2;
 
-/// See `rsttrace_common::ResetHeader`.
-struct ResetSegment {
-    ack_seq: u32,
-    window: u16,
-    ttl: u8,
-    flags: u8,
+/// The whole of an event of this kind.
+fn whole<T: abi::Abi>(kind: u16, bytes: &[u8]) -> Result<T, DecodeError> {
+    let (got, expected) = (bytes.len(), size_of::<T>());
+    abi::first(bytes).filter(|_| got == expected).ok_or(DecodeError::Length { kind, got, expected })
 }
 
-impl ResetSegment {
-    fn read(bytes: &mut &[u8]) -> Self {
-        Self { ack_seq: bytes.get_u32_ne(), window: bytes.get_u16_ne(), ttl: bytes.get_u8(), flags: bytes.get_u8() }
-    }
+/// An event of this kind is large: it is not copied.
+fn of_http(bytes: &[u8]) -> Result<(SockId, &[u8]), DecodeError> {
+    let (got, expected) = (bytes.len(), size_of::<HttpEvent>());
+    let body = bytes.get(size_of::<Header>()..).filter(|_| got == expected);
+    let id = body.and_then(abi::first::<rsttrace_common::SockId>);
+    let rest = body.and_then(|body| body.get(size_of::<rsttrace_common::SockId>()..));
+    id.zip(rest).map(|(id, rest)| (id.into(), rest)).ok_or(DecodeError::Length { kind: kind::HTTP, got, expected })
+}
 
-    fn header(&self, raw: &RawSizes, bytes: &Bytes) -> Option<ResetHeader> {
-        (self.flags & reset_flag::SEEN != 0).then(|| ResetHeader {
-            acked: (self.flags & reset_flag::ACK != 0).then(|| raw.acked_by(self.ack_seq, bytes)),
-            ttl: self.ttl,
-            window: self.window,
-        })
-    }
+fn reset_header(reset: &rsttrace_common::ResetHeader, raw: &RawSizes<'_>, bytes: &Bytes) -> Option<ResetHeader> {
+    (reset.flags & reset_flag::SEEN != 0).then(|| ResetHeader {
+        acked: (reset.flags & reset_flag::ACK != 0).then(|| raw.acked_by(reset.ack_seq, bytes)),
+        ttl: reset.ttl,
+        window: reset.window,
+    })
 }
 
 struct Tuple {
@@ -290,49 +242,33 @@ struct Tuple {
     netns: u32,
 }
 
-fn tuple(kind: u16, bytes: &mut &[u8]) -> Result<Tuple, DecodeError> {
-    let mut local = [0; 16];
-    let mut remote = [0; 16];
-    bytes.copy_to_slice(&mut local);
-    bytes.copy_to_slice(&mut remote);
-    let local_port = bytes.get_u16_ne();
-    let remote_port = bytes.get_u16_ne();
-    let family = bytes.get_u16_ne();
-    let _pad = bytes.get_u16_ne();
-    let netns = bytes.get_u32_ne();
-    let _pad = bytes.get_u32_ne();
-    let endpoint = |address: [u8; 16], port| match i32::from(family) {
+fn tuple(kind: u16, tuple: &rsttrace_common::Tuple) -> Result<Tuple, DecodeError> {
+    let endpoint = |address: [u8; 16], port| match i32::from(tuple.family) {
         libc::AF_INET => Ok(Endpoint::v4([address[0], address[1], address[2], address[3]], port)),
         libc::AF_INET6 => Ok(Endpoint::v6(address, port)),
-        _ => Err(DecodeError::Value { kind, field: "address family", value: family.into() }),
+        _ => Err(DecodeError::Value { kind, field: "address family", value: tuple.family.into() }),
     };
-    Ok(Tuple { local: endpoint(local, local_port)?, remote: endpoint(remote, remote_port)?, netns })
+    Ok(Tuple { local: endpoint(tuple.local, tuple.local_port)?, remote: endpoint(tuple.remote, tuple.remote_port)?, netns: tuple.netns })
 }
 
-fn sock_id(bytes: &mut &[u8]) -> SockId {
-    SockId { sk: bytes.get_u64_ne(), born_ns: bytes.get_u64_ne() }
+impl From<rsttrace_common::SockId> for SockId {
+    fn from(rsttrace_common::SockId { sk, born_ns }: rsttrace_common::SockId) -> Self {
+        Self { sk, born_ns }
+    }
 }
 
-fn task(bytes: &mut &[u8]) -> Option<Task> {
-    let tgid = bytes.get_u32_ne();
-    let tid = bytes.get_u32_ne();
-    let parent_tgid = bytes.get_u32_ne();
-    let flags = bytes.get_u32_ne();
-    let number = bytes.get_i32_ne();
-    let fd = bytes.get_i32_ne();
-    let mut comm = [0; 16];
-    bytes.copy_to_slice(&mut comm);
-    let has = |flag: u32| flags & flag != 0;
-    (tgid != 0).then(|| Task {
-        tgid,
-        tid,
-        parent_tgid,
-        comm: Comm(comm),
-        process_comm: Comm(comm),
-        syscall: syscall::name(number, has(task_flag::COMPAT)),
-        fd: (fd >= 0).then_some(fd),
+fn task(task: &rsttrace_common::Task) -> Option<Task> {
+    let has = |flag: u32| task.flags & flag != 0;
+    (task.tgid != 0).then(|| Task {
+        tgid: task.tgid,
+        tid: task.tid,
+        parent_tgid: task.parent_tgid,
+        comm: Comm(task.comm),
+        process_comm: Comm(task.comm),
+        syscall: syscall::name(task.syscall, has(task_flag::COMPAT)),
+        fd: (task.fd >= 0).then_some(task.fd),
         exiting: has(task_flag::EXITING),
-        signal: Some((flags >> task_flag::SIGNAL_SHIFT) & 0x7f).filter(|&n| n != 0 && has(task_flag::EXITING)),
+        signal: Some((task.flags >> task_flag::SIGNAL_SHIFT) & 0x7f).filter(|&n| n != 0 && has(task_flag::EXITING)),
         kernel_thread: has(task_flag::KTHREAD),
         blocking: has(task_flag::BLOCKING),
     })

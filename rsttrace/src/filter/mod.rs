@@ -62,6 +62,9 @@ pub struct AddrFilter(pub Vec<AddrMatch>);
 
 impl AddrFilter {
     fn accepts(&self, ends: &[IpAddr]) -> bool {
+        if self.0.is_empty() {
+            return true;
+        }
         let hit = |m: &AddrMatch| ends.iter().any(|&addr| m.contains(addr));
         let (negated, plain): (Vec<_>, Vec<_>) = self.0.iter().partition(|m| m.negated);
         !negated.into_iter().any(hit) && (plain.is_empty() || plain.into_iter().any(hit))

@@ -13,14 +13,12 @@ use serde_json::{Serializer, ser::Formatter};
 use super::{
     Rfc3339, Signal, WallClock,
     escape::is_harmless,
-    line::{Dates, Line, Plain, Rare, Strings, Value, object},
+    line::{Dates, Line, Plain, Rare, Strings, Value, Word, object},
     summary::{LogCounts, Summary},
 };
 use crate::{
     audit,
-    model::{
-        self, EndKind, Endpoint, Errno, Finding, FirstFin, Judged, LateObservation, LogLine, Observer, Side, Speaker, Teardown, Verdict,
-    },
+    model::{self, EndKind, Endpoint, Errno, Finding, FirstFin, Judged, LateObservation, LogLine, Observer, Side, Teardown, Verdict},
 };
 
 const SCHEMA: u32 = 1;
@@ -304,10 +302,10 @@ impl JsonFormat {
             out,
             object! {
                 schema: SCHEMA,
-                record: "teardown",
+                record: Word("teardown"),
                 time: time,
-                end: t.end.name(),
-                family: if t.local.addr.is_ipv4() { "ipv4" } else { "ipv6" },
+                end: Word(t.end.name()),
+                family: Word(if t.local.addr.is_ipv4() { "ipv4" } else { "ipv6" }),
                 local: endpoint(t.local),
                 remote: endpoint(t.remote),
                 nat: names.nat.map(|nat| object! { original: nat.original.map(endpoint), translated: nat.translated.map(endpoint) }),
@@ -315,8 +313,8 @@ impl JsonFormat {
                 netns_name: names.netns.as_deref(),
                 cookie: t.cookie,
                 inode: t.inode,
-                role: t.role.map(model::Role::name),
-                state: t.state.map(model::TcpState::name),
+                role: t.role.map(|role| Word(role.name())),
+                state: t.state.map(|state| Word(state.name())),
                 age_us: t.age_ns.map(micros),
                 idle_ms: t.idle.map(|idle| object! { sent: idle.sent_ms, received: idle.received_ms }),
                 bytes: t.bytes.map(|b| object! {
@@ -332,34 +330,34 @@ impl JsonFormat {
                 reason: t.reason.as_deref().or(verdict.inferred_reason),
                 owner: t.owner.as_ref().map(|owner| holder(owner, names.owner.as_deref())),
                 observer: t.observer.as_ref().map(observer),
-                seen: t.seen.name(),
+                seen: Word(t.seen.name()),
                 closer: t.closer.as_ref().map(|task| object! {
                     tgid: task.tgid,
                     tid: task.tid,
-                    comm: task.comm.text(),
-                    syscall: task.syscall,
+                    comm: task.comm,
+                    syscall: task.syscall.map(Word),
                     exiting: task.exiting,
                 }),
                 released: t.released.as_ref().map(|task| object! {
                     tgid: task.tgid,
                     tid: task.tid,
-                    comm: task.comm.text(),
-                    syscall: task.syscall,
+                    comm: task.comm,
+                    syscall: task.syscall.map(Word),
                     exiting: task.exiting,
                     after_us: t.released_ns.map(|ns| micros(ns.saturating_sub(t.at_ns))),
                 }),
                 peer: t.peer.as_ref().map(|peer| object! {
                     cookie: peer.cookie,
                     tgid: peer.tgid,
-                    comm: peer.tgid.map(|_| peer.comm.text()),
-                    syscall: peer.syscall,
+                    comm: peer.tgid.map(|_| peer.comm),
+                    syscall: peer.syscall.map(Word),
                     unread: peer.unread,
                 }),
                 fin: object! {
                     first: t.fin.first.map(|first| match first {
-                        FirstFin::Local => "local",
-                        FirstFin::Remote => "remote",
-                        FirstFin::Both => "both",
+                        FirstFin::Local => Word("local"),
+                        FirstFin::Remote => Word("remote"),
+                        FirstFin::Both => Word("both"),
                     }),
                     local: t.fin.local,
                     remote: t.fin.remote,
@@ -370,12 +368,12 @@ impl JsonFormat {
                 http: t.http.as_ref().map(|http| object! {
                     request: http.request.as_deref(),
                     status: http.status,
-                    answer: http.answer.name(),
+                    answer: Word(http.answer.name()),
                 }),
-                phase: verdict.phase.name(),
-                cause: verdict.cause.name(),
-                initiator: verdict.initiator.name(),
-                harm: verdict.harm.name(),
+                phase: Word(verdict.phase.name()),
+                cause: Word(verdict.cause.name()),
+                initiator: Word(verdict.initiator.name()),
+                harm: Word(verdict.harm.name()),
                 evidence: evidence(t, verdict),
                 verdict: verdict.words.as_str(),
                 log: certain(log).map(Rare),
@@ -394,7 +392,7 @@ impl JsonFormat {
             out,
             object! {
                 schema: SCHEMA,
-                record: "late-observation",
+                record: Word("late-observation"),
                 time: time,
                 cookie: late.cookie,
                 local: endpoint(late.local),
@@ -427,7 +425,7 @@ fn holder<'a>(owner: &'a model::Owner, identity: Option<&'a model::Identity>) ->
     let place = identity.map(|identity| &identity.place);
     object! {
         tgid: owner.tgid,
-        comm: owner.comm.text(),
+        comm: owner.comm,
         exe: identity.and_then(|identity| identity.exe.as_deref()),
         user: identity.and_then(|identity| identity.user.as_deref()),
         uid: identity.and_then(|identity| identity.uid),
@@ -435,7 +433,7 @@ fn holder<'a>(owner: &'a model::Owner, identity: Option<&'a model::Identity>) ->
         unit: place.and_then(|place| place.unit.as_deref()),
         container: place.and_then(|place| place.container.as_ref()).map(|container| object! {
             id: container.id.as_str(),
-            runtime: container.runtime.map(model::Runtime::name),
+            runtime: container.runtime.map(|runtime| Word(runtime.name())),
         }),
         pod: place.and_then(|place| place.pod.as_deref()),
     }
@@ -446,8 +444,8 @@ fn observer(observer: &Observer) -> impl Value + '_ {
     object! {
         tgid: task.tgid,
         tid: task.tid,
-        comm: task.comm.text(),
-        syscall: task.syscall,
+        comm: task.comm,
+        syscall: task.syscall.map(Word),
         fd: task.fd,
         errno: Symbol(observer.errno),
         delay_us: observer.delay_ns.map(micros),
@@ -463,7 +461,7 @@ fn evidence<'a>(t: &'a Teardown, verdict: &'a Verdict) -> Option<impl Value + 'a
     }
     let e = known.copied().unwrap_or_default();
     Some(object! {
-        last_speaker: e.last_speaker.map(Speaker::name),
+        last_speaker: e.last_speaker.map(|speaker| Word(speaker.name())),
         reused: verdict.reused,
         linger: e.linger_s,
         user_timeout: e.user_timeout_ms,
@@ -474,8 +472,8 @@ fn evidence<'a>(t: &'a Teardown, verdict: &'a Verdict) -> Option<impl Value + 'a
         signal: t.closer.and_then(|closer| closer.signal).map(|signal| Plain(Signal(signal))),
         timer: verdict.timer.as_ref().map(|timer| object! { seconds: timer.seconds, name: &*timer.name }),
         reason_from: match (t.end, &t.reason) {
-            (EndKind::ResetSent, Some(_)) => Some("kernel"),
-            (EndKind::ResetSent, None) => Some("inferred"),
+            (EndKind::ResetSent, Some(_)) => Some(Word("kernel")),
+            (EndKind::ResetSent, None) => Some(Word("inferred")),
             _ => None,
         },
         rst: e.reset.map(|header| object! { acked: header.acked, ttl: header.ttl, window: header.window }),
@@ -488,7 +486,7 @@ struct Symbol(Errno);
 impl Value for Symbol {
     fn put(&self, line: &mut Line) {
         match self.0.name() {
-            Some(name) => name.put(line),
+            Some(name) => Word(name).put(line),
             None => Plain(self.0.0).put(line),
         }
     }

@@ -3,7 +3,6 @@
 //! one constant, and only values are looked at.
 
 use std::{
-    borrow::Cow,
     fmt::{self, Write as _},
     io,
     net::IpAddr,
@@ -13,6 +12,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{Rfc3339, json};
+use crate::model::Comm;
 
 /// An object, written as JSON has it: `object! { key: value, other: object! { .. } }` is a [`Value`].
 macro_rules! object {
@@ -68,21 +68,34 @@ impl Line {
     }
 
     #[inline(always)]
-    fn number(&mut self, n: impl itoa::Integer) {
-        self.put(itoa::Buffer::new().format(n).as_bytes());
+    fn number<N: itoa::Integer + Copy + TryInto<u8>>(&mut self, n: N) {
+        match n.try_into() {
+            // Most are.
+            Ok(digit @ 0..10) => self.put(&[b'0' + digit]),
+            _ => self.put(itoa::Buffer::new().format(n).as_bytes()),
+        }
     }
 
     fn string(&mut self, text: &str) {
-        // No early return, so that it is done in wide steps.
-        let is_plain = text.bytes().fold(true, |plain, b| plain & matches!(b, b' '..=b'~') & (b != b'"') & (b != b'\\'));
-        if is_plain {
-            self.put(b"\"");
-            self.put(text.as_bytes());
-            self.put(b"\"");
-        } else {
-            Rare(text).put(self);
-        }
+        if is_plain(text.as_bytes()) { self.quoted(text.as_bytes()) } else { Rare(text).put(self) }
     }
+
+    #[inline(always)]
+    fn quoted(&mut self, text: &[u8]) {
+        let end = self.length + text.len() + 2;
+        if let Some([first, room @ .., last]) = self.room.get_mut(self.length..end) {
+            (*first, *last) = (b'"', b'"');
+            room.copy_from_slice(text);
+        }
+        self.length = end;
+    }
+}
+
+/// Nothing in it needs escaping.
+#[inline(always)]
+fn is_plain(text: &[u8]) -> bool {
+    // No early return, so that it is done in wide steps.
+    text.iter().fold(true, |plain, &b| plain & matches!(b, b' '..=b'~') & (b != b'"') & (b != b'\\'))
 }
 
 impl fmt::Write for Line {
@@ -141,13 +154,6 @@ impl Value for &str {
     }
 }
 
-impl Value for Cow<'_, str> {
-    #[inline]
-    fn put(&self, line: &mut Line) {
-        line.string(self);
-    }
-}
-
 impl Value for IpAddr {
     #[inline]
     fn put(&self, line: &mut Line) {
@@ -160,6 +166,24 @@ impl Value for IpAddr {
             line.number(octet);
         }
         line.put(b"\"");
+    }
+}
+
+/// A word of ours.
+pub struct Word(pub &'static str);
+
+impl Value for Word {
+    #[inline]
+    fn put(&self, line: &mut Line) {
+        line.quoted(self.0.as_bytes());
+    }
+}
+
+impl Value for Comm {
+    #[inline]
+    fn put(&self, line: &mut Line) {
+        let bytes = self.bytes();
+        if is_plain(bytes) { line.quoted(bytes) } else { line.string(&self.text()) }
     }
 }
 
