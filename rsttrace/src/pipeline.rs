@@ -307,20 +307,27 @@ impl Pipeline {
         Ok(!lines.is_empty())
     }
 
-    fn write_ends(&mut self, out: &mut impl Write, columns: Option<usize>, mut ends: Ends) -> io::Result<()> {
-        ends.retain(|judged| self.shows(judged));
-        self.summary.count(&ends);
-        match (&mut self.format, &ends[..]) {
+    fn write_ends(&mut self, out: &mut impl Write, columns: Option<usize>, ends: Ends) -> io::Result<()> {
+        let mut shown = Ends::new();
+        for mut judged in ends {
+            if self.shows(&mut judged) { shown.push(judged) } else { self.give_back(judged) }
+        }
+        self.summary.count(&shown);
+        match (&mut self.format, &shown[..]) {
             (Format::Json(json), ends) => ends.iter().try_for_each(|judged| json.write(out, judged, &self.clock))?,
             (Format::Text(_), []) => {}
             (Format::Text(text), [judged]) => text.write(out, judged, None, &self.clock, columns)?,
             (Format::Text(text), [first, second, ..]) => text.write(out, first, Some(second), &self.clock, columns)?,
         }
-        for judged in ends {
-            self.spare_words.push(judged.verdict.words);
-            self.joiner.spare_teardowns.give(judged.teardown);
-        }
+        shown.into_iter().for_each(|judged| self.give_back(judged));
         Ok(())
+    }
+
+    fn give_back(&mut self, judged: Judged) {
+        if self.spare_words.len() < MAX_WAITING {
+            self.spare_words.push(judged.verdict.words);
+        }
+        self.joiner.spare_teardowns.give(judged.teardown);
     }
 
     /// Whether an end is shown; then it is counted as such, and gets its names.
