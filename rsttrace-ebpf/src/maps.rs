@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use rsttrace_common::{MAX_PROCESSES, ResetHeader, Snapshot, Task, counter};
 
-use crate::http::Seen;
+use crate::{http::Seen, sock::now_ns};
 
 /// Events to user space; `--buffer` sets the size.
 #[map]
@@ -146,13 +146,13 @@ pub fn begin(sk: u64, now_ns: u64, mode: u32) -> Option<&'static mut Entry> {
 
 /// The entry of a socket, blank if it had none.
 #[inline(always)]
-pub fn find_or_begin(sk: u64, now_ns: u64) -> Option<&'static mut Entry> {
+pub fn find_or_begin(sk: u64) -> Option<&'static mut Entry> {
     if let Some(entry) = find(sk) {
         if entry.flags & DESTROYED == 0 {
             return Some(entry);
         }
     }
-    begin(sk, now_ns, BPF_ANY)
+    begin(sk, now_ns(), BPF_ANY)
 }
 
 /// Adds one to a counter.

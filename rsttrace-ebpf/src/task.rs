@@ -1,5 +1,7 @@
 //! The current task: who it is, and which system call on which descriptor it is in.
 
+use core::ptr::read_volatile;
+
 use aya_ebpf::helpers::{
     bpf_probe_read_user,
     generated::{bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs},
@@ -7,8 +9,8 @@ use aya_ebpf::helpers::{
 use rsttrace_common::{Task, task_flag};
 
 use crate::{
-    settings::{OFFSETS, SETTINGS, frozen},
-    sock::{peek, peek_at},
+    settings::{OFFSETS, SETTINGS, frozen, present},
+    sock::{peek, peek_at, typed},
 };
 
 /// `include/linux/sched.h`; stable since 5.12 (io workers) and long before (the others).
@@ -28,36 +30,109 @@ const SOCKETCALL_COMPAT: u64 = 102;
 /// `O_NONBLOCK` on x86.
 const O_NONBLOCK: u32 = 0o4000;
 
+/// A task, or what belongs to it. Where the helper is there that says so, the verifier knows its type, and a member
+/// costs a load instead of a call.
+#[derive(Clone, Copy)]
+struct Of(*const u8);
+
+impl Of {
+    #[inline(always)]
+    fn current() -> Self {
+        if frozen(&SETTINGS.has_task_pt_regs) != 0 {
+            // SAFETY: the helper exists on this kernel, or the branch is pruned.
+            Self(unsafe { bpf_get_current_task_btf() }.cast_const().cast())
+        } else {
+            // SAFETY: no preconditions.
+            Self(unsafe { bpf_get_current_task() } as *const u8)
+        }
+    }
+
+    #[inline(always)]
+    fn get<T: Copy + Default>(self, member: &'static u32) -> T {
+        if frozen(&SETTINGS.has_task_pt_regs) == 0 {
+            return peek(self.0 as u64, member);
+        }
+        if self.0.is_null() || !present(member) {
+            return T::default();
+        }
+        // SAFETY: typed, and the member exists.
+        unsafe { typed(self.0, member) }
+    }
+
+    #[inline(always)]
+    fn follow(self, member: &'static u32) -> Self {
+        if frozen(&SETTINGS.has_task_pt_regs) == 0 {
+            return Self(peek::<u64>(self.0 as u64, member) as *const u8);
+        }
+        if self.0.is_null() || !present(member) {
+            return Self(core::ptr::null());
+        }
+        // SAFETY: typed, and the member exists.
+        Self(unsafe { typed(self.0, member) })
+    }
+
+    /// `task_struct.comm`.
+    #[inline(always)]
+    fn comm(self) -> [u8; 16] {
+        if frozen(&SETTINGS.has_task_pt_regs) == 0 {
+            return peek(self.0 as u64, &OFFSETS.task_struct__comm);
+        }
+        if self.0.is_null() {
+            return [0; 16];
+        }
+        let mut comm = [0; 16];
+        // SAFETY: typed, and the member is so long.
+        let (head, tail) = unsafe {
+            let at = self.0.add(frozen(&OFFSETS.task_struct__comm) as usize).cast::<u64>();
+            (read_volatile(at), read_volatile(at.add(1)))
+        };
+        comm[..8].copy_from_slice(&head.to_ne_bytes());
+        comm[8..].copy_from_slice(&tail.to_ne_bytes());
+        comm
+    }
+
+    /// Where its user registers are saved; null where that is not known.
+    #[inline(always)]
+    fn user_registers(self) -> Self {
+        if frozen(&SETTINGS.has_task_pt_regs) != 0 {
+            // SAFETY: the helper exists on this kernel, or the branch is pruned; it wants a task.
+            return Self(unsafe { bpf_task_pt_regs(self.0.cast_mut().cast()) } as *const u8);
+        }
+        Self(match frozen(&SETTINGS.pt_regs_on_stack) {
+            0 => 0,
+            distance => peek::<u64>(self.0 as u64, &OFFSETS.task_struct__stack).wrapping_add(u64::from(distance)),
+        } as *const u8)
+    }
+}
+
 /// Fills `out` with the current task. `sk` is the socket whose descriptor counts as `fd`; 0 for
 /// none. The descriptor is kept only where the task's table really leads to this socket: an
 /// io_uring completion may run inside any call.
 #[inline(always)]
 pub fn current(out: &mut Task, sk: u64) {
-    // SAFETY: no preconditions.
-    let task = unsafe { bpf_get_current_task() };
     // By member: the helpers for numbers and name serve cgroup programs on newer kernels only (6.1
     // has them, 5.10 has not).
-    let tgid: u32 = peek(task, &OFFSETS.task_struct__tgid);
+    let task = Of::current();
+    let tgid: u32 = task.get(&OFFSETS.task_struct__tgid);
     if tgid == frozen(&SETTINGS.own_tgid) {
         // The look at all files at the start may drop the last reference to a socket.
         none(out);
         return;
     }
     out.tgid = tgid;
-    out.tid = peek(task, &OFFSETS.task_struct__pid);
+    out.tid = task.get(&OFFSETS.task_struct__pid);
     out.syscall = -1;
     out.fd = -1;
-    let parent: u64 = peek(task, &OFFSETS.task_struct__real_parent);
-    out.parent_tgid = peek(parent, &OFFSETS.task_struct__tgid);
-    out.comm = peek(task, &OFFSETS.task_struct__comm);
+    out.parent_tgid = task.follow(&OFFSETS.task_struct__real_parent).get(&OFFSETS.task_struct__tgid);
+    out.comm = task.comm();
 
-    let pf: u32 = peek(task, &OFFSETS.task_struct__flags);
-    let status: u32 = peek(task, &OFFSETS.task_struct__status);
+    let pf: u32 = task.get(&OFFSETS.task_struct__flags);
+    let status: u32 = task.get(&OFFSETS.task_struct__status);
     let compat = status & TS_COMPAT != 0;
     let mut flags = 0;
     if pf & PF_EXITING != 0 {
         // do_exit() notes it before it closes files; the lowest bits are the signal.
-        let code: u32 = peek(task, &OFFSETS.task_struct__exit_code);
+        let code: u32 = task.get(&OFFSETS.task_struct__exit_code);
         flags |= task_flag::EXITING | (code & 0x7f) << task_flag::SIGNAL_SHIFT;
     }
     if pf & PF_KTHREAD != 0 {
@@ -71,13 +146,16 @@ pub fn current(out: &mut Task, sk: u64) {
     }
     out.flags = flags;
 
-    let regs = user_registers(task);
-    if pf & (PF_EXITING | PF_KTHREAD | PF_IO_WORKER) != 0 || regs == 0 {
+    if pf & (PF_EXITING | PF_KTHREAD | PF_IO_WORKER) != 0 {
         return;
     }
-    let number: u64 = peek(regs, &OFFSETS.pt_regs__orig_ax);
+    let regs = task.user_registers();
+    if regs.0.is_null() {
+        return;
+    }
+    let number: u64 = regs.get(&OFFSETS.pt_regs__orig_ax);
     let first = first_argument(regs, compat);
-    let third: u64 = peek(regs, &OFFSETS.pt_regs__dx);
+    let third: u64 = regs.get(&OFFSETS.pt_regs__dx);
     out.syscall = number as i32;
     if sk == 0 {
         return;
@@ -102,36 +180,22 @@ pub fn current(out: &mut Task, sk: u64) {
     }
 }
 
-/// Where the current task's user registers are saved; 0 where that is not known.
 #[inline(always)]
-fn user_registers(task: u64) -> u64 {
-    if frozen(&SETTINGS.has_task_pt_regs) != 0 {
-        // SAFETY: the helpers exist on this kernel, or the branch is pruned.
-        return unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64;
-    }
-    match frozen(&SETTINGS.pt_regs_on_stack) {
-        0 => 0,
-        distance => peek::<u64>(task, &OFFSETS.task_struct__stack).wrapping_add(u64::from(distance)),
-    }
-}
-
-#[inline(always)]
-fn first_argument(regs: u64, compat: bool) -> u64 {
-    peek(regs, if compat { &OFFSETS.pt_regs__bx } else { &OFFSETS.pt_regs__di })
+fn first_argument(regs: Of, compat: bool) -> u64 {
+    if compat { regs.get(&OFFSETS.pt_regs__bx) } else { regs.get(&OFFSETS.pt_regs__di) }
 }
 
 /// The TCP or MPTCP socket behind the descriptor that is the first argument of the current task's
 /// system call, as the application holds it; 0: none.
 #[inline(always)]
 pub fn socket_of_call() -> u64 {
-    // SAFETY: no preconditions.
-    let task = unsafe { bpf_get_current_task() };
-    let regs = user_registers(task);
-    if regs == 0 {
+    let task = Of::current();
+    let regs = task.user_registers();
+    if regs.0.is_null() {
         return 0;
     }
-    let compat = peek::<u32>(task, &OFFSETS.task_struct__status) & TS_COMPAT != 0;
-    let number: u64 = peek(regs, &OFFSETS.pt_regs__orig_ax);
+    let compat = task.get::<u32>(&OFFSETS.task_struct__status) & TS_COMPAT != 0;
+    let number: u64 = regs.get(&OFFSETS.pt_regs__orig_ax);
     if compat && number == SOCKETCALL_COMPAT {
         return 0;
     }
@@ -139,7 +203,7 @@ pub fn socket_of_call() -> u64 {
     if first != 0 || number != (if compat { SPLICE_COMPAT } else { SPLICE }) {
         return first;
     }
-    socket_of(file_of(task, peek::<u64>(regs, &OFFSETS.pt_regs__dx) as u32))
+    socket_of(file_of(task, regs.get::<u64>(&OFFSETS.pt_regs__dx) as u32))
 }
 
 /// The `struct sock` behind a file; 0 where it is no socket's.
@@ -209,22 +273,21 @@ const MSG_IOVLEN: u64 = 24;
 /// splice moves lies elsewhere.
 #[inline(always)]
 pub fn buffers_of_call(sk: u64, received: bool) -> Buffers {
-    // SAFETY: no preconditions.
-    let task = unsafe { bpf_get_current_task() };
-    let pf: u32 = peek(task, &OFFSETS.task_struct__flags);
-    let status: u32 = peek(task, &OFFSETS.task_struct__status);
-    let regs = user_registers(task);
-    if pf & (PF_EXITING | PF_KTHREAD | PF_IO_WORKER) != 0 || status & TS_COMPAT != 0 || regs == 0 {
+    let task = Of::current();
+    let pf: u32 = task.get(&OFFSETS.task_struct__flags);
+    let status: u32 = task.get(&OFFSETS.task_struct__status);
+    let regs = task.user_registers();
+    if pf & (PF_EXITING | PF_KTHREAD | PF_IO_WORKER) != 0 || status & TS_COMPAT != 0 || regs.0.is_null() {
         return Buffers::NONE;
     }
     let socket: u64 = peek(sk, &OFFSETS.sock__sk_socket);
     if socket == 0 || !is_socket(file_of(task, first_argument(regs, false) as u32), socket) {
         return Buffers::NONE;
     }
-    let second: u64 = peek(regs, &OFFSETS.pt_regs__si);
-    match (received, peek::<u64>(regs, &OFFSETS.pt_regs__orig_ax)) {
+    let second: u64 = regs.get(&OFFSETS.pt_regs__si);
+    match (received, regs.get::<u64>(&OFFSETS.pt_regs__orig_ax)) {
         (true, READ | RECVFROM) | (false, WRITE | SENDTO) => Buffers { one: second, vector: 0, count: 0 },
-        (true, READV) | (false, WRITEV) => Buffers { one: 0, vector: second, count: peek(regs, &OFFSETS.pt_regs__dx) },
+        (true, READV) | (false, WRITEV) => Buffers { one: 0, vector: second, count: regs.get(&OFFSETS.pt_regs__dx) },
         (true, RECVMSG) | (false, SENDMSG) => {
             Buffers { one: 0, vector: from_user(second.wrapping_add(MSG_IOV)), count: from_user(second.wrapping_add(MSG_IOVLEN)) }
         }
@@ -262,10 +325,7 @@ pub fn process_comm(task: &Task) -> [u8; 16] {
     if task.tid == task.tgid {
         return task.comm;
     }
-    // SAFETY: no preconditions.
-    let current = unsafe { bpf_get_current_task() };
-    let leader: u64 = peek(current, &OFFSETS.task_struct__group_leader);
-    peek(leader, &OFFSETS.task_struct__comm)
+    Of::current().follow(&OFFSETS.task_struct__group_leader).comm()
 }
 
 /// A process that has a descriptor of the socket, seen from outside.
@@ -284,14 +344,12 @@ pub fn holder(out: &mut Task, task: u64, fd: i32) {
 
 /// `files_lookup_fd_raw()`: the file behind a descriptor of a task, 0 if none.
 #[inline(always)]
-fn file_of(task: u64, fd: u32) -> u64 {
-    let files: u64 = peek(task, &OFFSETS.task_struct__files);
-    let table: u64 = peek(files, &OFFSETS.files_struct__fdt);
-    let max: u32 = peek(table, &OFFSETS.fdtable__max_fds);
-    if fd >= max {
+fn file_of(task: Of, fd: u32) -> u64 {
+    let table = task.follow(&OFFSETS.task_struct__files).follow(&OFFSETS.files_struct__fdt);
+    if fd >= table.get::<u32>(&OFFSETS.fdtable__max_fds) {
         return 0;
     }
-    let array: u64 = peek(table, &OFFSETS.fdtable__fd);
+    let array: u64 = table.get(&OFFSETS.fdtable__fd);
     peek_at(array.wrapping_add(u64::from(fd) * 8))
 }
 

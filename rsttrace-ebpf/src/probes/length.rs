@@ -39,7 +39,7 @@ pub fn returned(ctx: &impl EbpfContext, hook: u8, sk: Sk, ret: u64, flags: u64) 
     if ret > 0 {
         if is_tcp(sk) {
             if is_first_use(sk, ret, hook == hook::SOCK_RECV_LENGTH) {
-                first_use(sk as u64);
+                first_use(sk);
             }
             if hook == hook::SOCK_SEND_LENGTH && CLOSE_NOTIFY.contains(&(ret as u32)) {
                 wrote_goodbye(sk);
@@ -77,11 +77,11 @@ fn wrote_goodbye(sk: Sk) {
 
 /// The first task that uses an accepted connection owns it.
 #[inline(always)]
-fn first_use(sk: u64) {
-    if let Some(entry) = maps::find(sk) {
+fn first_use(sk: Sk) {
+    if let Some(entry) = maps::find(sk as u64) {
         if entry.owner.tgid == 0 || entry.flags & SEEDED != 0 {
             entry.flags &= !SEEDED;
-            task::current(&mut entry.owner, sk);
+            task::current(&mut entry.owner, sk as u64);
             task::lead(&mut entry.owner);
             entry.inode = inode(sk);
         }

@@ -48,7 +48,7 @@ fn report_end(ctx: &impl EbpfContext, sk: Sk, entry: Option<&mut Entry>, end: &E
     let out = unsafe { &mut *event.as_mut_ptr() };
     out.header = emit::header(kind::END, sock::now_ns());
     out.cookie = sock::cookie(sk);
-    out.inode = sock::inode(sk as u64);
+    out.inode = sock::inode(sk);
     sock::tuple(sk, &mut out.tuple);
     if out.tuple.remote_port == 0 && end.skb != 0 {
         out.tuple.remote_port = sock::tcp_header(end.skb).map_or(0, |tcp| tcp.source);

@@ -36,7 +36,7 @@ fn fin_or_reset(ctx: *mut c_void, flags: u8) {
     if !is_tcp(sk) {
         return;
     }
-    let Some(entry) = find_or_begin(sk as u64, now_ns()) else { return };
+    let Some(entry) = find_or_begin(sk as u64) else { return };
     let skb = ctx.arg::<*const u8>(1) as u64;
     if flags & TCPHDR_RST != 0 {
         reset_header(skb, flags, 0, &mut entry.reset);
@@ -69,7 +69,7 @@ fn accepted(sk: u64, skb: u64) {
     if flags & TCPHDR_RST == 0 {
         return;
     }
-    if let Some(entry) = find_or_begin(sk, now_ns()) {
+    if let Some(entry) = find_or_begin(sk) {
         reset_header(skb, flags, reset_flag::ACCEPTED, &mut entry.reset);
     }
 }

@@ -27,7 +27,7 @@ fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
     if is_mini(state) || state == CLOSE || !is_tcp(sk) {
         return 0;
     }
-    let mut entry = find_or_begin(sk as u64, now_ns());
+    let mut entry = find_or_begin(sk as u64);
     if let Some(entry) = entry.as_deref_mut() {
         entry.errno = of_reset(state);
     }

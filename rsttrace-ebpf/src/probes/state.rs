@@ -57,7 +57,7 @@ fn opened_by_us(ctx: &BtfTracePointContext, sk: Sk) {
     if let Some(entry) = opened(key, role::CLIENT) {
         task::current(&mut entry.owner, key);
         task::lead(&mut entry.owner);
-        entry.inode = inode(key);
+        entry.inode = inode(sk);
     }
 }
 
@@ -86,7 +86,7 @@ fn opened(key: u64, role: u8) -> Option<&'static mut Entry> {
 #[inline(always)]
 fn fin(sk: Sk, by: u8) {
     let now = now_ns();
-    let Some(entry) = find_or_begin(sk as u64, now) else { return };
+    let Some(entry) = find_or_begin(sk as u64) else { return };
     if by == first_fin::BOTH {
         entry.second_fin_ns = now;
     } else {
@@ -124,7 +124,7 @@ fn mark_goodbye(goodbye_seq: u32, flags: u32, at: &mut Snapshot) {
 #[inline(always)]
 fn fin_in_answer(sk: Sk) {
     let now = now_ns();
-    let Some(entry) = find_or_begin(sk as u64, now) else { return };
+    let Some(entry) = find_or_begin(sk as u64) else { return };
     entry.second_fin_ns = now;
     entry.first_fin = first_fin::REMOTE;
     note_closer(sk, entry);
@@ -137,7 +137,7 @@ fn fin_in_answer(sk: Sk) {
 fn note_closer(sk: Sk, entry: &mut Entry) {
     task::current(&mut entry.closer, 0);
     if entry.inode == 0 {
-        entry.inode = inode(sk as u64);
+        entry.inode = inode(sk);
     }
     // MPTCP closes its subflows from a worker.
     if entry.owner.tgid == 0 && entry.closer.flags & task_flag::KTHREAD == 0 {
@@ -151,7 +151,7 @@ fn note_closer(sk: Sk, entry: &mut Entry) {
 fn closed(ctx: &BtfTracePointContext, sk: Sk, old: u8) {
     let now = now_ns();
     let error = err(sk);
-    let Some(entry) = find_or_begin(sk as u64, now) else {
+    let Some(entry) = find_or_begin(sk as u64) else {
         // If a RST did it, tcp_receive_reset has said so already.
         if error != of_reset(old) && (error != 0 || aborts(old)) {
             report_end(ctx, sk, None, &end_in(old, error));

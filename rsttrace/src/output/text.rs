@@ -1,6 +1,10 @@
 //! One line per connection that ended, two or more where the terminal is narrow.
 
-use std::io::{self, Write};
+use std::{
+    borrow::Cow,
+    fmt::{self, Display},
+    io::{self, Write},
+};
 
 use anstyle::{AnsiColor, Style};
 use jiff::{Timestamp, tz::TimeZone};
@@ -61,6 +65,8 @@ pub struct TextFormat {
     process: usize,
     local: usize,
     remote: usize,
+    /// Of the latest record: since 1970, and as it is shown.
+    second: (Option<i64>, String),
 }
 
 /// What stands in front of a record's words.
@@ -76,7 +82,7 @@ struct Head<'a> {
 
 impl TextFormat {
     pub fn new(style: Appearance) -> Self {
-        Self { style, process: 12, local: 15, remote: 15 }
+        Self { style, process: 12, local: 15, remote: 15, second: (None, String::new()) }
     }
 
     /// Whether the evidence is shown.
@@ -132,7 +138,7 @@ impl TextFormat {
             local: late.local,
             remote: late.remote,
         };
-        self.write_line(out, head, late_words(late), clock, columns)?;
+        self.write_line(out, head, &late_words(late), clock, columns)?;
         self.write_log(out, log, columns)
     }
 
@@ -141,7 +147,7 @@ impl TextFormat {
     /// # Errors
     /// What writing returns.
     pub fn write_unmatched(&self, out: &mut impl Write, line: &LogLine, columns: Option<usize>) -> io::Result<()> {
-        let parts = [self.shown("log line without a record:"), self.shown(&line.raw)];
+        let parts = ["log line without a record:".into(), self.shown(&line.raw)];
         writeln!(out, "{}", self.fold("", &parts, true, INDENT, columns))
     }
 
@@ -185,20 +191,20 @@ impl TextFormat {
             local: t.local,
             remote: t.remote,
         };
-        self.write_line(out, head, words(judged, other), clock, columns)
+        self.write_line(out, head, &words(judged, other), clock, columns)
     }
 
     fn write_line(
         &mut self,
         out: &mut impl Write,
         head: Head<'_>,
-        words: Vec<String>,
+        words: &[Cow<'_, str>],
         clock: &WallClock,
         columns: Option<usize>,
     ) -> io::Result<()> {
         let Head { at_ns, harm, style, process, arrow, local, remote } = head;
         let process = self.shown(&process);
-        let words: Vec<String> = words.iter().map(|part| self.shown(part)).collect();
+        let words: Vec<_> = words.iter().map(|part| self.shown(part)).collect();
         let time = self.time(clock.at(at_ns));
         let wide = columns.is_none_or(|columns| columns >= ONE_LINE);
         let elide = columns.is_some();
@@ -237,13 +243,13 @@ impl TextFormat {
     }
 
     /// Names in it come from outside.
-    fn shown(&self, text: &str) -> String {
-        let text = for_terminal(text).into_owned();
-        if self.style.unicode { text } else { in_ascii(text) }
+    fn shown<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        let text = for_terminal(text);
+        if self.style.unicode || text.is_ascii() { text } else { in_ascii(&text).into() }
     }
 
     /// Puts the words behind the head as far as they fit, the rest below.
-    fn fold(&self, head: &str, words: &[String], wide: bool, indent: usize, columns: Option<usize>) -> String {
+    fn fold(&self, head: &str, words: &[Cow<'_, str>], wide: bool, indent: usize, columns: Option<usize>) -> String {
         let limit = columns.unwrap_or(usize::MAX).max(40);
         let mut lines = head.to_owned();
         let mut used = if wide { self.width(head) } else { limit };
@@ -289,16 +295,28 @@ impl TextFormat {
     }
 
     fn width(&self, text: &str) -> usize {
+        if text.is_ascii() {
+            return text.len();
+        }
         if self.style.cjk { text.width_cjk() } else { text.width() }
     }
 
-    fn pad(&self, text: &str, width: usize) -> String {
-        format!("{text}{}", " ".repeat(width.saturating_sub(self.width(text))))
+    /// With spaces up to a width.
+    fn pad(&self, text: &str, width: usize) -> impl Display {
+        let missing = width.saturating_sub(self.width(text));
+        fmt::from_fn(move |f| write!(f, "{text}{:missing$}", ""))
     }
 
-    fn time(&self, at: Timestamp) -> String {
+    fn time(&mut self, at: Timestamp) -> String {
         match &self.style.time {
-            TimeFormat::Zoned(zone) => at.to_zoned(zone.clone()).strftime("%H:%M:%S%.3f").to_string(),
+            TimeFormat::Zoned(zone) => {
+                // Records of a burst share it.
+                let second = at.as_second();
+                if self.second.0 != Some(second) {
+                    self.second = (Some(second), at.to_zoned(zone.clone()).strftime("%H:%M:%S").to_string());
+                }
+                format!("{}.{:03}", self.second.1, at.subsec_millisecond())
+            }
             TimeFormat::Relative(start) => {
                 let ms = at.as_millisecond() - start.as_millisecond();
                 format!("{:>12}", format!("{}.{:03}", ms / 1_000, ms.rem_euclid(1_000)))
@@ -322,23 +340,26 @@ impl TextFormat {
 }
 
 /// The verdict first, then what happened on the wire and who saw it.
-fn words(judged: &Judged, other: Option<&Judged>) -> Vec<String> {
+fn words<'j>(judged: &'j Judged, other: Option<&Judged>) -> Vec<Cow<'j, str>> {
     let t = &judged.teardown;
-    let mut words = vec![judged.verdict.words.clone()];
-    words.extend(request(t).or_else(|| other.and_then(|other| request(&other.teardown))));
+    let mut words = Vec::with_capacity(6);
+    words.push(judged.verdict.words.as_str().into());
+    words.extend(request(t).or_else(|| other.and_then(|other| request(&other.teardown))).map(Cow::from));
     let mut wire = what(t);
     if let Some(saw) = who_saw(t) {
-        wire = format!("{wire}, {saw}");
+        wire += ", ";
+        wire += &saw;
     }
-    words.push(wire);
+    words.push(wire.into());
     if let Some(other) = other {
-        words.extend(who_saw(&other.teardown).map(|saw| format!("at the other end {saw}")));
+        words.extend(who_saw(&other.teardown).map(|saw| format!("at the other end {saw}").into()));
         let damage = &other.verdict.damage;
         if damage.undelivered > 0 {
-            words.push(format!("{} of {} not delivered", bytes(damage.undelivered), process_of(&other.teardown)));
+            words.push(format!("{} of {} not delivered", bytes(damage.undelivered), process_of(&other.teardown)).into());
         }
     }
-    words.extend(translation(t, &judged.names).or_else(|| other.and_then(|other| translation(&other.teardown, &other.names))));
+    let translated = translation(t, &judged.names).or_else(|| other.and_then(|other| translation(&other.teardown, &other.names)));
+    words.extend(translated.map(Cow::from));
     words
 }
 
@@ -449,10 +470,7 @@ fn unbroken(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// For terminals that show nothing else.
-fn in_ascii(text: String) -> String {
-    if text.is_ascii() {
-        return text;
-    }
+fn in_ascii(text: &str) -> String {
     let ascii = |c: char| match c {
         // Something was cut here.
         '…' => "...".to_owned(),
@@ -565,8 +583,8 @@ fn who_saw(t: &Teardown) -> Option<String> {
     }
 }
 
-fn late_words(late: &LateObservation) -> Vec<String> {
-    vec![format!("noticed at last: {}", saw(&late.observer)), format!("the {} that was printed before", late.end.name())]
+fn late_words(late: &LateObservation) -> [Cow<'static, str>; 2] {
+    [format!("noticed at last: {}", saw(&late.observer)).into(), format!("the {} that was printed before", late.end.name()).into()]
 }
 
 /// An endpoint; a long IPv6 address is elided in the middle on a terminal.
