@@ -164,8 +164,7 @@ impl Filter {
 
     /// One of them satisfies all conditions on processes.
     fn accepts_parties(&self, mut parties: impl Iterator<Item = Party>, at_ns: u64, lineage: &mut dyn Lineage) -> bool {
-        let of_any = self.processes.is_empty() && !self.asks_for_places();
-        of_any || parties.any(|party| self.is_of_processes(party, lineage) && self.is_in_places(party, at_ns, lineage))
+        !self.chooses_processes() || parties.any(|party| self.is_of_processes(party, lineage) && self.is_in_places(party, at_ns, lineage))
     }
 
     fn is_of_processes(&self, party: Party, lineage: &mut dyn Lineage) -> bool {
@@ -174,6 +173,18 @@ impl Filter {
 
     fn is_in_places(&self, party: Party, at_ns: u64, lineage: &mut dyn Lineage) -> bool {
         !self.asks_for_places() || lineage.at(party, at_ns).is_some_and(|info| self.contains(&info))
+    }
+
+    /// Whether not every process is meant.
+    pub fn chooses_processes(&self) -> bool {
+        !self.processes.is_empty() || self.asks_for_places()
+    }
+
+    /// Whether a process is meant that is there now.
+    pub fn means(&self, tgid: u32, lineage: &mut dyn Lineage) -> bool {
+        let info = lineage.process(tgid).unwrap_or_default();
+        (self.processes.is_empty() || matches(&self.processes, tgid, info.parent, &info.comm, lineage))
+            && (!self.asks_for_places() || self.contains(&info))
     }
 
     /// Whether a process is in one of the containers and in one of the units that are asked for.
