@@ -331,7 +331,8 @@ impl Tracer {
     #[track_caller]
     pub fn finish_unchecked(mut self) -> Run {
         let outcome = self.log.wait(DEADLINE * 2, |seen| (seen.stderr_closed && seen.status.is_some()).then_some(seen.status).flatten());
-        let Ok(status) = outcome else { panic!("the tracer does not end:\n{}", self.stderr()) };
+        // The guard in an error must be gone: stderr() takes the lock too.
+        let Some(status) = outcome.ok() else { panic!("the tracer does not end:\n{}", self.stderr()) };
         let refused = self.refused.lines();
         assert!(refused.is_empty(), "a tracer was refused calls by its sandbox:\n{}", refused.concat());
         let seen = self.log.lock();
