@@ -27,6 +27,7 @@ use crate::{
     decode::Decoder,
     enrich::Processes,
     filter::{Filter, ProcessSelector},
+    fold::Fold,
     follow::{Doors, Logs, Place},
     join::Joiner,
     output::{
@@ -122,6 +123,7 @@ pub async fn run(config: Config, files: Option<Doors>, broker: Option<io::Result
     pipeline.timers = config.timers.clone();
     pipeline.want_fin = config.want_fin;
     pipeline.fail_on = config.fail_on.clone();
+    pipeline.fold = config.rate_limit.map(Fold::new);
     pipeline.summary.started = started;
     pipeline.summary.filters = !config.filter_words.is_empty();
     let reconciliation = Reconciliation::begin(&probe, config.filter.netns, &mut pipeline.tally);
