@@ -42,7 +42,7 @@ pub mod hook {
     pub const SYS_EXIT: u8 = 7;
     pub const SCHED_PROCESS_EXEC: u8 = 8;
     pub const COUNT: usize = 9;
-    /// Emits nothing: a child of a process whose HTTP is looked at is looked at too.
+    /// Emits nothing: a child of a chosen process is chosen too.
     pub const SCHED_PROCESS_FORK: &str = "sched_process_fork";
     /// Emits nothing: it looks at the FIN and the RST before they are processed.
     pub const TCP_PROBE: &str = "tcp_probe";
@@ -594,6 +594,8 @@ pub struct Settings {
     pub own_tgid: u32,
     /// HTTP of the chosen processes is looked at.
     pub http: u32,
+    /// As much of the ring may be filled by events of other than the chosen processes; 0: none are chosen.
+    pub shared_bytes: u32,
 }
 
 macro_rules! assert_size {
@@ -614,7 +616,7 @@ assert_size!(
     Exchange = 2_064,
     HttpEvent = 5_256,
     ExecEvent = 24,
-    Settings = 28,
+    Settings = 32,
 );
 const _: () = assert!(core::mem::offset_of!(EndEvent, tuple) == 72);
 const _: () = assert!(core::mem::offset_of!(EndEvent, sizes) == 120);

@@ -1,15 +1,19 @@
 //! Reserving room in the ring buffer, and accounting for it when there is none.
 
-use aya_ebpf::{EbpfContext, maps::ring_buf::RingBufEntry};
+use aya_ebpf::{EbpfContext, bindings::BPF_RB_AVAIL_DATA, maps::ring_buf::RingBufEntry};
 use aya_log_ebpf::warn;
 use rsttrace_common::{ABI, Header, hook};
 
-use crate::maps::{EVENTS, count};
+use crate::{
+    maps::{EVENTS, count},
+    settings::{SETTINGS, frozen},
+};
 
-/// Room for one event, to be filled in place; a full ring is counted for this hook.
+/// Room for one event, to be filled in place; a full ring is counted for this hook. `chosen` tells whether it
+/// is a chosen process's, for which the last part of the ring is kept.
 #[inline(always)]
-pub fn reserve<T: 'static>(ctx: &impl EbpfContext, hook: u8) -> Option<RingBufEntry<T>> {
-    let entry = EVENTS.reserve::<T>(0);
+pub fn reserve<T: 'static>(ctx: &impl EbpfContext, hook: u8, chosen: impl FnOnce() -> bool) -> Option<RingBufEntry<T>> {
+    let entry = if only_for_chosen() && !chosen() { None } else { EVENTS.reserve::<T>(0) };
     if entry.is_none() {
         count(u32::from(hook));
         warn!(ctx, "ring buffer full: an event of {} is lost", name(hook));
@@ -17,7 +21,13 @@ pub fn reserve<T: 'static>(ctx: &impl EbpfContext, hook: u8) -> Option<RingBufEn
     entry
 }
 
-/// Sends an event that lies in a map; a full ring is counted for this hook.
+#[inline(always)]
+fn only_for_chosen() -> bool {
+    let shared = frozen(&SETTINGS.shared_bytes);
+    shared != 0 && EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) >= u64::from(shared)
+}
+
+/// Sends an event of a chosen process that lies in a map; a full ring is counted for this hook.
 #[inline(always)]
 pub fn send<T>(ctx: &impl EbpfContext, hook: u8, event: &T) {
     if EVENTS.output::<T>(event, 0).is_err() {

@@ -17,8 +17,9 @@ use aya_ebpf::{
 use rsttrace_common::{ANSWER_CAP, Exchange, Header, HttpEvent, REQUEST_CAP, Snapshot, SockId, http_flag, kind, snapshot_flag};
 
 use crate::{
+    chosen::is_chosen,
     emit,
-    maps::{CHOSEN, HTTP},
+    maps::HTTP,
     settings::{SETTINGS, frozen},
     sock::{self, Positions, Sk},
     task::{self, Buffers},
@@ -79,21 +80,6 @@ fn find_or_begin(sk: u64) -> Option<&'static mut HttpEvent> {
 pub fn forget(sk: u64) {
     if frozen(&SETTINGS.http) != 0 {
         let _ = HTTP.remove(sk);
-    }
-}
-
-/// Whether HTTP of this process is looked at.
-#[inline(always)]
-pub fn is_chosen(tgid: u32) -> bool {
-    // SAFETY: a map value of eight bytes; a stale byte is as good.
-    CHOSEN.get_ptr(tgid / 8).is_some_and(|bytes| unsafe { bytes.cast::<u8>().add((tgid & 7) as usize).read_volatile() } != 0)
-}
-
-#[inline(always)]
-pub fn choose(tgid: u32, chosen: bool) {
-    if let Some(bytes) = CHOSEN.get_ptr_mut(tgid / 8) {
-        // SAFETY: as above.
-        unsafe { bytes.cast::<u8>().add((tgid & 7) as usize).write_volatile(chosen.into()) };
     }
 }
 

@@ -7,6 +7,7 @@
 #![no_std]
 #![no_main]
 
+mod chosen;
 mod emit;
 mod http;
 mod maps;

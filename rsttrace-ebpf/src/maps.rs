@@ -26,7 +26,7 @@ pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::C
 #[map]
 pub static DYING: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
-/// A byte for each process number: its HTTP is looked at. User space writes it through memory. Bytes,
+/// A byte for each process number: it is chosen. User space writes it through memory. Bytes,
 /// because bits would take an atomic OR, which 5.10 does not have.
 #[map]
 pub static CHOSEN: Array<[u8; 8]> = Array::with_max_entries(MAX_PROCESSES / 8, BPF_F_MMAPABLE);

@@ -10,8 +10,16 @@ pub static OFFSETS: Offsets = Offsets::ABSENT;
 
 /// Switches, overridden by the loader.
 #[unsafe(no_mangle)]
-pub static SETTINGS: Settings =
-    Settings { want_fin: 0, has_task_pt_regs: 0, pt_regs_on_stack: 0, has_reset_reason: 0, has_socket_cookie: 0, own_tgid: 0, http: 0 };
+pub static SETTINGS: Settings = Settings {
+    want_fin: 0,
+    has_task_pt_regs: 0,
+    pt_regs_on_stack: 0,
+    has_reset_reason: 0,
+    has_socket_cookie: 0,
+    own_tgid: 0,
+    http: 0,
+    shared_bytes: 0,
+};
 
 /// A frozen value, as the verifier's constant instead of the compiler's.
 #[inline(always)]

@@ -25,7 +25,8 @@ fn main() -> anyhow::Result<()> {
         without: Vec::new(),
         syscall_hooks: false,
         kernel_log: false,
-        http: None,
+        choice: None,
+        http: false,
     };
     let mut probe = Probe::start(&options)?;
     eprintln!("ready");

@@ -1,5 +1,7 @@
 //! The command line, and nothing but it.
 
+use std::num::NonZeroU32;
+
 use clap::{
     ArgAction, Args, Parser, Subcommand, ValueEnum,
     builder::{PossibleValuesParser, Styles, TypedValueParser},
@@ -283,6 +285,15 @@ pub struct Trace {
     #[arg(short, long, help_heading = "Output")]
     pub json: bool,
 
+    /// Write at most N lines per second of ends that are alike; the rest is one line with a count
+    ///
+    /// Alike are ends of the same kind, cause, harm and process's name, with the same address at the other end and
+    /// the same port of the server. A connection whose both ends are on this host is one line of text. The summary
+    /// and --fail-on know all ends, --count only those that are written one by one. Errors that are noticed after
+    /// their record and lines of a log are always written.
+    #[arg(long, value_name = "N[/s]", value_parser = rate, help_heading = "Output")]
+    pub rate_limit: Option<NonZeroU32>,
+
     /// Times in text
     #[arg(long, value_enum, default_value_t = TimeChoice::Local, value_name = "WHICH", help_heading = "Output")]
     pub time: TimeChoice,
@@ -307,7 +318,7 @@ pub struct Trace {
     #[arg(short, long, value_name = "TIME", value_parser = duration, help_heading = "Run")]
     pub duration: Option<std::time::Duration>,
 
-    /// Stop after N records
+    /// Stop after N records that were written
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Run")]
     pub count: Option<u64>,
 
@@ -346,6 +357,11 @@ fn hooks() -> PossibleValuesParser {
 
 fn zone(text: &str) -> Result<TimeZone, String> {
     jiff::fmt::temporal::DateTimeParser::new().parse_time_zone(text).map_err(|error| error.to_string())
+}
+
+fn rate(text: &str) -> Result<NonZeroU32, String> {
+    let number = text.strip_suffix("/s").unwrap_or(text);
+    number.parse().map_err(|_| "expected a number of lines per second, such as 5 or 5/s".to_owned())
 }
 
 fn log_formats() -> impl TypedValueParser<Value = Format> {

@@ -1,6 +1,6 @@
 //! What the flags mean, checked.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{ffi::OsString, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use jiff::{Timestamp, tz::TimeZone};
 use thiserror::Error;
@@ -36,6 +36,8 @@ pub struct Config {
     /// Requests are shown with their query.
     pub http_query: bool,
     pub json: bool,
+    /// Lines per second of ends that are alike.
+    pub rate_limit: Option<NonZeroU32>,
     pub look: Look,
     pub quiet: bool,
     pub verbose: u8,
@@ -177,6 +179,7 @@ impl TryFrom<Trace> for Config {
             http: cli.http,
             http_query: cli.http_query,
             json: cli.json,
+            rate_limit: cli.rate_limit,
             look: Look { time: cli.time, color: cli.color, ascii: cli.ascii, timeline: cli.verbose >= 1, silence: cli.unmatched },
             quiet: cli.quiet,
             verbose: cli.verbose,

@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod enrich;
 pub mod explain;
 pub mod filter;
+pub mod fold;
 pub mod follow;
 pub mod input;
 pub mod join;

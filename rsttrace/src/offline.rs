@@ -64,7 +64,7 @@ const MAX_TOLD: u64 = 10;
 /// # Errors
 /// When a file cannot be opened or read, or stdout not be written.
 pub fn run(request: &Request, columns: Option<usize>) -> anyhow::Result<ExitCode> {
-    let mut out = BufWriter::with_capacity(64 * 1024, Stdout::new(Default::default(), None));
+    let mut out = BufWriter::with_capacity(64 * 1024, Stdout::new(Default::default(), None, || {}));
     let mut sources = vec![Source::events(&request.events)?];
     for path in &request.error_logs {
         sources.push(Source::log(path, Book::Errors, request.format, sources.len())?);

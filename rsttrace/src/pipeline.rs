@@ -15,6 +15,7 @@ use crate::{
     decode::Decoder,
     enrich::Processes,
     filter::{Condition, Filter},
+    fold::Fold,
     follow::Counts,
     join::Joiner,
     model::{Event, Finding, Judged, LateObservation, LogLine, Names, Record, Seen, Teardown},
@@ -22,7 +23,7 @@ use crate::{
         WallClock,
         json::{self, JsonFormat},
         summary::{LogCounts, Summary},
-        text::TextFormat,
+        text::{self, TextFormat},
     },
     probe::Counters,
     verdict::{self, timers::Timers},
@@ -66,6 +67,8 @@ pub struct Pipeline {
     pub log: Option<LogJoin>,
     /// Processes that have become another program since somebody looked.
     pub execs: Vec<u32>,
+    /// Where lines of ends that are alike are limited.
+    pub fold: Option<Fold>,
     /// Of records that are written: the next ones' words need no memory of their own.
     spare_words: Vec<String>,
     last_event_ns: u64,
@@ -156,6 +159,7 @@ impl Pipeline {
             tally: Tally::default(),
             log: None,
             execs: Vec::new(),
+            fold: None,
             spare_words: Vec::new(),
             last_event_ns: 0,
             now_ns: 0,
@@ -193,8 +197,14 @@ impl Pipeline {
 
     /// Whether [`Pipeline::write`] has something to do.
     pub fn has_ready(&self) -> bool {
-        let due = self.log.as_ref().and_then(|log| log.correlator.next_deadline_ns());
-        !self.ready.is_empty() || due.is_some_and(|at_ns| at_ns <= self.now_ns)
+        !self.ready.is_empty() || self.next_line_ns().is_some_and(|at_ns| at_ns <= self.now_ns)
+    }
+
+    /// When something is due that waits for nothing but time.
+    fn next_line_ns(&self) -> Option<u64> {
+        let log = self.log.as_ref().and_then(|log| log.correlator.next_deadline_ns());
+        let folded = self.fold.as_ref().and_then(Fold::next_deadline_ns);
+        log.into_iter().chain(folded).min()
     }
 
     /// What is complete can be written with more in a moment.
@@ -208,9 +218,8 @@ impl Pipeline {
 
     /// When [`Pipeline::tick`] and [`Pipeline::write`] have something to do next.
     pub fn next_deadline_ns(&self, now_ns: u64) -> Option<u64> {
-        let log = self.log.as_ref().and_then(|log| log.correlator.next_deadline_ns());
         let ready = (!self.ready.is_empty()).then_some(now_ns);
-        let write = [log, ready].into_iter().flatten().min();
+        let write = self.next_line_ns().into_iter().chain(ready).min();
         let not_before_ns = self.waits_until_ns(now_ns).unwrap_or(0);
         self.joiner.next_deadline_ns().into_iter().chain(write.map(|at| at.max(not_before_ns))).min()
     }
@@ -230,10 +239,12 @@ impl Pipeline {
     /// What writing returns.
     pub fn finish(&mut self, out: &mut impl Write, columns: Option<usize>) -> io::Result<()> {
         self.joiner.finish(&mut self.ready);
-        self.write_until(out, columns, u64::MAX).map(|_| ())
+        self.write_until(out, columns, u64::MAX)?;
+        self.write_folded(out, columns, u64::MAX).map(|_| ())
     }
 
     fn write_until(&mut self, out: &mut impl Write, columns: Option<usize>, until_ns: u64) -> io::Result<bool> {
+        let wrote_folded = self.write_folded(out, columns, self.now_ns)?;
         let before = self.printed;
         let mut ready = std::mem::take(&mut self.ready);
         for record in ready.drain(..) {
@@ -264,7 +275,7 @@ impl Pipeline {
                 return Ok(true);
             }
         }
-        Ok(self.printed > before)
+        Ok(wrote_folded || self.printed > before)
     }
 
     /// The kernel half's part of it is told; names and a verdict are added.
@@ -313,6 +324,8 @@ impl Pipeline {
             if self.shows(&mut judged) { shown.push(judged) } else { self.give_back(judged) }
         }
         self.summary.count(&shown);
+        let mut shown = self.unfolded(shown);
+        shown.iter_mut().for_each(|judged| self.find_names(judged));
         match (&mut self.format, &shown[..]) {
             (Format::Json(json), ends) => ends.iter().try_for_each(|judged| json.write(out, judged, &self.clock))?,
             (Format::Text(_), []) => {}
@@ -330,7 +343,7 @@ impl Pipeline {
         self.joiner.spare_teardowns.give(judged.teardown);
     }
 
-    /// Whether an end is shown; then it is counted as such, and gets its names.
+    /// Whether an end is shown; then it is counted as such.
     fn shows(&mut self, judged: &mut Judged) -> bool {
         // The kernel half passes on what may have left a request unanswered, and all where there is a log.
         if !self.want_fin && judged.is_merely_orderly() {
@@ -346,11 +359,48 @@ impl Pipeline {
         }
         self.printed += 1;
         self.failed |= self.fail_on.iter().any(|condition| condition.is_met(judged));
-        self.find_names(judged);
         if let Some(log) = &mut self.log {
             log.errors_without_line += u64::from(judged.teardown.observer.is_some() && judged.log == Finding::Nothing);
         }
         true
+    }
+
+    /// What is to be written one by one; the rest is folded.
+    fn unfolded(&mut self, shown: Ends) -> Ends {
+        if self.fold.is_none() {
+            return shown;
+        }
+        // In text both ends are one line.
+        let as_one = match (&self.format, &shown[..]) {
+            (Format::Text(_), [a, b]) => Some(if text::leads(a, b) { self.admits(a, Some(b)) } else { self.admits(b, Some(a)) }),
+            _ => None,
+        };
+        let mut written = Ends::new();
+        for judged in shown {
+            if as_one.unwrap_or_else(|| self.admits(&judged, None)) {
+                written.push(judged);
+            } else {
+                self.printed -= 1;
+                self.give_back(judged);
+            }
+        }
+        written
+    }
+
+    fn admits(&mut self, judged: &Judged, other: Option<&Judged>) -> bool {
+        self.fold.as_mut().is_none_or(|fold| fold.admits(self.now_ns, judged, other))
+    }
+
+    /// Writes what was folded in a second that is over. Returns whether there was anything.
+    fn write_folded(&mut self, out: &mut impl Write, columns: Option<usize>, until_ns: u64) -> io::Result<bool> {
+        let folded = self.fold.as_mut().map(|fold| fold.take(until_ns)).unwrap_or_default();
+        for folded in &folded {
+            match &mut self.format {
+                Format::Json(_) => json::write_folded(out, folded, &self.clock)?,
+                Format::Text(text) => text.write_folded(out, folded, &self.clock, columns)?,
+            }
+        }
+        Ok(!folded.is_empty())
     }
 
     fn write_late(&mut self, out: &mut impl Write, columns: Option<usize>, late: &LateObservation, log: &Finding) -> io::Result<()> {

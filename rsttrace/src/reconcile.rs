@@ -14,8 +14,17 @@ use crate::{
 const REASON: &str = "TCP_ABORT_ON_CLOSE";
 
 /// Hooks whose events step no counter.
-const UNCOUNTED: [&str; 7] =
-    ["sock_recv_length", "sock_send_length", "tcp_destroy_sock", "cgroup/getsockopt", "sys_exit", hook::TCP_PROBE, hook::TCP_RESET];
+const UNCOUNTED: [&str; 9] = [
+    "sock_recv_length",
+    "sock_send_length",
+    "tcp_destroy_sock",
+    "cgroup/getsockopt",
+    "sys_exit",
+    "sched_process_exec",
+    hook::SCHED_PROCESS_FORK,
+    hook::TCP_PROBE,
+    hook::TCP_RESET,
+];
 
 /// For RSTs without a full socket, before 6.10.
 const STAND_IN: [&str; 2] = [hook::TCP_V4_SEND_RESET, hook::TCP_V6_SEND_RESET];

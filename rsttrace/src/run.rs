@@ -5,6 +5,7 @@ use std::{
     os::fd::{AsFd as _, AsRawFd, RawFd},
     path::Path,
     process::ExitCode,
+    rc::Rc,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
@@ -25,7 +26,8 @@ use crate::{
     correlate::{Book, Origin},
     decode::Decoder,
     enrich::Processes,
-    filter::{Filter, ProcessSelector, matches},
+    filter::{Filter, ProcessSelector},
+    fold::Fold,
     follow::{Doors, Logs, Place},
     join::Joiner,
     output::{
@@ -34,7 +36,7 @@ use crate::{
         text::TextFormat,
     },
     pipeline::{Format, LogJoin, Pipeline},
-    probe::{Http, Options, Probe, preflight},
+    probe::{Choice, Options, Probe, preflight},
     reconcile::Reconciliation,
     sandbox::{Broker, Sandbox},
     status::Status,
@@ -72,7 +74,7 @@ pub async fn run(config: Config, files: Option<Doors>, broker: Option<io::Result
     let mut signals = Signals::install()?;
     // A live line would mix with JSON on the same terminal, and with what CMD writes there.
     let live_wanted = config.command.is_empty() && !(config.json && io::stdout().is_terminal());
-    let mut status = Status::new(config.quiet, live_wanted);
+    let status = Rc::new(Status::new(config.quiet, live_wanted));
     check_process_numbers(&config, &status)?;
 
     let started = Timestamp::now();
@@ -85,9 +87,8 @@ pub async fn run(config: Config, files: Option<Doors>, broker: Option<io::Result
         without: config.without.clone(),
         syscall_hooks: config.syscall_hooks,
         kernel_log: config.verbose >= 2,
-        http: config
-            .http
-            .then(|| Http { by_name: config.filter.processes.iter().any(|selector| !matches!(selector, ProcessSelector::Pid(_))) }),
+        choice: choice(&config),
+        http: config.http,
     })?;
     for warning in &probe.warnings {
         status.warn(warning);
@@ -122,20 +123,27 @@ pub async fn run(config: Config, files: Option<Doors>, broker: Option<io::Result
     pipeline.timers = config.timers.clone();
     pipeline.want_fin = config.want_fin;
     pipeline.fail_on = config.fail_on.clone();
+    pipeline.fold = config.rate_limit.map(Fold::new);
     pipeline.summary.started = started;
     pipeline.summary.filters = !config.filter_words.is_empty();
     let reconciliation = Reconciliation::begin(&probe, config.filter.netns, &mut pipeline.tally);
 
     let end = config.duration.map(|duration| std::time::Instant::now() + duration);
-    let mut out = BufWriter::with_capacity(64 * 1024, Stdout::new(Arc::clone(&signals.stopping), end));
-    if config.http {
+    let say_losses = {
+        let (status, lost) = (Rc::clone(&status), probe.losses());
+        move || {
+            status.losses(lost());
+        }
+    };
+    let mut out = BufWriter::with_capacity(64 * 1024, Stdout::new(Arc::clone(&signals.stopping), end, say_losses));
+    if pipeline.filter.chooses_processes() {
         choose_processes(&probe, &mut pipeline);
     }
     status.permanent(&ready_line(&config, &probe, &mut pipeline.processes, &status));
     let mut live = Live {
         probe: &mut probe,
         pipeline: &mut pipeline,
-        status: &mut status,
+        status: &status,
         out: &mut out,
         config: &config,
         end,
@@ -215,7 +223,7 @@ enum Moved {
 struct Live<'a, W: Write> {
     probe: &'a mut Probe,
     pipeline: &'a mut Pipeline,
-    status: &'a mut Status,
+    status: &'a Status,
     out: &'a mut BufWriter<W>,
     config: &'a Config,
     /// The duration is over then.
@@ -255,9 +263,12 @@ impl<W: Write> Live<'_, W> {
         let mut stop_at = self.end.map(Instant::from_std);
         let mut next_look = Instant::now() + TICK;
         let mut next_census = Instant::now() + CENSUS;
-        let takes_census = self.config.http || self.pipeline.tells_names();
+        let takes_census = self.pipeline.filter.chooses_processes() || self.pipeline.tells_names();
+        // Events were there since the last look, so that some may have been lost.
+        let mut looks = false;
         loop {
             let moved = self.move_events()?;
+            looks |= moved != Moved::Nothing;
             if self.pipeline.done() {
                 return Ok(());
             }
@@ -295,21 +306,21 @@ impl<W: Write> Live<'_, W> {
                 () = at(gathered), if moved == Moved::Some => {}
                 () = readable(Some(&ring)), if moved == Moved::Nothing => {}
                 () = at(due) => {}
-                () = at(Some(next_look)), if self.status.wants_ticks() => {}
+                () = at(Some(next_look)), if looks || self.status.wants_ticks() => {}
                 () = at(Some(next_census)), if takes_census => {}
             }
             if Instant::now() >= next_census && takes_census {
                 next_census = Instant::now() + CENSUS;
                 self.pipeline.processes.remember_new();
                 // An exec whose event was lost is made good here.
-                if self.config.http {
+                if self.pipeline.filter.chooses_processes() {
                     choose_processes(self.probe, self.pipeline);
                 }
             }
             // Also where nobody looks, losses are said as they happen: at rest there are none.
             if Instant::now() >= next_look {
                 next_look = Instant::now() + TICK;
-                self.look();
+                looks = self.look();
             }
         }
     }
@@ -379,7 +390,7 @@ impl<W: Write> Live<'_, W> {
         let mut found = false;
         for tgid in std::mem::take(&mut self.pipeline.execs) {
             self.pipeline.processes.has_changed(tgid);
-            let chosen = is_meant(self.pipeline, tgid, 0, "");
+            let chosen = self.pipeline.filter.means(tgid, &mut self.pipeline.processes);
             self.probe.choose(tgid, chosen);
             found |= chosen;
         }
@@ -415,19 +426,21 @@ impl<W: Write> Live<'_, W> {
         self.out.flush()
     }
 
-    /// Once a second: the live line, where somebody looks, and a warning when events were lost.
-    fn look(&mut self) {
+    /// Once a second: the live line, where somebody looks, and a warning when events were lost. Returns whether
+    /// there is more to be said.
+    fn look(&mut self) -> bool {
         let counters = self.probe.counters();
         self.pipeline.count(&counters);
-        self.status.losses(self.pipeline.summary.lost_total());
+        let unsaid = self.status.losses(self.pipeline.summary.lost_total());
         if !self.status.wants_ticks() {
-            return;
+            return unsaid;
         }
         if self.tracing.as_ref().is_none_or(|(at, _)| at.elapsed() >= RECOUNT) {
             self.tracing = Some((Instant::now(), tracing(self.config, &mut self.pipeline.processes)));
         }
         let tracing = self.tracing.as_ref().map_or("", |(_, words)| words);
         self.status.live(&format!("tracing {tracing}: {} orderly, {} records", grouped(counters.orderly), grouped(self.pipeline.printed)));
+        unsaid
     }
 
     /// Everything that is still there, as it stands.
@@ -468,20 +481,26 @@ impl<W: Write> Live<'_, W> {
     }
 }
 
-/// For `--http`: the processes that are there. Twice, because who forks between being listed and being chosen
-/// leaves a child that is neither.
+/// Whether and how the kernel half is told of processes.
+fn choice(config: &Config) -> Option<Choice> {
+    let filter = &config.filter;
+    let by_program = filter.asks_for_places() || filter.processes.iter().any(|selector| !matches!(selector, ProcessSelector::Pid(_)));
+    if by_program {
+        return Some(Choice::ByProgram);
+    }
+    (filter.chooses_processes() || !config.command.is_empty()).then_some(Choice::ByNumber)
+}
+
+/// The processes that are there. Twice, because who forks between being listed and being chosen leaves a child
+/// that is neither.
 fn choose_processes(probe: &Probe, pipeline: &mut Pipeline) {
     for _ in 0..2 {
-        for (tgid, info) in pipeline.processes.all() {
-            if is_meant(pipeline, tgid, info.parent, &info.comm) {
+        for (tgid, _) in pipeline.processes.all() {
+            if pipeline.filter.means(tgid, &mut pipeline.processes) {
                 probe.choose(tgid, true);
             }
         }
     }
-}
-
-fn is_meant(pipeline: &mut Pipeline, tgid: u32, parent: u32, comm: &str) -> bool {
-    matches(&pipeline.filter.processes, tgid, parent, comm, &mut pipeline.processes)
 }
 
 async fn at(when: Option<Instant>) {
@@ -535,7 +554,7 @@ fn open_logs(config: &LogConfig, files: Doors, status: &Status) -> Logs {
 /// Process numbers in another PID namespace are not those that the kernel half reports.
 fn check_process_numbers(config: &Config, status: &Status) -> anyhow::Result<()> {
     if !preflight::in_initial_pid_namespace() {
-        if !config.filter.processes.is_empty() || config.filter.asks_for_places() || !config.command.is_empty() {
+        if choice(config).is_some() {
             return Err(crate::probe::ProbeError::Unusable {
                 what: "this is not the host's PID namespace: the kernel's process numbers are not the ones seen here, so processes cannot be chosen".to_owned(),
                 hint: "run rsttrace on the host, or in a container that shares its PID namespace (--pid=host)".to_owned(),
@@ -557,7 +576,7 @@ fn tracing(config: &Config, processes: &mut Processes) -> String {
         return crate::output::escape::for_terminal(&name.to_string_lossy()).into_owned();
     }
     let filter = &config.filter;
-    if filter.processes.is_empty() && !filter.asks_for_places() {
+    if !filter.chooses_processes() {
         return "all processes".to_owned();
     }
     let all = processes.all();

@@ -20,8 +20,8 @@ pub struct Status {
     stderr_is_terminal: bool,
     stdout_is_terminal: bool,
     live: Cell<bool>,
-    announced_losses: u64,
-    announced_at: Option<Instant>,
+    announced_losses: Cell<u64>,
+    announced_at: Cell<Option<Instant>>,
 }
 
 impl Status {
@@ -32,8 +32,8 @@ impl Status {
             stderr_is_terminal: io::stderr().is_terminal() && live_wanted,
             stdout_is_terminal: io::stdout().is_terminal(),
             live: Cell::new(false),
-            announced_losses: 0,
-            announced_at: None,
+            announced_losses: Cell::new(0),
+            announced_at: Cell::new(None),
         }
     }
 
@@ -79,15 +79,16 @@ impl Status {
         let _ = writeln!(io::stderr(), "rsttrace: warning: {text}");
     }
 
-    /// Says that events are being lost, once a second at most.
-    pub fn losses(&mut self, total: u64) {
-        let due = self.announced_at.is_none_or(|at| at.elapsed() >= LOSS_INTERVAL);
-        if total > self.announced_losses && due {
-            let new = total - self.announced_losses;
+    /// Says that events are being lost, once a second at most. Returns whether some are still to be told of.
+    pub fn losses(&self, total: u64) -> bool {
+        let new = total.saturating_sub(self.announced_losses.get());
+        let due = self.announced_at.get().is_none_or(|at| at.elapsed() >= LOSS_INTERVAL);
+        if new > 0 && due {
             self.warn(&format!("{} events lost: the ring buffer was full (--buffer)", grouped(new)));
-            self.announced_losses = total;
-            self.announced_at = Some(Instant::now());
+            self.announced_losses.set(total);
+            self.announced_at.set(Some(Instant::now()));
         }
+        new > 0 && !due
     }
 }
 

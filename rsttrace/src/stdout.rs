@@ -1,5 +1,5 @@
 //! Standard output that can be given up: a reader that has stopped reading must not keep a run
-//! from ending.
+//! from ending, nor from saying what is lost meanwhile.
 
 use std::{
     io::{self, ErrorKind, Write},
@@ -23,8 +23,7 @@ const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 const ATOMIC: usize = 4096;
 
 /// Writes to descriptor 1 without blocking beyond the end of the run.
-#[derive(Debug)]
-pub struct Stdout {
+pub struct Stdout<F> {
     /// A signal has asked the run to end.
     stopping: Arc<AtomicBool>,
     /// The duration is over then.
@@ -32,13 +31,15 @@ pub struct Stdout {
     /// Pipes and sockets only: files take everything, terminals are watched by somebody.
     may_block: bool,
     stop_noticed: Option<Instant>,
+    /// Called from time to time while nobody reads.
+    meanwhile: F,
 }
 
-impl Stdout {
-    pub fn new(stopping: Arc<AtomicBool>, end: Option<Instant>) -> Self {
+impl<F: FnMut()> Stdout<F> {
+    pub fn new(stopping: Arc<AtomicBool>, end: Option<Instant>, meanwhile: F) -> Self {
         let may_block =
             fstat(io::stdout()).is_ok_and(|stat| matches!(FileType::from_raw_mode(stat.st_mode), FileType::Fifo | FileType::Socket));
-        Self { stopping, end, may_block, stop_noticed: None }
+        Self { stopping, end, may_block, stop_noticed: None, meanwhile }
     }
 
     /// Waits for room; an error once that took too long after the run was to end.
@@ -51,6 +52,7 @@ impl Stdout {
                 Ok(_) => return Ok(()),
                 Err(error) => return Err(error.into()),
             }
+            (self.meanwhile)();
             let now = Instant::now();
             if self.stopping.load(Ordering::Relaxed) || self.end.is_some_and(|end| now >= end) {
                 let since = *self.stop_noticed.get_or_insert(now);
@@ -62,7 +64,7 @@ impl Stdout {
     }
 }
 
-impl Write for Stdout {
+impl<F: FnMut()> Write for Stdout<F> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if !self.may_block {
             return Ok(rustix::io::write(io::stdout(), bytes)?);

@@ -32,6 +32,8 @@ fn bad_values_are_named_with_what_was_expected() {
     refused(&["--duration", "soon"], &["soon", "30s"]);
     refused(&["--duration", "0"], &["0", "30s"]);
     refused(&["--count", "0"], &["0"]);
+    refused(&["--rate-limit", "0"], &["0", "5/s"]);
+    refused(&["--rate-limit", "5/m"], &["5/m", "lines per second"]);
     refused(&["--color", "sometimes"], &["sometimes", "auto"]);
     refused(&["--time", "mars"], &["mars", "utc"]);
     refused(&["--buffer", "1"], &["64k"]);

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, num::NonZeroU32, path::Path};
 
 use jiff::{Timestamp, tz::TimeZone};
 use rsttrace::{
@@ -11,6 +11,7 @@ use rsttrace::{
     decode::Decoder,
     enrich::{ProcessSource, Processes},
     filter::{Filter, ProcessInfo},
+    fold::Fold,
     join::Joiner,
     output::{
         WallClock,
@@ -67,20 +68,24 @@ impl ProcessSource for Nobody {
 }
 
 fn replay(format: Format, columns: Option<usize>) -> String {
+    replay_limited(format, columns, None)
+}
+
+fn replay_limited(format: Format, columns: Option<usize>, rate_limit: Option<NonZeroU32>) -> String {
     let reasons = REASONS.map(|(number, name)| (number, name.to_owned()));
     let first_ns = events()[0][8..16].try_into().map(u64::from_ne_bytes).unwrap();
     let clock = WallClock::new("2026-11-22T07:52:00Z".parse::<Timestamp>().unwrap().as_nanosecond(), first_ns);
     let mut pipeline =
         Pipeline::new(Decoder::new(4_000_000, reasons), Joiner::new(1_000_000_000, 4096), Filter::default(), format, clock, None);
     pipeline.processes = Processes::from(Nobody);
+    pipeline.fold = rate_limit.map(Fold::new);
     let mut out = Vec::new();
     for event in events() {
         pipeline.feed(&event);
         pipeline.tick(None);
         pipeline.write(&mut out, columns).unwrap();
     }
-    pipeline.joiner.finish(&mut pipeline.ready);
-    pipeline.write(&mut out, columns).unwrap();
+    pipeline.finish(&mut out, columns).unwrap();
     assert_eq!(pipeline.summary.undecodable, 0);
     String::from_utf8(out).unwrap()
 }
@@ -115,6 +120,36 @@ fn text_at_80_columns() {
     insta::assert_snapshot!(shown);
 }
 
+#[test]
+fn folded_text_at_80_and_160_columns() {
+    for columns in [80, 160] {
+        let shown = replay_limited(text(false, true), Some(columns), NonZeroU32::new(1));
+        fits(&shown, columns);
+        // A line that begins with a time begins a story.
+        let stories = shown.split("\n07:").filter(|story| story.contains("more like it"));
+        let folded: Vec<String> = stories.map(|story| format!("07:{story}")).collect();
+        insta::assert_snapshot!(format!("folded_text_at_{columns}_columns"), folded.join("\n"));
+    }
+}
+
+#[test]
+fn what_is_folded_and_what_is_not_add_up() {
+    let count = |shown: &str| {
+        let mut ends = BTreeMap::<String, u64>::new();
+        for line in shown.lines() {
+            let record: serde_json::Value = serde_json::from_str(line).unwrap();
+            if record["record"] == "teardown" || record["record"] == "folded" {
+                *ends.entry(record["end"].as_str().unwrap().to_owned()).or_default() += record["count"].as_u64().unwrap_or(1);
+            }
+        }
+        ends
+    };
+    let limited = replay_limited(Format::Json(JsonFormat::default()), None, NonZeroU32::new(1));
+    assert!(limited.contains("\"folded\""));
+    is_valid(&limited);
+    assert_eq!(count(&limited), count(&replay(Format::Json(JsonFormat::default()), None)));
+}
+
 fn fits(shown: &str, columns: usize) {
     for line in shown.lines() {
         assert!(unicode_width::UnicodeWidthStr::width(line) <= columns, "wider than {columns}: {line}");
@@ -124,13 +159,17 @@ fn fits(shown: &str, columns: usize) {
 #[test]
 fn json_is_valid_by_the_schema() {
     let shown = replay(Format::Json(JsonFormat::default()), None);
+    is_valid(&shown);
+    insta::assert_snapshot!(shown);
+}
+
+fn is_valid(shown: &str) {
     let schema = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/rsttrace.schema.json")).unwrap();
     let validator = jsonschema::validator_for(&serde_json::from_str(&schema).unwrap()).unwrap();
     for line in shown.lines() {
         let value: serde_json::Value = serde_json::from_str(line).unwrap();
         validator.validate(&value).unwrap_or_else(|error| panic!("{error}: {line}"));
     }
-    insta::assert_snapshot!(shown);
 }
 
 /// What the run's own audit counts of the recording.

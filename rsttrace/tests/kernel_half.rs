@@ -25,7 +25,8 @@ fn sizes(kernel_log: bool) -> Vec<(String, u32)> {
         without: Vec::new(),
         syscall_hooks: false,
         kernel_log,
-        http: None,
+        choice: None,
+        http: false,
     };
     let before: Vec<u32> = loaded_programs().flatten().map(|program| program.id()).collect();
     let probe = Probe::start(&options).unwrap();

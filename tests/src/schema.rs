@@ -63,6 +63,24 @@ const TEARDOWN: &[(&str, &[&str])] = &[
     ("/fin", &["first", "local", "remote", "remote_data_bytes", "half_closed_us", "since_us"]),
 ];
 
+const FOLDED: &[&str] = &[
+    "schema",
+    "record",
+    "time",
+    "first",
+    "count",
+    "like",
+    "end",
+    "cause",
+    "harm",
+    "role",
+    "process",
+    "service_port",
+    "remote_addr",
+    "lost_bytes",
+    "unconfirmed_bytes",
+];
+
 const SUMMARY: &[&str] = &[
     "schema",
     "record",
@@ -90,6 +108,7 @@ pub fn check_record(record: &Value) -> Result<(), String> {
                 require_keys(record, parent, keys)?;
             }
         }
+        Some("folded") => require_keys(record, "", FOLDED)?,
         Some("summary") => require_keys(record, "", SUMMARY)?,
         Some(_) => {}
         None => return Err("it has no \"record\"".into()),

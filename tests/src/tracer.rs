@@ -1,14 +1,15 @@
 //! The tracer as a child process, its records as they come.
 
 use std::{
-    env,
+    env, fs,
     io::{BufRead, BufReader},
-    os::unix::process::CommandExt,
+    os::{fd::AsRawFd, unix::process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering},
+        mpsc,
     },
     thread,
     time::{Duration, Instant},
@@ -23,6 +24,8 @@ pub struct Tracer {
     log: Arc<Log>,
     pid: libc::pid_t,
     refused: Refused,
+    /// Nobody reads its stdout as long as this is there.
+    unread: Option<mpsc::Sender<()>>,
 }
 
 /// What a tracer that has ended left behind.
@@ -94,9 +97,25 @@ impl Tracer {
         Self::start_command(command)
     }
 
+    /// The same, but its stdout is a small pipe that nobody reads until [`read_on`](Self::read_on).
+    #[track_caller]
+    pub fn start_unread(args: &[&str]) -> Self {
+        let mut command = Command::new(binary());
+        command.arg("--json").args(args);
+        let (unread, until) = mpsc::channel();
+        let mut tracer = Self::launch(command, Some(until));
+        tracer.unread = Some(unread);
+        tracer
+    }
+
     /// Starts a prepared command (which must say `--json`) and returns when it is ready.
     #[track_caller]
-    pub fn start_command(mut command: Command) -> Self {
+    pub fn start_command(command: Command) -> Self {
+        Self::launch(command, None)
+    }
+
+    #[track_caller]
+    fn launch(mut command: Command, unread_until: Option<mpsc::Receiver<()>>) -> Self {
         let program = command.get_program().to_owned();
         let refused = Refused::from_now_on();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -133,7 +152,13 @@ impl Tracer {
                     }
                     log.update(|seen| seen.stderr_closed = true);
                 });
-                for line in child.stdout.take().into_iter().flat_map(|pipe| BufReader::new(pipe).lines()) {
+                let stdout = child.stdout.take();
+                if let (Some(pipe), Some(until)) = (&stdout, unread_until) {
+                    // SAFETY: a valid descriptor; one page is the least that a pipe has.
+                    unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, 1) };
+                    let _ = until.recv();
+                }
+                for line in stdout.into_iter().flat_map(|pipe| BufReader::new(pipe).lines()) {
                     let Ok(line) = line else { break };
                     // Not checked here: the tracer must not wait for us.
                     let record = serde_json::from_str(&line);
@@ -152,9 +177,26 @@ impl Tracer {
             Ok(Err(error)) => panic!("cannot run {}: {error}", program.display()),
             Err(_) => panic!("the tracer's thread died"),
         };
-        let tracer = Self { log, pid, refused };
+        let tracer = Self { log, pid, refused, unread: None };
         tracer.wait_stderr("rsttrace: ready");
         tracer
+    }
+
+    /// Waits until it cannot write to its stdout: it waits for nothing else in poll().
+    #[track_caller]
+    pub fn wait_stuck(&self) {
+        crate::wait_until("the tracer waits for its reader", || self.is_stuck());
+    }
+
+    /// Whether it waits for somebody to read its stdout.
+    pub fn is_stuck(&self) -> bool {
+        let call = fs::read_to_string(format!("/proc/{}/syscall", self.pid)).unwrap_or_default();
+        [libc::SYS_poll, libc::SYS_ppoll].iter().any(|poll| call.starts_with(&format!("{poll} ")))
+    }
+
+    /// From now on somebody reads its stdout.
+    pub fn read_on(&mut self) {
+        self.unread = None;
     }
 
     /// Waits for a record that satisfies the condition; panics at the deadline, or if the record
@@ -289,7 +331,8 @@ impl Tracer {
     #[track_caller]
     pub fn finish_unchecked(mut self) -> Run {
         let outcome = self.log.wait(DEADLINE * 2, |seen| (seen.stderr_closed && seen.status.is_some()).then_some(seen.status).flatten());
-        let Ok(status) = outcome else { panic!("the tracer does not end:\n{}", self.stderr()) };
+        // The guard in an error must be gone: stderr() takes the lock too.
+        let Some(status) = outcome.ok() else { panic!("the tracer does not end:\n{}", self.stderr()) };
         let refused = self.refused.lines();
         assert!(refused.is_empty(), "a tracer was refused calls by its sandbox:\n{}", refused.concat());
         let seen = self.log.lock();
@@ -357,7 +400,7 @@ impl PublicCopy {
 
 impl Drop for PublicCopy {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        let _ = fs::remove_file(&self.0);
     }
 }
 

@@ -26,9 +26,11 @@ fn tcp_destroy_sock(ctx: BtfTracePointContext) -> i32 {
     http::forget(key);
     if entry.flags & REPORTED != 0 {
         let flags = release_flags(entry);
-        report_after(&ctx, kind::RELEASED, hook::TCP_DESTROY_SOCK, id, err(sk), flags, unread(sk), |out| acting(out, sk));
-    } else if entry.flags & (ORDERLY | LOST) == ORDERLY {
-        maps::count(counter::ORDERLY);
+        report_after(&ctx, kind::RELEASED, hook::TCP_DESTROY_SOCK, key, Some(&*entry), err(sk), flags, unread(sk), |out| acting(out, sk));
+    } else if entry.flags & (ORDERLY | LOST) != 0 {
+        if entry.flags & LOST == 0 {
+            maps::count(counter::ORDERLY);
+        }
         // An orphan that met data after close() is destroyed first and answered with RST next,
         // in the same breath.
         if entry.last_state == FIN_WAIT1 || entry.last_state == FIN_WAIT2 {

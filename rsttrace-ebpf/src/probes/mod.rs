@@ -16,6 +16,7 @@ use rsttrace_common::{
 };
 
 use crate::{
+    chosen::is_chosen,
     emit, http,
     maps::{Entry, LOST, OBSERVATION_LOST, OBSERVED, OBSERVED_BY_SPLICE, ORDERLY, REPORTED, RESET_LOST, count},
     settings::{OFFSETS, present},
@@ -37,7 +38,7 @@ struct End {
 /// Reports the end of a socket; from now on its other events are reported too.
 #[inline(always)]
 fn report_end(ctx: &impl EbpfContext, sk: Sk, entry: Option<&mut Entry>, end: &End) {
-    let Some(mut event) = emit::reserve::<EndEvent>(ctx, end.hook) else {
+    let Some(mut event) = emit::reserve::<EndEvent>(ctx, end.hook, || entry.as_deref().is_some_and(is_of_chosen)) else {
         count(counter::LOST_RECORDS);
         if let Some(entry) = entry {
             entry.flags |= LOST;
@@ -111,29 +112,37 @@ fn report_end(ctx: &impl EbpfContext, sk: Sk, entry: Option<&mut Entry>, end: &E
     }
 }
 
+/// Whether a socket is held or was closed by a chosen process.
+#[inline(always)]
+fn is_of_chosen(entry: &Entry) -> bool {
+    is_chosen(entry.owner.tgid) || is_chosen(entry.closer.tgid)
+}
+
 /// `TaskEvent::bytes` where there is nothing to count.
 const UNKNOWN_BYTES: u32 = u32::MAX;
 
-/// Reports what happens to a socket after its end was reported.
+/// Reports what happens to a socket after its end was reported. Without an entry it was destroyed a moment
+/// ago: user space knows it by its address, and would tell its end wrongly without this.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 fn report_after(
     ctx: &impl EbpfContext,
     kind: u16,
     hook: u8,
-    id: SockId,
+    sk: u64,
+    entry: Option<&Entry>,
     value: i32,
     flags: u32,
     bytes: u32,
     fill: impl FnOnce(&mut Task),
 ) -> bool {
-    let Some(mut event) = emit::reserve::<TaskEvent>(ctx, hook) else {
+    let Some(mut event) = emit::reserve::<TaskEvent>(ctx, hook, || entry.is_none_or(is_of_chosen)) else {
         return false;
     };
     // SAFETY: room for one TaskEvent, of which every byte is written below.
     let out = unsafe { &mut *event.as_mut_ptr() };
     out.header = emit::header(kind, sock::now_ns());
-    out.id = id;
+    out.id = SockId { sk, born_ns: entry.map_or(0, |entry| entry.born_ns) };
     out.value = value;
     out.flags = flags;
     out.hook = hook;
@@ -168,9 +177,8 @@ fn report_observed(ctx: &impl EbpfContext, hook: u8, sk: u64, held: u64, errno: 
     if errno != entry.errno && errno != EPIPE && errno != ECONNRESET {
         return;
     }
-    let id = SockId { sk, born_ns: entry.born_ns };
     let mut splicing = false;
-    let reported = report_after(ctx, kind::OBSERVED, hook, id, errno, 0, UNKNOWN_BYTES, |out| {
+    let reported = report_after(ctx, kind::OBSERVED, hook, sk, Some(&*entry), errno, 0, UNKNOWN_BYTES, |out| {
         task::current(out, held);
         splicing = task::is_splicing(out);
     });

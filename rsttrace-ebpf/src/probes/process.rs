@@ -1,11 +1,12 @@
-//! Processes whose HTTP is looked at: they and their descendants. User space chooses them by name; here
-//! children inherit, and who becomes another program is told. Attached with `--http` only.
+//! Processes that are chosen: they and their descendants. User space chooses them by name; here children
+//! inherit, and who becomes another program is told. Attached only where processes are chosen.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use rsttrace_common::{ExecEvent, hook, kind};
 
 use crate::{
-    emit, http,
+    chosen::{choose, is_chosen},
+    emit,
     settings::OFFSETS,
     sock::{now_ns, peek},
 };
@@ -17,7 +18,7 @@ fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
     let child: u32 = peek(ctx.arg(1), &OFFSETS.task_struct__tgid);
     // Else it is a thread. Whoever had this number before is forgotten too.
     if child != parent {
-        http::choose(child, http::is_chosen(parent));
+        choose(child, is_chosen(parent));
     }
     0
 }
@@ -26,10 +27,10 @@ fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sched_process_exec")]
 fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
     let tgid: u32 = peek(ctx.arg(0), &OFFSETS.task_struct__tgid);
-    if http::is_chosen(tgid) {
+    if is_chosen(tgid) {
         return 0;
     }
-    let Some(mut event) = emit::reserve::<ExecEvent>(&ctx, hook::SCHED_PROCESS_EXEC) else { return 0 };
+    let Some(mut event) = emit::reserve::<ExecEvent>(&ctx, hook::SCHED_PROCESS_EXEC, || true) else { return 0 };
     // SAFETY: room for one ExecEvent, of which every byte is written here.
     unsafe { event.as_mut_ptr().write(ExecEvent { header: emit::header(kind::EXEC, now_ns()), tgid, pad: 0 }) };
     event.submit(0);

@@ -6,12 +6,12 @@ use aya_ebpf::{
     macros::{btf_tracepoint, fentry, kprobe},
     programs::{BtfTracePointContext, FEntryContext, ProbeContext},
 };
-use rsttrace_common::{SockId, StrayEvent, counter, end_flag, event_flag, hook, kind};
+use rsttrace_common::{StrayEvent, counter, end_flag, event_flag, hook, kind};
 
 use super::{End, UNKNOWN_BYTES, acting, of_reset, report_after, report_end};
 use crate::{
     emit,
-    maps::{self, DESTROYED, LOST, ORDERLY, REPORTED, RESET_LOST, find_or_begin},
+    maps::{self, DESTROYED, Entry, LOST, ORDERLY, REPORTED, RESET_LOST, find_or_begin},
     settings::{OFFSETS, SETTINGS, frozen},
     sock::{self, *},
     task,
@@ -69,18 +69,17 @@ fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
 fn ended(ctx: &BtfTracePointContext, sk: Sk, skb: u64, reason: i32, state: u8) {
     let key = sk as u64;
     let Some(entry) = maps::find(key) else {
-        // Destroyed a moment ago, after its end was reported: user space knows it by its address.
-        let _ = after(ctx, sk, SockId { sk: key, born_ns: 0 }, skb, reason);
+        // Destroyed a moment ago, after its end was reported.
+        let _ = after(ctx, sk, None, skb, reason);
         return;
     };
     if entry.flags & LOST != 0 {
         return;
     }
     if entry.flags & REPORTED != 0 {
-        let id = SockId { sk: key, born_ns: entry.born_ns };
         // What was reported as an orderly end is none.
         entry.flags &= !ORDERLY;
-        if !after(ctx, sk, id, skb, reason) {
+        if !after(ctx, sk, Some(&*entry), skb, reason) {
             entry.flags |= RESET_LOST;
         }
         return;
@@ -105,9 +104,9 @@ fn ended(ctx: &BtfTracePointContext, sk: Sk, skb: u64, reason: i32, state: u8) {
 }
 
 #[inline(always)]
-fn after(ctx: &BtfTracePointContext, sk: Sk, id: SockId, skb: u64, reason: i32) -> bool {
+fn after(ctx: &BtfTracePointContext, sk: Sk, entry: Option<&Entry>, skb: u64, reason: i32) -> bool {
     let (flags, bytes) = if skb != 0 { (event_flag::ANSWER, segment_bytes(skb)) } else { (0, UNKNOWN_BYTES) };
-    report_after(ctx, kind::RESET_SENT, hook::TCP_SEND_RESET, id, reason, flags, bytes, |out| {
+    report_after(ctx, kind::RESET_SENT, hook::TCP_SEND_RESET, sk as u64, entry, reason, flags, bytes, |out| {
         // As below: the task whose call sends it.
         if skb == 0 {
             acting(out, sk);
@@ -154,7 +153,7 @@ fn without_full_socket(ctx: &impl EbpfContext, sk: u64, skb: u64) {
 /// A RST that answers a segment and ends no full socket.
 #[inline(always)]
 fn stray(ctx: &impl EbpfContext, sk: u64, skb: u64, reason: i32, state: u8) {
-    let Some(mut event) = emit::reserve::<StrayEvent>(ctx, hook::TCP_SEND_RESET) else {
+    let Some(mut event) = emit::reserve::<StrayEvent>(ctx, hook::TCP_SEND_RESET, || false) else {
         maps::count(counter::LOST_RECORDS);
         return;
     };

@@ -3,7 +3,7 @@
 
 use aya_ebpf::{bindings::BPF_ANY, macros::btf_tracepoint, programs::BtfTracePointContext};
 use rsttrace_common::{
-    CLOSE_NOTIFY, Snapshot, SockId, Speaker, counter, end_flag, event_flag, first_fin, hook, kind, role, snapshot_flag, task_flag,
+    CLOSE_NOTIFY, Snapshot, Speaker, counter, end_flag, event_flag, first_fin, hook, kind, role, snapshot_flag, task_flag,
 };
 
 use super::{ECONNABORTED, End, UNKNOWN_BYTES, of_reset, release_flags, report_after, report_end};
@@ -49,9 +49,10 @@ fn opened_by_us(ctx: &BtfTracePointContext, sk: Sk) {
             count(counter::ORDERLY);
         }
         if entry.flags & REPORTED != 0 {
-            let id = SockId { sk: key, born_ns: entry.born_ns };
             let flags = release_flags(entry) | event_flag::REOPENED;
-            report_after(ctx, kind::RELEASED, hook::INET_SOCK_SET_STATE, id, err(sk), flags, UNKNOWN_BYTES, |out| task::current(out, 0));
+            report_after(ctx, kind::RELEASED, hook::INET_SOCK_SET_STATE, key, Some(&*entry), err(sk), flags, UNKNOWN_BYTES, |out| {
+                task::current(out, 0);
+            });
         }
     }
     if let Some(entry) = opened(key, role::CLIENT) {
@@ -166,8 +167,7 @@ fn closed(ctx: &BtfTracePointContext, sk: Sk, old: u8) {
     if entry.flags & REPORTED != 0 {
         // As tcp_reset() sets it: user space knows the rule.
         if error != of_reset(old) {
-            let id = SockId { sk: sk as u64, born_ns: entry.born_ns };
-            report_after(ctx, kind::CLOSED, hook::INET_SOCK_SET_STATE, id, error, 0, UNKNOWN_BYTES, task::none);
+            report_after(ctx, kind::CLOSED, hook::INET_SOCK_SET_STATE, sk as u64, Some(&*entry), error, 0, UNKNOWN_BYTES, task::none);
         }
         return;
     }
@@ -189,10 +189,9 @@ fn closed(ctx: &BtfTracePointContext, sk: Sk, old: u8) {
     }
     // Whoever took the ICMP error has given the connection up for it.
     let taker = entry.taker;
-    let id = SockId { sk: sk as u64, born_ns: entry.born_ns };
     entry.flags |= OBSERVED;
-    report_end(ctx, sk, Some(entry), &end_in(old, soft));
-    report_after(ctx, kind::OBSERVED, hook::GETSOCKOPT, id, soft, 0, UNKNOWN_BYTES, |out| *out = taker);
+    report_end(ctx, sk, Some(&mut *entry), &end_in(old, soft));
+    report_after(ctx, kind::OBSERVED, hook::GETSOCKOPT, sk as u64, Some(&*entry), soft, 0, UNKNOWN_BYTES, |out| *out = taker);
 }
 
 /// Both FINs, or an orphan that goes on as a TIME_WAIT mini-socket. A RST may still follow, and

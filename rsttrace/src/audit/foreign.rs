@@ -47,7 +47,7 @@ pub struct Foreign {
 
 impl Foreign {
     pub fn received(&mut self, by: Receiver, at_ns: u64) {
-        if !by.is_local() {
+        if self.overflowed || !by.is_local() {
             return;
         }
         let half = match self.halves.remove(&by) {
@@ -59,7 +59,7 @@ impl Foreign {
     }
 
     pub fn sent(&mut self, to: Receiver, at_ns: u64) {
-        if !to.is_local() {
+        if self.overflowed || !to.is_local() {
             return;
         }
         let half = match self.halves.remove(&to) {
@@ -99,12 +99,14 @@ impl Foreign {
     fn remember(&mut self, receiver: Receiver, half: Half, now_ns: u64) {
         if self.halves.len() >= MAX_REMEMBERED {
             self.halves.retain(|_, half| !matches!(half, Half::Sent(at_ns) if now_ns.abs_diff(*at_ns) > ARRIVES_NS));
+            // Were it nearly full again, each event would go through all of it: and just then there are many.
+            if self.halves.len() > MAX_REMEMBERED / 2 {
+                self.overflowed = true;
+                self.halves = HashMap::default();
+                return;
+            }
         }
-        if self.halves.len() < MAX_REMEMBERED {
-            self.halves.insert(receiver, half);
-        } else {
-            self.overflowed = true;
-        }
+        self.halves.insert(receiver, half);
     }
 }
 
@@ -171,6 +173,8 @@ mod tests {
             foreign.received(Receiver { netns: 1, local, remote: local }, 1);
         }
         assert_eq!(foreign.counts(), None);
-        assert!(foreign.halves.len() <= MAX_REMEMBERED);
+        assert!(foreign.halves.is_empty());
+        foreign.received(receiver(1), 2);
+        assert!(foreign.halves.is_empty(), "it is not looked at any more");
     }
 }

@@ -150,7 +150,8 @@ fn try_it(without: &[String]) -> Trial {
         without: without.to_vec(),
         syscall_hooks: false,
         kernel_log: false,
-        http: None,
+        choice: None,
+        http: false,
     };
     let mut probe = match Probe::start_naming_us(&options) {
         Ok(probe) => probe,

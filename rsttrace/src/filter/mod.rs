@@ -164,8 +164,7 @@ impl Filter {
 
     /// One of them satisfies all conditions on processes.
     fn accepts_parties(&self, mut parties: impl Iterator<Item = Party>, at_ns: u64, lineage: &mut dyn Lineage) -> bool {
-        let of_any = self.processes.is_empty() && !self.asks_for_places();
-        of_any || parties.any(|party| self.is_of_processes(party, lineage) && self.is_in_places(party, at_ns, lineage))
+        !self.chooses_processes() || parties.any(|party| self.is_of_processes(party, lineage) && self.is_in_places(party, at_ns, lineage))
     }
 
     fn is_of_processes(&self, party: Party, lineage: &mut dyn Lineage) -> bool {
@@ -174,6 +173,18 @@ impl Filter {
 
     fn is_in_places(&self, party: Party, at_ns: u64, lineage: &mut dyn Lineage) -> bool {
         !self.asks_for_places() || lineage.at(party, at_ns).is_some_and(|info| self.contains(&info))
+    }
+
+    /// Whether not every process is meant.
+    pub fn chooses_processes(&self) -> bool {
+        !self.processes.is_empty() || self.asks_for_places()
+    }
+
+    /// Whether a process is meant that is there now.
+    pub fn means(&self, tgid: u32, lineage: &mut dyn Lineage) -> bool {
+        let info = lineage.process(tgid).unwrap_or_default();
+        (self.processes.is_empty() || matches(&self.processes, tgid, info.parent, &info.comm, lineage))
+            && (!self.asks_for_places() || self.contains(&info))
     }
 
     /// Whether a process is in one of the containers and in one of the units that are asked for.
@@ -192,7 +203,38 @@ impl Filter {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::model::{Container, Identity, Place};
+
+    /// One process, in a container.
+    struct One(ProcessInfo);
+
+    impl Lineage for One {
+        fn process(&mut self, tgid: u32) -> Option<Arc<ProcessInfo>> {
+            (tgid == 7).then(|| Arc::new(self.0.clone()))
+        }
+
+        fn at(&mut self, party: Party, _: u64) -> Option<Arc<ProcessInfo>> {
+            self.process(party.tgid)
+        }
+    }
+
+    #[test]
+    fn a_process_is_meant_by_all_that_is_said_of_it() {
+        let place = Place { container: Some(Container { id: "0123abcd".repeat(8), runtime: None }), ..Place::default() };
+        let identity = Arc::new(Identity { place, ..Identity::default() });
+        let mut one = One(ProcessInfo { comm: "nginx".to_owned(), identity, ..ProcessInfo::default() });
+        let mut means = |name: Option<&str>, id: Option<&str>, tgid| {
+            let processes = name.map(|name| ProcessSelector::Name(name.to_owned())).into_iter().collect();
+            let containers = id.map(|id| id.parse().unwrap()).into_iter().collect();
+            Filter { processes, containers, ..Filter::default() }.means(tgid, &mut one)
+        };
+        assert!(means(Some("nginx"), None, 7) && means(None, Some("0123"), 7) && means(Some("nginx"), Some("0123"), 7));
+        assert!(!means(Some("curl"), Some("0123"), 7) && !means(Some("nginx"), Some("4567"), 7));
+        assert!(!means(Some("nginx"), None, 8) && !means(None, Some("0123"), 8), "it is not there");
+    }
 
     fn addrs(list: &[&str]) -> AddrFilter {
         AddrFilter(list.iter().map(|text| text.parse().unwrap()).collect())

@@ -28,7 +28,7 @@ impl EndKind {
 }
 
 /// Which end connected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     Client,
     Server,

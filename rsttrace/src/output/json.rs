@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     audit,
+    fold::Folded,
     model::{self, EndKind, Endpoint, Errno, Finding, FirstFin, Judged, LateObservation, LogLine, Observer, Side, Teardown, Verdict},
 };
 
@@ -103,6 +104,25 @@ pub fn candidates(log: &Finding) -> Vec<&str> {
 
 /// More are not told: they help nobody.
 pub const MAX_CANDIDATES: usize = 8;
+
+#[derive(Serialize)]
+struct FoldedLine<'a> {
+    schema: u32,
+    record: &'static str,
+    time: Rfc3339,
+    first: Rfc3339,
+    count: u64,
+    like: Option<u64>,
+    end: &'static str,
+    cause: &'static str,
+    harm: &'static str,
+    role: Option<&'static str>,
+    process: Option<std::borrow::Cow<'a, str>>,
+    service_port: Option<u16>,
+    remote_addr: Option<std::net::IpAddr>,
+    lost_bytes: u64,
+    unconfirmed_bytes: u64,
+}
 
 #[derive(Serialize)]
 struct LogOnlyLine<'a> {
@@ -403,6 +423,34 @@ impl JsonFormat {
             },
         )
     }
+}
+
+/// Writes how many more like one that was shown there were.
+///
+/// # Errors
+/// What writing returns.
+pub fn write_folded(out: &mut impl Write, folded: &Folded, clock: &WallClock) -> io::Result<()> {
+    let place = folded.kind.place.as_ref();
+    line(
+        out,
+        &FoldedLine {
+            schema: SCHEMA,
+            record: "folded",
+            time: Rfc3339(clock.at(folded.last_ns)),
+            first: Rfc3339(clock.at(folded.first_ns)),
+            count: folded.count,
+            like: folded.like,
+            end: folded.kind.end.name(),
+            cause: folded.kind.cause.name(),
+            harm: folded.kind.harm.name(),
+            role: place.and_then(|place| place.role).map(model::Role::name),
+            process: place.and_then(|place| place.process.as_ref()).map(model::Comm::text),
+            service_port: place.map(|place| place.service_port),
+            remote_addr: place.map(|place| place.remote),
+            lost_bytes: folded.lost_bytes,
+            unconfirmed_bytes: folded.unconfirmed_bytes,
+        },
+    )
 }
 
 /// Writes a line of the log that no record belongs to.

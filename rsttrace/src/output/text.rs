@@ -12,11 +12,12 @@ use unicode_width::UnicodeWidthStr;
 
 use super::{WallClock, escape::for_terminal, json, timeline};
 use crate::{
+    fold::{Folded, Kind, Place},
     model::{
-        Cause, EndKind, Endpoint, Fin, Finding, FirstFin, Harm, Judged, LateObservation, LogLine, Names, Observer, Seen, Side, Task,
+        Cause, EndKind, Endpoint, Fin, Finding, FirstFin, Harm, Judged, LateObservation, LogLine, Names, Observer, Role, Seen, Side, Task,
         TcpState, Teardown,
     },
-    units::{bytes, duration},
+    units::{bytes, duration, grouped, size},
 };
 
 /// How times are shown.
@@ -140,6 +141,58 @@ impl TextFormat {
         };
         self.write_line(out, head, &late_words(late), clock, columns)?;
         self.write_log(out, log, columns)
+    }
+
+    /// Writes how many more like one that was shown there were; processes without numbers, ports of servers only.
+    ///
+    /// # Errors
+    /// What writing returns.
+    pub fn write_folded(&self, out: &mut impl Write, folded: &Folded, clock: &WallClock, columns: Option<usize>) -> io::Result<()> {
+        let Folded { kind, other, count, first_ns, last_ns, lost_bytes, unconfirmed_bytes, .. } = folded;
+        let process = |kind: &Kind| kind.place.and_then(|place| place.process).map_or("-".into(), |comm| comm.text().into_owned());
+        let mut who = process(kind);
+        if let Some(other) = other {
+            who = format!("{who} {} {}", if self.style.unicode { "→" } else { "->" }, process(other));
+        }
+        let (who, elide) = (self.shown(&who), columns.is_some());
+        let (local, remote) = match kind.place {
+            Some(Place { role: Some(Role::Client), service_port, remote, .. }) => {
+                // Of a pair the other end tells our address.
+                let ours = other.and_then(|other| other.place).map_or(String::new(), |place| elided(place.remote.to_string(), elide));
+                (ours, endpoint(Endpoint { addr: remote, port: service_port }, elide))
+            }
+            Some(Place { service_port, remote, .. }) => (format!(":{service_port}"), elided(remote.to_string(), elide)),
+            None => (String::new(), "many addresses".to_owned()),
+        };
+        let (left, right, none) = if self.style.unicode { ("←", "→", "–") } else { ("<-", "->", "--") };
+        let arrow = match kind.end {
+            EndKind::ResetReceived => left,
+            EndKind::ResetSent | EndKind::Timeout => right,
+            EndKind::Error | EndKind::Fin => none,
+        };
+        let worst = other.map_or(kind.harm, |other| other.harm.min(kind.harm));
+        let (time, harm) = (self.time(clock.at(*last_ns)), harm_word(worst));
+        let wide = columns.is_none_or(|columns| columns >= ONE_LINE);
+        let head = if wide {
+            let (who, local) = (self.pad(&who, self.process), self.pad(&local, self.local));
+            format!("{time} {harm:<5} {who} {local} {arrow} {} ", self.pad(&remote, self.remote))
+        } else {
+            let what = format!("{local} {arrow} {remote}");
+            format!("{time} {harm:<5} {who} {}", what.trim_start())
+        };
+        let within = if first_ns < last_ns { format!(" within {}", duration(last_ns - first_ns)) } else { String::new() };
+        let more = if self.style.unicode { "…" } else { "..." };
+        let mut words =
+            vec![format!("{more} and {} more like it{within}", grouped(*count)), format!("{}, {}", kind.end.name(), kind.cause)];
+        words.extend((*lost_bytes > 0).then(|| format!("{} lost", size(*lost_bytes))));
+        words.extend((*unconfirmed_bytes > 0).then(|| format!("{} not confirmed", size(*unconfirmed_bytes))));
+        let lines = self.fold(&head, &words, wide, INDENT, columns);
+        let style = match worst {
+            Harm::Lost => RED,
+            Harm::Possible => YELLOW,
+            Harm::Unknown | Harm::None => DIM,
+        };
+        if self.style.color { writeln!(out, "{style}{lines}{style:#}") } else { writeln!(out, "{lines}") }
     }
 
     /// Writes a line of the log that no record belongs to.
@@ -412,7 +465,7 @@ fn request(t: &Teardown) -> Option<String> {
 }
 
 /// Which half of a pair the line is about: the one that sent, or closed first.
-fn leads(a: &Judged, b: &Judged) -> bool {
+pub fn leads(a: &Judged, b: &Judged) -> bool {
     let (a, b) = (&a.teardown, &b.teardown);
     match (a.end, b.end) {
         // On loopback the arrival of a RST is traced before its departure.
@@ -589,7 +642,10 @@ fn late_words(late: &LateObservation) -> [Cow<'static, str>; 2] {
 
 /// An endpoint; a long IPv6 address is elided in the middle on a terminal.
 fn endpoint(endpoint: Endpoint, elide: bool) -> String {
-    let text = endpoint.to_string();
+    elided(endpoint.to_string(), elide)
+}
+
+fn elided(text: String, elide: bool) -> String {
     if !elide || text.len() <= MAX_ENDPOINT {
         return text;
     }

@@ -9,7 +9,7 @@ use aya::{
 };
 use rsttrace_common::hook;
 
-use super::{Http, Options, btf::KernelBtf, preflight};
+use super::{Choice, Options, btf::KernelBtf, preflight};
 
 /// A place in the kernel where something is learned.
 #[derive(Clone, Copy, Debug)]
@@ -133,11 +133,15 @@ static HOOKS: [Hook; 15] = [
         "errors taken by getsockopt(SO_ERROR) are concluded when the socket is closed (observer \"inferred\")",
     ),
     optional("iter/task_file", &[Way::Files], "owners of connections older than the tracer are looked up when they end"),
-    optional(hook::SCHED_PROCESS_FORK, TRACEPOINT, "requests of processes that start later are not named"),
+    optional(
+        hook::SCHED_PROCESS_FORK,
+        TRACEPOINT,
+        "processes that start later are not preferred when the buffer fills, and with --http their requests are not named",
+    ),
     optional(
         hook::NAMES[hook::SCHED_PROCESS_EXEC as usize],
         TRACEPOINT,
-        "requests of processes that get the name or command line later are not named",
+        "processes that are meant later are not preferred when the buffer fills, and with --http their requests are not named",
     ),
 ];
 
@@ -159,8 +163,8 @@ pub fn hooks(kernel: &KernelBtf, options: &Options) -> Vec<Hook> {
         hook::TCP_V4_SEND_RESET => kernel.tracepoint_args("tcp_send_reset") == Some(2),
         hook::TCP_V6_SEND_RESET => kernel.tracepoint_args("tcp_send_reset") == Some(2) && preflight::has_ipv6(),
         "sys_exit" => options.syscall_hooks,
-        hook::SCHED_PROCESS_FORK => options.http.is_some(),
-        "sched_process_exec" => options.http == Some(Http { by_name: true }),
+        hook::SCHED_PROCESS_FORK => options.choice.is_some(),
+        "sched_process_exec" => options.choice == Some(Choice::ByProgram),
         _ => true,
     };
     HOOKS.iter().copied().filter(|hook| wanted(hook.name)).collect()

@@ -11,6 +11,7 @@ use std::{
     fs,
     os::fd::{AsFd as _, AsRawFd, RawFd},
     path::Path,
+    rc::Rc,
 };
 
 use aya::{
@@ -55,15 +56,19 @@ pub struct Options {
     pub syscall_hooks: bool,
     /// Log calls of the kernel half are compiled in.
     pub kernel_log: bool,
-    /// Look at the HTTP of processes that [`Probe::choose`] names.
-    pub http: Option<Http>,
+    /// [`Probe::choose`] is to name processes, whose events are kept before others.
+    pub choice: Option<Choice>,
+    /// Look at the HTTP of the chosen processes.
+    pub http: bool,
 }
 
-/// Whose HTTP is looked at.
+/// How processes are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Http {
-    /// Processes are chosen by what they execute, so that each new program must be asked about.
-    pub by_name: bool,
+pub enum Choice {
+    /// By their numbers.
+    ByNumber,
+    /// By what they execute, so that each new program must be asked about.
+    ByProgram,
 }
 
 /// How one hook is attached.
@@ -94,12 +99,12 @@ pub struct Counters {
 /// The attached programs. Dropping this detaches them; so does the end of the process.
 pub struct Probe {
     ring: RingBuf<MapData>,
-    counters: PerCpuArray<MapData, u64>,
+    counters: Rc<PerCpuArray<MapData, u64>>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     programs: Ebpf,
     /// Hooks and their programs.
     attached: Vec<(&'static str, &'static str)>,
-    /// With `--http` only.
+    /// Where processes are chosen.
     chosen: Option<Chosen>,
     /// Every hook, attached or not.
     pub hooks: Vec<HookStatus>,
@@ -160,6 +165,7 @@ impl Probe {
         let mut warnings: Vec<String> =
             missing.iter().map(|name| format!("this kernel has no {name}: what it feeds stays unknown")).collect();
         let has = |name: &str| kernel.enumerators("bpf_func_id").iter().any(|(helper, _)| *helper == name);
+        let buffer_bytes = options.buffer_bytes.max(page_size()).next_power_of_two();
         let settings = Settings {
             want_fin: options.want_fin.into(),
             has_task_pt_regs: has("BPF_FUNC_task_pt_regs").into(),
@@ -167,7 +173,9 @@ impl Probe {
             has_reset_reason: (kernel.tracepoint_args("tcp_send_reset") >= Some(3)).into(),
             has_socket_cookie: kernel.has_function("bpf_get_socket_ptr_cookie").into(),
             own_tgid,
-            http: options.http.is_some().into(),
+            http: options.http.into(),
+            // The last quarter is for the chosen.
+            shared_bytes: if options.choice.is_some() { buffer_bytes / 4 * 3 } else { 0 },
         };
         let reasons = kernel
             .enumerators("sk_rst_reason")
@@ -177,7 +185,6 @@ impl Probe {
 
         let (offsets, settings) = (Frozen(offsets), Frozen(settings));
         let log_level: u8 = if options.kernel_log { aya_log::Level::Debug as u8 } else { 0 };
-        let buffer_bytes = options.buffer_bytes.max(page_size()).next_power_of_two();
         let mut ebpf = EbpfLoader::new()
             .verifier_log_level(VerifierLogLevel::STATS)
             .override_global("OFFSETS", &offsets, true)
@@ -186,8 +193,8 @@ impl Probe {
             .map_max_entries("EVENTS", buffer_bytes)
             .map_max_entries("SOCKETS", options.max_sockets)
             // Tables that nobody uses should cost nothing.
-            .map_max_entries("HTTP", if options.http.is_some() { options.max_sockets } else { 1 })
-            .map_max_entries("CHOSEN", if options.http.is_some() { MAX_PROCESSES / 8 } else { 1 })
+            .map_max_entries("HTTP", if options.http { options.max_sockets } else { 1 })
+            .map_max_entries("CHOSEN", if options.choice.is_some() { MAX_PROCESSES / 8 } else { 1 })
             .load(OBJECT)
             .map_err(|error| {
                 unusable(
@@ -221,11 +228,13 @@ impl Probe {
 
         let logger = if options.kernel_log { EbpfLogger::init(&mut ebpf).ok() } else { None };
         let ring = take_map(&mut ebpf, "EVENTS")?;
-        let counters = take_map(&mut ebpf, "COUNTERS")?;
-        let chosen = match (options.http, ebpf.map("CHOSEN")) {
+        let counters = Rc::new(take_map(&mut ebpf, "COUNTERS")?);
+        if options.http {
+            warnings.extend(blind_to_http(&hooks));
+        }
+        let chosen = match (options.choice, ebpf.map("CHOSEN")) {
             (Some(_), Some(Map::Array(table))) => {
-                warnings.extend(blind_to_http(&hooks));
-                let refused = |error| unusable(format!("cannot map the table of processes for --http: {error}"), "run without --http");
+                let refused = |error| unusable(format!("cannot map the table of chosen processes: {error}"), "trace all processes");
                 Some(Chosen::map(table.fd().as_fd()).map_err(refused)?)
             }
             _ => None,
@@ -233,7 +242,7 @@ impl Probe {
         Ok(Self { ring, counters, logger, programs: ebpf, attached, chosen, hooks, warnings, reasons })
     }
 
-    /// From now on the HTTP of this process, and of children that it makes, is looked at, or not.
+    /// From now on this process, and children that it makes, are chosen, or not.
     pub fn choose(&self, tgid: u32, chosen: bool) {
         if let Some(table) = &self.chosen {
             table.set(tgid, chosen);
@@ -262,9 +271,15 @@ impl Probe {
         }
     }
 
+    /// What tells how many events were lost, for whoever cannot reach the probe meanwhile.
+    pub fn losses(&self) -> impl Fn() -> u64 + use<> {
+        let counters = Rc::clone(&self.counters);
+        move || (0..hook::COUNT as u32).map(|index| sum(&counters, index)).sum()
+    }
+
     /// Reads the counters; zeros where the map cannot be read.
     pub fn counters(&self) -> Counters {
-        let read = |index: u32| self.counters.get(&index, 0).map_or(0, |values| values.iter().fold(0, |a: u64, b| a.wrapping_add(*b)));
+        let read = |index: u32| sum(&self.counters, index);
         let mut lost_by_hook = [0; hook::COUNT];
         for (index, lost) in (0..).zip(&mut lost_by_hook) {
             *lost = read(index);
@@ -311,6 +326,11 @@ impl Probe {
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
         info.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?.trim().parse().ok()
     }
+}
+
+/// A counter over all CPUs; zero where the map cannot be read.
+fn sum(counters: &PerCpuArray<MapData, u64>, index: u32) -> u64 {
+    counters.get(&index, 0).map_or(0, |values| values.iter().fold(0, |a: u64, b| a.wrapping_add(*b)))
 }
 
 /// A return probe does not see what was moved.

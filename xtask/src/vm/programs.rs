@@ -25,7 +25,7 @@ pub enum Scope {
 }
 
 /// Test programs of the package `rsttrace-tests` that need nothing that a guest lacks.
-const SCENARIOS: [&str; 7] = ["observers", "owners", "http", "ends", "orderly", "timeouts", "verdicts"];
+const SCENARIOS: [&str; 8] = ["observers", "owners", "http", "ends", "orderly", "overload", "timeouts", "verdicts"];
 /// So many of them are soon done.
 const SOON: usize = 2;
 /// Programs that they start, and the confusion generator.
