@@ -221,19 +221,13 @@ pub fn timers(sk: Sk, out: &mut EndEvent) {
 /// Inode number of the socket's file; 0 without one.
 #[inline(always)]
 pub fn inode(sk: Sk) -> u64 {
-    // SAFETY: typed `struct sock`, and what it leads to.
-    unsafe {
-        let socket: *const u8 = typed(sk, &OFFSETS.sock__sk_socket);
-        if socket.is_null() {
-            return 0;
-        }
-        let file: *const u8 = typed(socket, &OFFSETS.socket__file);
-        if file.is_null() {
-            return 0;
-        }
-        let inode: *const u8 = typed(file, &OFFSETS.file__f_inode);
-        if inode.is_null() { 0 } else { typed(inode, &OFFSETS.inode__i_ino) }
+    let socket: u64 = peek(sk as u64, &OFFSETS.sock__sk_socket);
+    if socket == 0 {
+        return 0;
     }
+    let file: u64 = peek(socket, &OFFSETS.socket__file);
+    let inode: u64 = peek(file, &OFFSETS.file__f_inode);
+    peek(inode, &OFFSETS.inode__i_ino)
 }
 
 /// Fills in the connection's name. The port members of a dying socket are cleared early, the
@@ -256,11 +250,7 @@ pub fn tuple(sk: Sk, out: &mut Tuple) {
         out.remote_port = u16::from_be(typed(sk, &OFFSETS.sock__skc_dport));
         out.local_port = u16::from_be(peek(sk as u64, &OFFSETS.inet_sock__inet_sport));
     }
-    // SAFETY: typed `struct sock`, and the namespace that it leads to.
-    out.netns = unsafe {
-        let net: *const u8 = typed(sk, &OFFSETS.sock__skc_net);
-        if net.is_null() { 0 } else { typed(net, &OFFSETS.net__inum) }
-    };
+    out.netns = netns(sk as u64);
 }
 
 /// Inode number of a socket's network namespace; mini-sockets have it in the same place.

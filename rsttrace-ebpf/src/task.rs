@@ -59,16 +59,11 @@ impl Of {
         unsafe { typed(self.0, member) }
     }
 
+    /// The address of another struct. Not by a load: it would have a type too, and for each such pointer the verifier
+    /// searches the kernel's BTF by name (before 7.0 from end to end), which would double the time that loading takes.
     #[inline(always)]
-    fn follow(self, member: &'static u32) -> Self {
-        if frozen(&SETTINGS.has_task_pt_regs) == 0 {
-            return Self(peek::<u64>(self.0 as u64, member) as *const u8);
-        }
-        if self.0.is_null() || !present(member) {
-            return Self(core::ptr::null());
-        }
-        // SAFETY: typed, and the member exists.
-        Self(unsafe { typed(self.0, member) })
+    fn follow(self, member: &'static u32) -> u64 {
+        peek(self.0 as u64, member)
     }
 
     /// `task_struct.comm`.
@@ -100,7 +95,7 @@ impl Of {
         }
         Self(match frozen(&SETTINGS.pt_regs_on_stack) {
             0 => 0,
-            distance => peek::<u64>(self.0 as u64, &OFFSETS.task_struct__stack).wrapping_add(u64::from(distance)),
+            distance => self.follow(&OFFSETS.task_struct__stack).wrapping_add(u64::from(distance)),
         } as *const u8)
     }
 }
@@ -123,7 +118,7 @@ pub fn current(out: &mut Task, sk: u64) {
     out.tid = task.get(&OFFSETS.task_struct__pid);
     out.syscall = -1;
     out.fd = -1;
-    out.parent_tgid = task.follow(&OFFSETS.task_struct__real_parent).get(&OFFSETS.task_struct__tgid);
+    out.parent_tgid = peek(task.follow(&OFFSETS.task_struct__real_parent), &OFFSETS.task_struct__tgid);
     out.comm = task.comm();
 
     let pf: u32 = task.get(&OFFSETS.task_struct__flags);
@@ -325,7 +320,7 @@ pub fn process_comm(task: &Task) -> [u8; 16] {
     if task.tid == task.tgid {
         return task.comm;
     }
-    Of::current().follow(&OFFSETS.task_struct__group_leader).comm()
+    peek(Of::current().follow(&OFFSETS.task_struct__group_leader), &OFFSETS.task_struct__comm)
 }
 
 /// A process that has a descriptor of the socket, seen from outside.
@@ -345,11 +340,11 @@ pub fn holder(out: &mut Task, task: u64, fd: i32) {
 /// `files_lookup_fd_raw()`: the file behind a descriptor of a task, 0 if none.
 #[inline(always)]
 fn file_of(task: Of, fd: u32) -> u64 {
-    let table = task.follow(&OFFSETS.task_struct__files).follow(&OFFSETS.files_struct__fdt);
-    if fd >= table.get::<u32>(&OFFSETS.fdtable__max_fds) {
+    let table: u64 = peek(task.follow(&OFFSETS.task_struct__files), &OFFSETS.files_struct__fdt);
+    if fd >= peek::<u32>(table, &OFFSETS.fdtable__max_fds) {
         return 0;
     }
-    let array: u64 = table.get(&OFFSETS.fdtable__fd);
+    let array: u64 = peek(table, &OFFSETS.fdtable__fd);
     peek_at(array.wrapping_add(u64::from(fd) * 8))
 }
 

@@ -81,7 +81,8 @@ fn first_use(sk: Sk) {
     if let Some(entry) = maps::find(sk as u64) {
         if entry.owner.tgid == 0 || entry.flags & SEEDED != 0 {
             entry.flags &= !SEEDED;
-            task::current(&mut entry.owner, sk as u64);
+            // By which descriptor does not matter.
+            task::current(&mut entry.owner, 0);
             task::lead(&mut entry.owner);
             entry.inode = inode(sk);
         }

@@ -49,7 +49,9 @@ fn report_end(ctx: &impl EbpfContext, sk: Sk, entry: Option<&mut Entry>, end: &E
     let out = unsafe { &mut *event.as_mut_ptr() };
     out.header = emit::header(kind::END, sock::now_ns());
     out.cookie = sock::cookie(sk);
-    out.inode = sock::inode(sk);
+    // Where its file is known, it need not be searched for again.
+    let inode = entry.as_ref().map_or(0, |entry| entry.inode);
+    out.inode = if inode == 0 { sock::inode(sk) } else { inode };
     sock::tuple(sk, &mut out.tuple);
     if out.tuple.remote_port == 0 && end.skb != 0 {
         out.tuple.remote_port = sock::tcp_header(end.skb).map_or(0, |tcp| tcp.source);
@@ -70,9 +72,6 @@ fn report_end(ctx: &impl EbpfContext, sk: Sk, entry: Option<&mut Entry>, end: &E
         Some(entry) => {
             entry.flags |= REPORTED;
             out.id = SockId { sk: sk as u64, born_ns: entry.born_ns };
-            if out.inode == 0 {
-                out.inode = entry.inode;
-            }
             out.opened_ns = entry.opened_ns;
             out.first_fin_ns = entry.first_fin_ns;
             out.second_fin_ns = entry.second_fin_ns;

@@ -147,7 +147,7 @@ impl TextFormat {
     ///
     /// # Errors
     /// What writing returns.
-    pub fn write_folded(&self, out: &mut impl Write, folded: &Folded, clock: &WallClock, columns: Option<usize>) -> io::Result<()> {
+    pub fn write_folded(&mut self, out: &mut impl Write, folded: &Folded, clock: &WallClock, columns: Option<usize>) -> io::Result<()> {
         let Folded { kind, other, count, first_ns, last_ns, lost_bytes, unconfirmed_bytes, .. } = folded;
         let process = |kind: &Kind| kind.place.and_then(|place| place.process).map_or("-".into(), |comm| comm.text().into_owned());
         let mut who = process(kind);
@@ -182,10 +182,12 @@ impl TextFormat {
         };
         let within = if first_ns < last_ns { format!(" within {}", duration(last_ns - first_ns)) } else { String::new() };
         let more = if self.style.unicode { "…" } else { "..." };
-        let mut words =
-            vec![format!("{more} and {} more like it{within}", grouped(*count)), format!("{}, {}", kind.end.name(), kind.cause)];
-        words.extend((*lost_bytes > 0).then(|| format!("{} lost", size(*lost_bytes))));
-        words.extend((*unconfirmed_bytes > 0).then(|| format!("{} not confirmed", size(*unconfirmed_bytes))));
+        let mut words: Vec<Cow<'_, str>> = vec![
+            format!("{more} and {} more like it{within}", grouped(*count)).into(),
+            format!("{}, {}", kind.end.name(), kind.cause).into(),
+        ];
+        words.extend((*lost_bytes > 0).then(|| format!("{} lost", size(*lost_bytes)).into()));
+        words.extend((*unconfirmed_bytes > 0).then(|| format!("{} not confirmed", size(*unconfirmed_bytes)).into()));
         let lines = self.fold(&head, &words, wide, INDENT, columns);
         let style = match worst {
             Harm::Lost => RED,
