@@ -185,7 +185,10 @@ impl Probe {
 
         let (offsets, settings) = (Frozen(offsets), Frozen(settings));
         let log_level: u8 = if options.kernel_log { aya_log::Level::Debug as u8 } else { 0 };
+        let btf = Btf::from_sys_fs()
+            .map_err(|error| unusable(format!("cannot parse the kernel's BTF: {error}"), "please report this kernel's version"))?;
         let mut ebpf = EbpfLoader::new()
+            .btf(Some(&btf))
             .verifier_log_level(VerifierLogLevel::STATS)
             .override_global("OFFSETS", &offsets, true)
             .override_global("SETTINGS", &settings, true)
@@ -203,8 +206,6 @@ impl Probe {
                 )
             })?;
 
-        let btf = Btf::from_sys_fs()
-            .map_err(|error| unusable(format!("cannot parse the kernel's BTF: {error}"), "please report this kernel's version"))?;
         let mut attacher = Attacher { ebpf: &mut ebpf, btf: &btf, kernel: &kernel, options, programs: Vec::new() };
         let mut hooks = Vec::new();
         for hook in attach::hooks(&kernel, options) {
@@ -225,6 +226,9 @@ impl Probe {
             hooks.push(HookStatus { name: hook.name, how, extra: hook.extra, why_not });
         }
         let attached = attacher.programs;
+        // Megabytes that nobody needs any more, and that the allocator would keep.
+        drop((btf, kernel));
+        give_memory_back();
 
         let logger = if options.kernel_log { EbpfLogger::init(&mut ebpf).ok() } else { None };
         let ring = take_map(&mut ebpf, "EVENTS")?;
@@ -359,6 +363,15 @@ fn take_map<T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(ebpf: &mut 
         .ok_or_else(|| format!("map {name} is not in the object"))
         .and_then(|map| T::try_from(map).map_err(|error| error.to_string()))
         .map_err(|what| unusable(what, "the binary is damaged: build it again"))
+}
+
+/// What is free goes back to the kernel.
+fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no preconditions.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 fn page_size() -> u32 {
