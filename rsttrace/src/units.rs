@@ -1,6 +1,11 @@
-//! Durations and sizes in words.
+//! Durations, sizes and what may be missing, in words.
 
 use std::fmt::{self, Display};
+
+/// A value between words; nothing where there is none.
+pub fn given<T: Display>(before: &str, value: Option<T>, after: &str) -> impl Display {
+    fmt::from_fn(move |out| value.as_ref().map_or(Ok(()), |value| write!(out, "{before}{value}{after}")))
+}
 
 /// Three significant digits with an SI unit: `41.3 us`, `1.20 s`.
 pub fn duration(ns: u64) -> impl Display {

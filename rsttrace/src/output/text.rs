@@ -14,10 +14,10 @@ use super::{WallClock, escape::for_terminal, json, timeline};
 use crate::{
     fold::{Folded, Kind, Place},
     model::{
-        Cause, EndKind, Endpoint, Fin, Finding, FirstFin, Harm, Judged, LateObservation, LogLine, Names, Observer, Role, Seen, Side, Task,
+        Cause, EndKind, Endpoint, Finding, FirstFin, Harm, Judged, LateObservation, LogLine, Names, Observer, Role, Seen, Side, Task,
         TcpState, Teardown,
     },
-    units::{bytes, duration, grouped, size},
+    units::{bytes, duration, given, grouped, size},
 };
 
 /// How times are shown.
@@ -134,7 +134,7 @@ impl TextFormat {
             at_ns: late.at_ns,
             harm: "",
             style: PLAIN,
-            process: named(&late.observer.task),
+            process: named(&late.observer.task).to_string(),
             arrow: "  ",
             local: late.local,
             remote: late.remote,
@@ -235,7 +235,7 @@ impl TextFormat {
         let worst = other.filter(|other| other.verdict.harm < judged.verdict.harm).unwrap_or(judged);
         let process = match other {
             Some(other) => format!("{} {} {}", process_of(t), if self.style.unicode { "→" } else { "->" }, process_of(&other.teardown)),
-            None => process_of(t),
+            None => process_of(t).to_string(),
         };
         let head = Head {
             at_ns: t.at_ns,
@@ -400,12 +400,7 @@ fn words<'j>(judged: &'j Judged, other: Option<&Judged>) -> Vec<Cow<'j, str>> {
     let mut words = Vec::with_capacity(6);
     words.push(judged.verdict.words.as_str().into());
     words.extend(request(t).or_else(|| other.and_then(|other| request(&other.teardown))).map(Cow::from));
-    let mut wire = what(t);
-    if let Some(saw) = who_saw(t) {
-        wire += ", ";
-        wire += &saw;
-    }
-    words.push(wire.into());
+    words.push(format!("{}{}", what(t), given(", ", who_saw(t), "")).into());
     if let Some(other) = other {
         words.extend(who_saw(&other.teardown).map(|saw| format!("at the other end {saw}").into()));
         let damage = &other.verdict.damage;
@@ -536,12 +531,12 @@ fn in_ascii(text: &str) -> String {
 }
 
 /// The process column: who holds the socket, else who had a hand in it.
-fn process_of(t: &Teardown) -> String {
-    match (t.owner, hand_in(t)) {
-        (Some(owner), _) => format!("{}/{}", owner.comm.text(), owner.tgid),
-        (None, Some(task)) => named(&task),
-        (None, None) => "-".to_owned(),
-    }
+fn process_of(t: &Teardown) -> impl Display {
+    let process = t.owner.map(|owner| (owner.comm, owner.tgid)).or_else(|| hand_in(t).map(|task| (task.comm, task.tgid)));
+    fmt::from_fn(move |f| match process {
+        Some((comm, tgid)) => write!(f, "{}/{tgid}", comm.text()),
+        None => f.write_str("-"),
+    })
 }
 
 fn shown_tgid(t: &Teardown) -> Option<u32> {
@@ -553,89 +548,92 @@ fn hand_in(t: &Teardown) -> Option<Task> {
     t.observer.map(|observer| observer.task).or(t.released).or(t.closer)
 }
 
-pub(super) fn named(task: &Task) -> String {
-    format!("{}/{}", task.comm.text(), task.tgid)
+pub(super) fn named(task: &Task) -> impl Display + use<> {
+    let (comm, tgid) = (task.comm, task.tgid);
+    fmt::from_fn(move |f| write!(f, "{}/{tgid}", comm.text()))
 }
 
 /// What happened on the wire, and by whose hand where it was ours.
-pub(super) fn what(t: &Teardown) -> String {
-    let state = t.state.map_or("no socket", TcpState::name);
-    let reason = t.reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-    match t.end {
-        EndKind::ResetReceived => format!("RST received in {state}"),
-        EndKind::ResetSent if t.bytes.is_none() => match t.state {
-            Some(state) => format!("RST sent for a segment that met a {} socket{reason}", state.name()),
-            None => format!("RST sent for a segment that met no socket{reason}"),
-        },
-        EndKind::ResetSent => format!("RST sent {}in {state}{reason}", by(t)),
-        EndKind::Timeout => format!("timed out in {state}"),
-        EndKind::Error if t.state == Some(TcpState::SynSent) && t.observer.is_none() && t.closer.is_some() => {
-            format!("closed {}in SYN_SENT", by(t))
+pub(super) fn what(t: &Teardown) -> impl Display {
+    fmt::from_fn(move |f| {
+        let state = t.state.map_or("no socket", TcpState::name);
+        let reason = given(" (", t.reason.as_deref(), ")");
+        let by = given("", by(t), " ");
+        match t.end {
+            EndKind::ResetReceived => write!(f, "RST received in {state}"),
+            EndKind::ResetSent if t.bytes.is_none() => match t.state {
+                Some(state) => write!(f, "RST sent for a segment that met a {} socket{reason}", state.name()),
+                None => write!(f, "RST sent for a segment that met no socket{reason}"),
+            },
+            EndKind::ResetSent => write!(f, "RST sent {by}in {state}{reason}"),
+            EndKind::Timeout => write!(f, "timed out in {state}"),
+            EndKind::Error if t.state == Some(TcpState::SynSent) && t.observer.is_none() && t.closer.is_some() => {
+                write!(f, "closed {by}in SYN_SENT")
+            }
+            EndKind::Error => write!(f, "ended by an error in {state}"),
+            EndKind::Fin => fins(f, t),
         }
-        EndKind::Error => format!("ended by an error in {state}"),
-        EndKind::Fin => fins(&t.fin, t),
-    }
+    })
 }
 
-/// "by close() ", with the process where it is not the one in front of the line.
-fn by(t: &Teardown) -> String {
-    let Some(closer) = &t.closer else { return String::new() };
+/// "by close()", with the process where it is not the one in front of the line.
+fn by(t: &Teardown) -> Option<impl Display> {
+    let closer = t.closer.as_ref()?;
     let foreign = shown_tgid(t) != Some(closer.tgid);
-    match (foreign, closer.exiting, closer.syscall) {
-        (false, true, _) => "on exit ".to_owned(),
-        (true, true, _) => format!("on exit of {} ", named(closer)),
-        (false, false, Some(call)) => format!("by {call}() "),
-        (true, false, Some(call)) => format!("by {} {call}() ", named(closer)),
-        (true, false, None) => format!("by {} ", named(closer)),
-        (false, false, None) => String::new(),
+    if !foreign && !closer.exiting && closer.syscall.is_none() {
+        return None;
     }
+    Some(fmt::from_fn(move |f| match (foreign, closer.exiting, closer.syscall) {
+        (false, true, _) => f.write_str("on exit"),
+        (true, true, _) => write!(f, "on exit of {}", named(closer)),
+        (true, false, call) => write!(f, "by {}{}", named(closer), given(" ", call, "()")),
+        (false, false, call) => write!(f, "{}", given("by ", call, "()")),
+    }))
 }
 
-fn fins(fin: &Fin, t: &Teardown) -> String {
-    let by = by(t);
-    let by = by.trim_end();
-    let sent = if by.is_empty() { "FIN sent".to_owned() } else { format!("FIN sent {by}") };
-    let received = match fin.remote_data_bytes {
-        Some(n) if n > 0 => format!("FIN received with {}", bytes(n.into())),
-        _ => "FIN received".to_owned(),
-    };
-    let apart = fin.half_closed_ns.map(|ns| format!(" {} later", duration(ns))).unwrap_or_default();
+fn fins(f: &mut fmt::Formatter<'_>, t: &Teardown) -> fmt::Result {
+    let fin = &t.fin;
+    let sent = given(" ", by(t), "");
+    let received = given(" with ", fin.remote_data_bytes.filter(|&n| n > 0).map(|n| bytes(n.into())), "");
+    let apart = given(" ", fin.half_closed_ns.map(duration), " later");
     match (fin.first, fin.local, fin.remote) {
-        (Some(FirstFin::Local), _, Some(true)) => format!("{sent}, {received}{apart}"),
-        (Some(FirstFin::Local), ..) => sent,
-        (Some(FirstFin::Remote), Some(true), _) => format!("{received}, {sent}{apart}"),
-        (Some(FirstFin::Remote), ..) => received,
-        (Some(FirstFin::Both), ..) => format!("{sent} and {received} at once"),
-        (None, ..) => "closed".to_owned(),
+        (Some(FirstFin::Local), _, Some(true)) => write!(f, "FIN sent{sent}, FIN received{received}{apart}"),
+        (Some(FirstFin::Local), ..) => write!(f, "FIN sent{sent}"),
+        (Some(FirstFin::Remote), Some(true), _) => write!(f, "FIN received{received}, FIN sent{sent}{apart}"),
+        (Some(FirstFin::Remote), ..) => write!(f, "FIN received{received}"),
+        (Some(FirstFin::Both), ..) => write!(f, "FIN sent{sent} and FIN received{received} at once"),
+        (None, ..) => f.write_str("closed"),
     }
 }
 
-pub(super) fn saw(observer: &Observer) -> String {
+pub(super) fn saw(observer: &Observer) -> impl Display {
     let call = observer.task.syscall.unwrap_or("an unseen call");
-    let fd = observer.task.fd.map(|fd| format!(" fd {fd}")).unwrap_or_default();
-    let delay = observer.delay_ns.map(|ns| format!(" +{}", duration(ns))).unwrap_or_default();
+    let fd = given(" fd ", observer.task.fd, "");
+    let delay = given(" +", observer.delay_ns.map(duration), "");
     let inferred = if observer.inferred { " (concluded)" } else { "" };
-    format!("{call}{fd} {}{delay}{inferred}", observer.errno)
+    fmt::from_fn(move |f| write!(f, "{call}{fd} {}{delay}{inferred}", observer.errno))
 }
 
-fn who_saw(t: &Teardown) -> Option<String> {
+fn who_saw(t: &Teardown) -> Option<impl Display> {
     if t.end == EndKind::Fin || t.bytes.is_none() {
         return None;
     }
     // Whoever aborts has no error to see.
     let own = matches!(t.end, EndKind::ResetSent | EndKind::Error) && t.closer.is_some() && t.observer.is_none();
-    match (&t.observer, t.seen) {
-        (Some(observer), _) => {
-            let foreign = shown_tgid(t) != Some(observer.task.tgid);
-            let who = if foreign { format!("{} saw ", named(&observer.task)) } else { String::new() };
-            Some(format!("{who}{}", saw(observer)))
-        }
-        _ if own => None,
-        (None, Seen::NotYet) => Some("not yet noticed".to_owned()),
-        (None, Seen::Never) => Some("noticed by nobody".to_owned()),
-        (None, Seen::Unknown) => Some("noticed by: unknown".to_owned()),
-        (None, Seen::Yes) => None,
+    let unseen = match t.seen {
+        Seen::NotYet => "not yet noticed",
+        Seen::Never => "noticed by nobody",
+        Seen::Unknown => "noticed by: unknown",
+        Seen::Yes => "",
+    };
+    if own || t.observer.is_none() && unseen.is_empty() {
+        return None;
     }
+    Some(fmt::from_fn(move |f| match &t.observer {
+        Some(observer) if shown_tgid(t) != Some(observer.task.tgid) => write!(f, "{} saw {}", named(&observer.task), saw(observer)),
+        Some(observer) => write!(f, "{}", saw(observer)),
+        None => f.write_str(unseen),
+    }))
 }
 
 fn late_words(late: &LateObservation) -> [Cow<'static, str>; 2] {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     model::{Answer, Cause, Damage, EndKind, FirstFin, Initiator, Speaker, TcpState},
-    units::{bytes, duration, grouped},
+    units::{bytes, duration, given, grouped},
 };
 
 /// Appends the sentence.
@@ -42,11 +42,6 @@ fn peer<'a>(f: &Facts<'a>) -> Cow<'a, str> {
 
 fn milliseconds(ms: u64) -> impl Display {
     duration(ms.saturating_mul(1_000_000))
-}
-
-/// A value between words; nothing where there is none.
-fn given<T: Display>(before: &'static str, value: Option<T>, after: &'static str) -> impl Display {
-    fmt::from_fn(move |out| value.as_ref().map_or(Ok(()), |value| write!(out, "{before}{value}{after}")))
 }
 
 /// ", idle 60.0 s", where the connection idled; below a second it did not.
