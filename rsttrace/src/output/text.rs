@@ -75,6 +75,7 @@ struct Head<'a> {
     at_ns: u64,
     harm: &'static str,
     style: Style,
+    /// As it is shown.
     process: String,
     arrow: &'a str,
     local: Endpoint,
@@ -134,7 +135,7 @@ impl TextFormat {
             at_ns: late.at_ns,
             harm: "",
             style: PLAIN,
-            process: named(&late.observer.task).to_string(),
+            process: self.shown(&named(&late.observer.task).to_string()).into_owned(),
             arrow: "  ",
             local: late.local,
             remote: late.remote,
@@ -234,8 +235,12 @@ impl TextFormat {
         // Of a pair the worse half counts.
         let worst = other.filter(|other| other.verdict.harm < judged.verdict.harm).unwrap_or(judged);
         let process = match other {
-            Some(other) => format!("{} {} {}", process_of(t), if self.style.unicode { "→" } else { "->" }, process_of(&other.teardown)),
-            None => process_of(t).to_string(),
+            Some(other) => {
+                let arrow = if self.style.unicode { "→" } else { "->" };
+                let (ours, theirs) = (process_of(t).to_string(), process_of(&other.teardown).to_string());
+                format!("{} {arrow} {}", self.shown(&ours), self.shown(&theirs))
+            }
+            None => self.shown(&process_of(t).to_string()).into_owned(),
         };
         let head = Head {
             at_ns: t.at_ns,
@@ -258,7 +263,6 @@ impl TextFormat {
         columns: Option<usize>,
     ) -> io::Result<()> {
         let Head { at_ns, harm, style, process, arrow, local, remote } = head;
-        let process = self.shown(&process);
         let words: Vec<_> = words.iter().map(|part| self.shown(part)).collect();
         let time = self.time(clock.at(at_ns));
         let wide = columns.is_none_or(|columns| columns >= ONE_LINE);
@@ -306,11 +310,18 @@ impl TextFormat {
     /// Puts the words behind the head as far as they fit, the rest below.
     fn fold(&self, head: &str, words: &[Cow<'_, str>], wide: bool, indent: usize, columns: Option<usize>) -> String {
         let limit = columns.unwrap_or(usize::MAX).max(40);
-        let mut lines = head.to_owned();
-        let mut used = if wide { self.width(head) } else { limit };
+        let length = words.iter().map(|part| part.len() + 2).sum::<usize>();
+        let mut lines = String::with_capacity(head.len() + length);
+        lines += head;
+        let mut used = match columns {
+            Some(_) if !wide => limit,
+            Some(_) => self.width(head),
+            None => 0,
+        };
         let mut first = true;
         for part in words {
-            let part_width = self.width(part);
+            // Nobody measures where nothing ends.
+            let part_width = if columns.is_none() { 0 } else { self.width(part) };
             let joint = if first { " " } else { "; " };
             if used + joint.len() + part_width + 1 > limit {
                 lines.truncate(lines.trim_end().len());
