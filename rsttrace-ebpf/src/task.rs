@@ -69,16 +69,18 @@ impl Of {
     /// `task_struct.comm`.
     #[inline(always)]
     fn comm(self) -> [u8; 16] {
-        if frozen(&SETTINGS.has_task_pt_regs) == 0 {
+        let at = frozen(&OFFSETS.task_struct__comm);
+        // Two loads, where it lies as they need it.
+        if frozen(&SETTINGS.has_task_pt_regs) == 0 || at % 8 != 0 {
             return peek(self.0 as u64, &OFFSETS.task_struct__comm);
         }
         if self.0.is_null() {
             return [0; 16];
         }
         let mut comm = [0; 16];
-        // SAFETY: typed, and the member is so long.
+        // SAFETY: typed; the member is so long, and aligned.
         let (head, tail) = unsafe {
-            let at = self.0.add(frozen(&OFFSETS.task_struct__comm) as usize).cast::<u64>();
+            let at = self.0.add(at as usize).cast::<u64>();
             (read_volatile(at), read_volatile(at.add(1)))
         };
         comm[..8].copy_from_slice(&head.to_ne_bytes());

@@ -319,20 +319,53 @@ impl Pipeline {
     }
 
     fn write_ends(&mut self, out: &mut impl Write, columns: Option<usize>, ends: Ends) -> io::Result<()> {
+        // In text both ends are one line, and folded as one.
+        let as_line = self.fold.is_some() && matches!(self.format, Format::Text(_));
         let mut shown = Ends::new();
+        let mut admitted = SmallVec::<[bool; 2]>::new();
         for mut judged in ends {
-            if self.shows(&mut judged) { shown.push(judged) } else { self.give_back(judged) }
+            let room = as_line || !self.done();
+            if !room || !self.shows(&mut judged) {
+                self.give_back(judged);
+                continue;
+            }
+            let admits = as_line || self.admits(&judged, None);
+            self.printed += u64::from(admits);
+            admitted.push(admits);
+            shown.push(judged);
         }
         self.summary.count(&shown);
-        let mut shown = self.unfolded(shown);
-        shown.iter_mut().for_each(|judged| self.find_names(judged));
-        match (&mut self.format, &shown[..]) {
+        let line = !as_line
+            || match &shown[..] {
+                [a, b] => {
+                    if text::leads(a, b) {
+                        self.admits(a, Some(b))
+                    } else {
+                        self.admits(b, Some(a))
+                    }
+                }
+                [one] => self.admits(one, None),
+                _ => true,
+            };
+        if !line {
+            self.printed -= shown.len() as u64;
+        }
+        let mut written = Ends::new();
+        for (mut judged, admitted) in shown.into_iter().zip(admitted) {
+            if line && admitted {
+                self.find_names(&mut judged);
+                written.push(judged);
+            } else {
+                self.give_back(judged);
+            }
+        }
+        match (&mut self.format, &written[..]) {
             (Format::Json(json), ends) => ends.iter().try_for_each(|judged| json.write(out, judged, &self.clock))?,
             (Format::Text(_), []) => {}
             (Format::Text(text), [judged]) => text.write(out, judged, None, &self.clock, columns)?,
             (Format::Text(text), [first, second, ..]) => text.write(out, first, Some(second), &self.clock, columns)?,
         }
-        shown.into_iter().for_each(|judged| self.give_back(judged));
+        written.into_iter().for_each(|judged| self.give_back(judged));
         Ok(())
     }
 
@@ -340,7 +373,10 @@ impl Pipeline {
         if self.spare_words.len() < MAX_WAITING {
             self.spare_words.push(judged.verdict.words);
         }
-        self.joiner.spare_teardowns.give(judged.teardown);
+        let mut teardown = judged.teardown;
+        // Nobody's request is kept for the sake of the memory around it.
+        teardown.http = None;
+        self.joiner.spare_teardowns.give(teardown);
     }
 
     /// Whether an end is shown; then it is counted as such.
@@ -354,10 +390,6 @@ impl Pipeline {
             self.summary.filtered += 1;
             return false;
         }
-        if self.done() {
-            return false;
-        }
-        self.printed += 1;
         self.failed |= self.fail_on.iter().any(|condition| condition.is_met(judged));
         if let Some(log) = &mut self.log {
             log.errors_without_line += u64::from(judged.teardown.observer.is_some() && judged.log == Finding::Nothing);
@@ -365,28 +397,7 @@ impl Pipeline {
         true
     }
 
-    /// What is to be written one by one; the rest is folded.
-    fn unfolded(&mut self, shown: Ends) -> Ends {
-        if self.fold.is_none() {
-            return shown;
-        }
-        // In text both ends are one line.
-        let as_one = match (&self.format, &shown[..]) {
-            (Format::Text(_), [a, b]) => Some(if text::leads(a, b) { self.admits(a, Some(b)) } else { self.admits(b, Some(a)) }),
-            _ => None,
-        };
-        let mut written = Ends::new();
-        for judged in shown {
-            if as_one.unwrap_or_else(|| self.admits(&judged, None)) {
-                written.push(judged);
-            } else {
-                self.printed -= 1;
-                self.give_back(judged);
-            }
-        }
-        written
-    }
-
+    /// Whether it is written by itself, and not folded.
     fn admits(&mut self, judged: &Judged, other: Option<&Judged>) -> bool {
         self.fold.as_mut().is_none_or(|fold| fold.admits(self.now_ns, judged, other))
     }

@@ -263,7 +263,9 @@ impl<W: Write> Live<'_, W> {
         let mut stop_at = self.end.map(Instant::from_std);
         let mut next_look = Instant::now() + TICK;
         let mut next_census = Instant::now() + CENSUS;
-        let takes_census = self.pipeline.filter.chooses_processes() || self.pipeline.tells_names();
+        // An exec whose event was lost is made good by it.
+        let takes_census = self.config.http || self.pipeline.tells_names();
+        let chooses = chooses_by_program(&self.pipeline.filter);
         // Events were there since the last look, so that some may have been lost.
         let mut looks = false;
         loop {
@@ -309,11 +311,11 @@ impl<W: Write> Live<'_, W> {
                 () = at(Some(next_look)), if looks || self.status.wants_ticks() => {}
                 () = at(Some(next_census)), if takes_census => {}
             }
-            if Instant::now() >= next_census && takes_census {
+            // Whose events come first matters only while there are some.
+            if Instant::now() >= next_census && (takes_census || chooses && moved != Moved::Nothing) {
                 next_census = Instant::now() + CENSUS;
                 self.pipeline.processes.remember_new();
-                // An exec whose event was lost is made good here.
-                if self.pipeline.filter.chooses_processes() {
+                if chooses {
                     choose_processes(self.probe, self.pipeline);
                 }
             }
@@ -481,14 +483,18 @@ impl<W: Write> Live<'_, W> {
     }
 }
 
-/// Whether and how the kernel half is told of processes.
+/// Whether and how the kernel half is told of processes. Whose events come first may be found out a few seconds late;
+/// whose HTTP is looked at may not.
 fn choice(config: &Config) -> Option<Choice> {
-    let filter = &config.filter;
-    let by_program = filter.asks_for_places() || filter.processes.iter().any(|selector| !matches!(selector, ProcessSelector::Pid(_)));
-    if by_program {
+    if config.http && chooses_by_program(&config.filter) {
         return Some(Choice::ByProgram);
     }
-    (filter.chooses_processes() || !config.command.is_empty()).then_some(Choice::ByNumber)
+    (config.filter.chooses_processes() || !config.command.is_empty()).then_some(Choice::ByNumber)
+}
+
+/// Processes that start later may be meant too, and not only as children.
+fn chooses_by_program(filter: &Filter) -> bool {
+    filter.asks_for_places() || filter.processes.iter().any(|selector| !matches!(selector, ProcessSelector::Pid(_)))
 }
 
 /// The processes that are there. Twice, because who forks between being listed and being chosen leaves a child

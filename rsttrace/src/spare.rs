@@ -1,7 +1,7 @@
 //! Memory that is used again: what is made for every event, and is of one size, is not given back in between.
 
 /// More are not kept: a burst should not be remembered by its memory for ever.
-const MAX: usize = 4_096;
+const MAX: usize = 1_024;
 
 /// Boxes whose content is no longer needed.
 #[derive(Debug)]

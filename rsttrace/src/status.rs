@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::termios::tcgetwinsize;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    termios::tcgetwinsize,
+};
 
 use crate::units::grouped;
 
@@ -83,13 +86,20 @@ impl Status {
     pub fn losses(&self, total: u64) -> bool {
         let new = total.saturating_sub(self.announced_losses.get());
         let due = self.announced_at.get().is_none_or(|at| at.elapsed() >= LOSS_INTERVAL);
-        if new > 0 && due {
+        if new > 0 && due && has_room() {
             self.warn(&format!("{} events lost: the ring buffer was full (--buffer)", grouped(new)));
             self.announced_losses.set(total);
             self.announced_at.set(Some(Instant::now()));
         }
         new > 0 && !due
     }
+}
+
+/// Whether stderr takes a line now. Nothing that is said while stdout is stuck may get stuck as well: they may be one pipe.
+fn has_room() -> bool {
+    let stderr = io::stderr();
+    let mut watched = [PollFd::new(&stderr, PollFlags::OUT)];
+    poll(&mut watched, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
 }
 
 /// Width of the terminal that stdout is, if it is one.

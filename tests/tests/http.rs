@@ -4,17 +4,15 @@
 use std::{
     fs::{self, File},
     io::{self, IoSlice, IoSliceMut, Read, Write},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream},
+    net::{TcpListener, TcpStream},
     os::fd::{AsRawFd, OwnedFd},
     process::{Command, Stdio},
-    sync::Mutex,
     thread,
 };
 
 use rsttrace_tests::{
-    Flow, NetNs, Tracer, binary, expect,
-    nginx::Nginx,
-    peers::{abort, connect_from, read_head},
+    Flow, Tracer, binary, expect,
+    peers::{abort, read_head},
     require_root, require_tool,
 };
 use serde_json::{Value, json};
@@ -441,203 +439,216 @@ fn a_command_is_looked_at_from_its_first_byte() {
     assert_eq!(tracer.teardown(flow)["http"], http("GET /cmd HTTP/1.1", None, "none"));
 }
 
-/// A process that does not outlive the test, however that ends.
-struct Mortal(std::process::Child);
+/// With nginx, which a guest does not have.
+#[cfg(feature = "logs")]
+mod proxied {
+    use std::{
+        net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+        sync::Mutex,
+    };
 
-impl Drop for Mortal {
-    fn drop(&mut self) {
-        let _ = self.0.kill().and_then(|()| self.0.wait());
-    }
-}
+    use rsttrace_tests::{NetNs, nginx::Nginx, peers::connect_from};
 
-const PROXY: u16 = 8080;
-const REQUESTS: usize = 211;
+    use super::*;
 
-/// What the other side of nginx knows: the last request on each connection, by its other end.
-type Asked = Mutex<Vec<(SocketAddr, String)>>;
+    /// A process that does not outlive the test, however that ends.
+    struct Mortal(std::process::Child);
 
-fn note(asked: &Asked, who: SocketAddr, head: &str) {
-    let target = head.split(' ').nth(1).unwrap_or_default().to_owned();
-    let mut asked = asked.lock().expect("no panic");
-    asked.retain(|(other, _)| *other != who);
-    asked.push((who, target));
-}
-
-/// Answers requests as their targets ask for.
-fn upstream(mut stream: TcpStream, asked: &Asked) {
-    let nginx = stream.peer_addr().expect("an address");
-    loop {
-        let head = read_head(&mut stream);
-        if !head.ends_with("\r\n\r\n") {
-            return;
+    impl Drop for Mortal {
+        fn drop(&mut self) {
+            let _ = self.0.kill().and_then(|()| self.0.wait());
         }
-        note(asked, nginx, &head);
-        match head.split(['/', ' ']).nth(2).unwrap_or_default() {
-            "before" => return abort(stream),
-            "middle" => {
-                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\npart");
-                return abort(stream);
-            }
-            "wait" => {
-                // Until nginx gives it up.
-                let _ = stream.read(&mut [0]);
+    }
+
+    const PROXY: u16 = 8080;
+    const REQUESTS: usize = 211;
+
+    /// What the other side of nginx knows: the last request on each connection, by its other end.
+    type Asked = Mutex<Vec<(SocketAddr, String)>>;
+
+    fn note(asked: &Asked, who: SocketAddr, head: &str) {
+        let target = head.split(' ').nth(1).unwrap_or_default().to_owned();
+        let mut asked = asked.lock().expect("no panic");
+        asked.retain(|(other, _)| *other != who);
+        asked.push((who, target));
+    }
+
+    /// Answers requests as their targets ask for.
+    fn upstream(mut stream: TcpStream, asked: &Asked) {
+        let nginx = stream.peer_addr().expect("an address");
+        loop {
+            let head = read_head(&mut stream);
+            if !head.ends_with("\r\n\r\n") {
                 return;
             }
-            "big" => {
-                let body = vec![b'b'; 3 << 20];
-                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
-                if stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body)).is_err() {
+            note(asked, nginx, &head);
+            match head.split(['/', ' ']).nth(2).unwrap_or_default() {
+                "before" => return abort(stream),
+                "middle" => {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\npart");
+                    return abort(stream);
+                }
+                "wait" => {
+                    // Until nginx gives it up.
+                    let _ = stream.read(&mut [0]);
                     return;
                 }
-            }
-            _ => {
-                if stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").is_err() {
-                    return;
-                }
-            }
-        }
-    }
-}
-
-const FATES: [&str; 6] = ["fine", "before", "middle", "wait", "big", "fine"];
-
-/// One client: some requests on one connection, the last with a fate, then an abort.
-fn client(i: usize, asked: &Asked) {
-    let from = SocketAddrV4::new(Ipv4Addr::new(127, 9, (i / 250) as u8, (i % 250 + 1) as u8), 0);
-    let mut stream = connect_from(from, SocketAddrV4::new(Ipv4Addr::LOCALHOST, PROXY)).expect("connect");
-    let own = stream.local_addr().expect("an address");
-    let fate = FATES[i % FATES.len()];
-    for (n, fate) in (0..i % 3).map(|n| (n, "fine")).chain([(9, fate)]) {
-        let request = format!("POST /{fate}/{i}/{n}?private HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc");
-        note(asked, own, &request);
-        stream.write_all(request.as_bytes()).expect("send");
-        match fate {
-            "wait" => thread::sleep(std::time::Duration::from_millis(30)),
-            "big" => drop(read_head(&mut stream)),
-            _ => {
-                let head = read_head(&mut stream).to_ascii_lowercase();
-                let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
-                let _ = stream.read_exact(&mut vec![0; length]);
-            }
-        }
-    }
-    abort(stream);
-}
-
-#[test]
-fn real_nginx_names_the_right_request_on_both_of_its_sides() {
-    require_root!();
-    require_tool!("nginx");
-    let netns = NetNs::new();
-    let tracer = Tracer::start(&["-a", "--http", "-p", "nginx", "--netns", &netns.inode().to_string()]);
-    let (clients, upstreams) = (Asked::default(), Asked::default());
-    netns.run_in(|| {
-        let listener = TcpListener::bind("127.0.0.1:9000").expect("a listener");
-        let config = format!(
-            "upstream u {{ server 127.0.0.1:9000; keepalive 8; }}\n\
-             server {{ listen {PROXY} reuseport; location / {{ proxy_pass http://u; proxy_http_version 1.1; \
-             proxy_set_header Connection \"\"; proxy_next_upstream off; proxy_read_timeout 20s; }} }}"
-        );
-        let mut nginx = Nginx::start(Nginx::directory(), 2, &config);
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                for stream in listener.incoming() {
-                    let Ok(stream) = stream else { return };
-                    let asked = &upstreams;
-                    if stream.peer_addr().is_ok_and(|peer| peer.ip() == Ipv4Addr::new(127, 8, 8, 8)) {
+                "big" => {
+                    let body = vec![b'b'; 3 << 20];
+                    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+                    if stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body)).is_err() {
                         return;
                     }
-                    scope.spawn(move || upstream(stream, asked));
                 }
-            });
-            for lane in 0..4 {
-                let asked = &clients;
-                scope.spawn(move || (lane..REQUESTS).step_by(4).for_each(|i| client(i, asked)));
-            }
-            // Each client's end is told by nginx.
-            let told = |record: &Value| record["record"] == "teardown" && record["local"]["port"] == PROXY;
-            tracer.wait_n("nginx's clients", REQUESTS, told);
-            nginx.stop();
-            let _ = connect_from(SocketAddrV4::new(Ipv4Addr::new(127, 8, 8, 8), 0), SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9000));
-        });
-    });
-    let run = tracer.stop();
-    let (mut named, mut uncertain, mut none) = ([0, 0], 0, 0);
-    for record in run.teardowns() {
-        let Some(flow) = Flow::in_record(record) else { continue };
-        let (side, asked, other) = match flow.local.port() == PROXY {
-            true => (0, &clients, flow.remote),
-            false => (1, &upstreams, flow.local),
-        };
-        let asked = asked.lock().expect("no panic");
-        let Some((_, target)) = asked.iter().find(|(who, _)| *who == other) else { continue };
-        let wanted = target.split('?').next().unwrap_or_default();
-        match (&record["http"], record["http"]["request"].as_str()) {
-            (Value::Null, _) => none += 1,
-            (_, None) => uncertain += 1,
-            (_, Some(line)) => {
-                named[side] += 1;
-                assert_eq!(line.split(' ').nth(1), Some(wanted), "{record}");
+                _ => {
+                    if stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").is_err() {
+                        return;
+                    }
+                }
             }
         }
     }
-    println!("named: {} clients', {} upstreams'; {uncertain} not certain, {none} without HTTP", named[0], named[1]);
-    assert!(named[0] + 10 >= REQUESTS && named[1] > REQUESTS / 3, "{named:?}, {uncertain} not certain, {none} none");
-    assert_eq!(run.summary["lost"]["total"], 0);
-}
 
-#[test]
-fn over_tls_nothing_is_named() {
-    require_root!();
-    require_tool!("openssl");
-    let directory = Nginx::directory();
-    let file = |name: &str| directory.join(name).display().to_string();
-    let made = Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=test",
-            "-keyout",
-            &file("key"),
-            "-out",
-            &file("cert"),
-        ])
-        .stderr(Stdio::null())
-        .status();
-    assert!(made.expect("openssl").success());
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port().to_string();
-    let tracer = Tracer::start(&["-a", "--http", "-p", "openssl"]);
-    let server = Command::new("openssl")
-        .args(["s_server", "-quiet", "-www", "-accept", &format!("127.0.0.1:{port}"), "-cert", &file("cert"), "-key", &file("key")])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .map(Mortal)
-        .expect("openssl");
-    rsttrace_tests::wait_until("the server listens", || TcpStream::connect(format!("127.0.0.1:{port}")).is_ok());
-    let mut client = Command::new("openssl")
-        .args(["s_client", "-quiet", "-connect", &format!("127.0.0.1:{port}")])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map(Mortal)
-        .expect("openssl");
-    client.0.stdin.as_mut().expect("a pipe").write_all(b"GET /secret HTTP/1.0\r\n\r\n").expect("send");
-    let mut page = String::new();
-    let _ = client.0.stdout.as_mut().expect("a pipe").read_to_string(&mut page);
-    assert!(page.contains("HTTP/1.0 200"), "{page}");
-    drop(client);
-    let exchanged = |record: &Value| record["record"] == "teardown" && record["bytes"]["received"].as_u64() > Some(200);
-    for record in tracer.wait_n("both ends", 2, exchanged) {
-        assert_eq!(record["http"], Value::Null, "{record}");
+    const FATES: [&str; 6] = ["fine", "before", "middle", "wait", "big", "fine"];
+
+    /// One client: some requests on one connection, the last with a fate, then an abort.
+    fn client(i: usize, asked: &Asked) {
+        let from = SocketAddrV4::new(Ipv4Addr::new(127, 9, (i / 250) as u8, (i % 250 + 1) as u8), 0);
+        let mut stream = connect_from(from, SocketAddrV4::new(Ipv4Addr::LOCALHOST, PROXY)).expect("connect");
+        let own = stream.local_addr().expect("an address");
+        let fate = FATES[i % FATES.len()];
+        for (n, fate) in (0..i % 3).map(|n| (n, "fine")).chain([(9, fate)]) {
+            let request = format!("POST /{fate}/{i}/{n}?private HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc");
+            note(asked, own, &request);
+            stream.write_all(request.as_bytes()).expect("send");
+            match fate {
+                "wait" => thread::sleep(std::time::Duration::from_millis(30)),
+                "big" => drop(read_head(&mut stream)),
+                _ => {
+                    let head = read_head(&mut stream).to_ascii_lowercase();
+                    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
+                    let _ = stream.read_exact(&mut vec![0; length]);
+                }
+            }
+        }
+        abort(stream);
     }
-    drop(server);
-    fs::remove_dir_all(directory).expect("remove");
+
+    #[test]
+    fn real_nginx_names_the_right_request_on_both_of_its_sides() {
+        require_root!();
+        require_tool!("nginx");
+        let netns = NetNs::new();
+        let tracer = Tracer::start(&["-a", "--http", "-p", "nginx", "--netns", &netns.inode().to_string()]);
+        let (clients, upstreams) = (Asked::default(), Asked::default());
+        netns.run_in(|| {
+            let listener = TcpListener::bind("127.0.0.1:9000").expect("a listener");
+            let config = format!(
+                "upstream u {{ server 127.0.0.1:9000; keepalive 8; }}\n\
+             server {{ listen {PROXY} reuseport; location / {{ proxy_pass http://u; proxy_http_version 1.1; \
+             proxy_set_header Connection \"\"; proxy_next_upstream off; proxy_read_timeout 20s; }} }}"
+            );
+            let mut nginx = Nginx::start(Nginx::directory(), 2, &config);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    for stream in listener.incoming() {
+                        let Ok(stream) = stream else { return };
+                        let asked = &upstreams;
+                        if stream.peer_addr().is_ok_and(|peer| peer.ip() == Ipv4Addr::new(127, 8, 8, 8)) {
+                            return;
+                        }
+                        scope.spawn(move || upstream(stream, asked));
+                    }
+                });
+                for lane in 0..4 {
+                    let asked = &clients;
+                    scope.spawn(move || (lane..REQUESTS).step_by(4).for_each(|i| client(i, asked)));
+                }
+                // Each client's end is told by nginx.
+                let told = |record: &Value| record["record"] == "teardown" && record["local"]["port"] == PROXY;
+                tracer.wait_n("nginx's clients", REQUESTS, told);
+                nginx.stop();
+                let _ = connect_from(SocketAddrV4::new(Ipv4Addr::new(127, 8, 8, 8), 0), SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9000));
+            });
+        });
+        let run = tracer.stop();
+        let (mut named, mut uncertain, mut none) = ([0, 0], 0, 0);
+        for record in run.teardowns() {
+            let Some(flow) = Flow::in_record(record) else { continue };
+            let (side, asked, other) = match flow.local.port() == PROXY {
+                true => (0, &clients, flow.remote),
+                false => (1, &upstreams, flow.local),
+            };
+            let asked = asked.lock().expect("no panic");
+            let Some((_, target)) = asked.iter().find(|(who, _)| *who == other) else { continue };
+            let wanted = target.split('?').next().unwrap_or_default();
+            match (&record["http"], record["http"]["request"].as_str()) {
+                (Value::Null, _) => none += 1,
+                (_, None) => uncertain += 1,
+                (_, Some(line)) => {
+                    named[side] += 1;
+                    assert_eq!(line.split(' ').nth(1), Some(wanted), "{record}");
+                }
+            }
+        }
+        println!("named: {} clients', {} upstreams'; {uncertain} not certain, {none} without HTTP", named[0], named[1]);
+        assert!(named[0] + 10 >= REQUESTS && named[1] > REQUESTS / 3, "{named:?}, {uncertain} not certain, {none} none");
+        assert_eq!(run.summary["lost"]["total"], 0);
+    }
+
+    #[test]
+    fn over_tls_nothing_is_named() {
+        require_root!();
+        require_tool!("openssl");
+        let directory = Nginx::directory();
+        let file = |name: &str| directory.join(name).display().to_string();
+        let made = Command::new("openssl")
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-days",
+                "2",
+                "-subj",
+                "/CN=test",
+                "-keyout",
+                &file("key"),
+                "-out",
+                &file("cert"),
+            ])
+            .stderr(Stdio::null())
+            .status();
+        assert!(made.expect("openssl").success());
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port().to_string();
+        let tracer = Tracer::start(&["-a", "--http", "-p", "openssl"]);
+        let server = Command::new("openssl")
+            .args(["s_server", "-quiet", "-www", "-accept", &format!("127.0.0.1:{port}"), "-cert", &file("cert"), "-key", &file("key")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .map(Mortal)
+            .expect("openssl");
+        rsttrace_tests::wait_until("the server listens", || TcpStream::connect(format!("127.0.0.1:{port}")).is_ok());
+        let mut client = Command::new("openssl")
+            .args(["s_client", "-quiet", "-connect", &format!("127.0.0.1:{port}")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map(Mortal)
+            .expect("openssl");
+        client.0.stdin.as_mut().expect("a pipe").write_all(b"GET /secret HTTP/1.0\r\n\r\n").expect("send");
+        let mut page = String::new();
+        let _ = client.0.stdout.as_mut().expect("a pipe").read_to_string(&mut page);
+        assert!(page.contains("HTTP/1.0 200"), "{page}");
+        drop(client);
+        let exchanged = |record: &Value| record["record"] == "teardown" && record["bytes"]["received"].as_u64() > Some(200);
+        for record in tracer.wait_n("both ends", 2, exchanged) {
+            assert_eq!(record["http"], Value::Null, "{record}");
+        }
+        drop(server);
+        fs::remove_dir_all(directory).expect("remove");
+    }
 }

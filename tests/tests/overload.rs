@@ -306,6 +306,10 @@ fn what_is_folded_does_not_count_as_a_record() {
     let [shown, all] = by_end(&run);
     assert_eq!(shown.values().sum::<u64>(), 3, "{shown:?}");
     assert!(all.values().sum::<u64>() > 3, "{all:?}");
+    // Nobody is forgotten between what is written and what is folded.
+    for (end, n) in &all {
+        assert_eq!(run.summary["sockets"][end], *n, "{end}");
+    }
 }
 
 #[test]

@@ -3,6 +3,9 @@
 
 use rsttrace_tests::{Tracer, bpf, require_root, tell_skipped};
 
+/// The kernel that they were measured on; another's verifier counts otherwise.
+const KERNEL: &str = "6.18.";
+
 /// Programs by the first 15 characters of their names, and the instructions that are allowed: about 1.3 times what Linux 6.18
 /// went through, plain and with `--http`. To renew it, run the test with `--nocapture`, which prints today's numbers; other
 /// kernels are compared by `cargo xtask vm`.
@@ -38,10 +41,14 @@ fn check(what: &str, flags: &[&str], bound: impl Fn((&str, u32, u32)) -> u32) {
     if programs.iter().all(|program| program.verified_instructions == 0) {
         return tell_skipped("the kernel does not count what it verifies (5.16 does)");
     }
+    let is_measured = std::fs::read_to_string("/proc/sys/kernel/osrelease").is_ok_and(|release| release.starts_with(KERNEL));
     for program in programs {
         let bound = BOUNDS.into_iter().find(|(name, ..)| *name == program.name).map_or(OTHERS, &bound);
         let bpf::Program { name, verified_instructions, .. } = program;
         println!("{what}: {name} {verified_instructions} of {bound}");
-        assert!(verified_instructions <= bound, "{what}: {name} takes {verified_instructions} instructions to verify, more than {bound}");
+        assert!(
+            !is_measured || verified_instructions <= bound,
+            "{what}: {name} takes {verified_instructions} instructions to verify, more than {bound}"
+        );
     }
 }

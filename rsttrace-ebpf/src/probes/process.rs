@@ -30,7 +30,7 @@ fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
     if is_chosen(tgid) {
         return 0;
     }
-    let Some(mut event) = emit::reserve::<ExecEvent>(&ctx, hook::SCHED_PROCESS_EXEC, || true) else { return 0 };
+    let Some(mut event) = emit::reserve::<ExecEvent>(&ctx, hook::SCHED_PROCESS_EXEC, || false) else { return 0 };
     // SAFETY: room for one ExecEvent, of which every byte is written here.
     unsafe { event.as_mut_ptr().write(ExecEvent { header: emit::header(kind::EXEC, now_ns()), tgid, pad: 0 }) };
     event.submit(0);

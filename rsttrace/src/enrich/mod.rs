@@ -75,7 +75,9 @@ pub trait ProcessSource: fmt::Debug {
 /// What was told about processes, remembered beyond their end.
 #[derive(Debug)]
 pub struct Processes {
-    /// Before anything is traced; `CLOCK_MONOTONIC`.
+    /// `CLOCK_MONOTONIC`.
+    clock: fn() -> u64,
+    /// Before anything is traced.
     began_ns: u64,
     known: HashMap<u32, Known>,
     source: Box<dyn ProcessSource>,
@@ -120,6 +122,7 @@ impl Default for Processes {
 impl<S: ProcessSource + 'static> From<S> for Processes {
     fn from(source: S) -> Self {
         Self {
+            clock: coarse_ns,
             began_ns: monotonic_ns(),
             known: HashMap::default(),
             source: Box::new(source),
@@ -137,7 +140,7 @@ impl<S: ProcessSource + 'static> From<S> for Processes {
 
 impl Lineage for Processes {
     fn process(&mut self, tgid: u32) -> Option<Arc<ProcessInfo>> {
-        let now_ns = coarse_ns();
+        let now_ns = (self.clock)();
         if !self.known.get(&tgid).is_some_and(|known| known.is_fresh(now_ns)) {
             self.look(tgid, now_ns);
         }
@@ -167,6 +170,13 @@ fn started_ns(info: &ProcessInfo) -> u64 {
 
 /// Names and translations.
 impl Processes {
+    /// With another clock, for events of another time.
+    #[must_use]
+    pub fn with_clock(mut self, clock: fn() -> u64) -> Self {
+        self.clock = clock;
+        self
+    }
+
     /// Looks at everything that lives now, so that it has a name when it is gone.
     pub fn remember_all(&mut self) {
         self.all();
@@ -174,7 +184,7 @@ impl Processes {
 
     /// Looks at what has started since.
     pub fn remember_new(&mut self) {
-        let now_ns = coarse_ns();
+        let now_ns = (self.clock)();
         let living = self.numbers();
         if self.known.len() > MAX_REMEMBERED / 2 {
             self.known.retain(|tgid, known| living.contains(tgid) || now_ns.saturating_sub(known.looked_ns) < GONE_NS);
@@ -200,7 +210,7 @@ impl Processes {
 
     /// Looks at a process unless what is known of it holds for that time.
     fn meet(&mut self, party: Party, at_ns: u64) {
-        let now_ns = coarse_ns();
+        let now_ns = (self.clock)();
         let holds = |known: &Known| {
             // No later look tells more about a time that is over.
             known.looked_ns >= at_ns
@@ -256,19 +266,19 @@ impl Processes {
     /// What `ip netns` calls a namespace. A number is given to another as soon as it is free: names that were read
     /// before an event are believed only where it comes in a burst.
     fn netns_name(&mut self, netns: u32, at_ns: u64) -> Option<Arc<str>> {
-        let now_ns = coarse_ns();
+        let now_ns = (self.clock)();
         let stale = now_ns.saturating_sub(self.named_ns) >= FRESH_NS;
         if self.named_ns <= at_ns && (stale || self.naming.allows(now_ns)) {
-            self.read_netns_names();
+            self.read_netns_names(now_ns);
         }
         self.named.get(&netns).cloned()
     }
 
-    fn read_netns_names(&mut self) {
-        let now_ns = monotonic_ns();
+    fn read_netns_names(&mut self, now_ns: u64) {
+        let begun_ns = monotonic_ns();
         self.named = self.source.named_netns().into_iter().map(|(netns, name)| (netns, Arc::from(name))).collect();
         self.named_ns = now_ns;
-        self.naming.spend(now_ns, monotonic_ns().saturating_sub(now_ns));
+        self.naming.spend(now_ns, monotonic_ns().saturating_sub(begun_ns));
     }
 
     /// What the addresses of a record were before or behind translation.
@@ -283,7 +293,7 @@ impl Processes {
     fn translated(&mut self, of: &Connection) -> Option<Nat> {
         // What stays within a namespace is translated there alone.
         let place = (of.netns, of.local.addr.is_loopback());
-        let now_ns = coarse_ns();
+        let now_ns = (self.clock)();
         if self.quiet.get(&place).is_some_and(|until_ns| now_ns < *until_ns) || !self.patience.allows(now_ns) {
             return None;
         }
@@ -291,10 +301,10 @@ impl Processes {
         let told = self.source.translation(of);
         let after_ns = monotonic_ns();
         self.patience.spend(after_ns, after_ns.saturating_sub(now_ns));
-        if self.quiet.len() >= MAX_QUIET {
-            self.quiet.clear();
-        }
         if told.quiet_ns > 0 {
+            if self.quiet.len() >= MAX_QUIET {
+                self.quiet.clear();
+            }
             self.quiet.insert(place, after_ns.saturating_add(told.quiet_ns));
         }
         self.unread_until_ns = after_ns.saturating_add(told.wait_ns);

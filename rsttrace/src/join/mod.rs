@@ -42,8 +42,7 @@ pub struct Joiner {
     timeout_ns: u64,
     capacity: usize,
     stories: SlotMap<Key, Story>,
-    /// By the socket's address its latest life, which leads to earlier ones: a RST that follows the destruction
-    /// comes with no more than the address.
+    /// By the socket's address its latest life: of earlier ones nothing more can come.
     latest: HashMap<u64, Key>,
     /// Ends that may find their other end.
     partners: Partners,
@@ -142,14 +141,9 @@ impl Joiner {
     /// The story of one life of a socket. A RST that follows the destruction comes without the birth time, which is
     /// gone: then the latest life is meant, if it is over.
     fn find(&self, id: SockId) -> Option<Key> {
-        let mut key = *self.latest.get(&id.sk)?;
-        loop {
-            let story = self.stories.get(key)?;
-            if story.id() == id || id.born_ns == 0 && story.released() {
-                return Some(key);
-            }
-            key = story.earlier.filter(|_| id.born_ns != 0)?;
-        }
+        let key = *self.latest.get(&id.sk)?;
+        let story = self.stories.get(key)?;
+        (story.id() == id || id.born_ns == 0 && story.released()).then_some(key)
     }
 
     fn end(&mut self, end: Box<End>, out: &mut Vec<Record>) {
@@ -179,7 +173,7 @@ impl Joiner {
         let partner = self.partners.find(&end, |key| self.stories.get(key).map(Story::end));
         let key = self.stories.insert(Story::new(end));
         self.waiting.push_back((ts_ns.saturating_add(self.timeout_ns), key));
-        let earlier = self.latest.insert(sk, key);
+        self.latest.insert(sk, key);
         if let Some(partner) = partner
             && let Some(other) = self.stories.get_mut(partner)
         {
@@ -187,7 +181,6 @@ impl Joiner {
             self.partners.remove(other.end(), partner);
         }
         let Some(story) = self.stories.get_mut(key) else { return };
-        story.earlier = earlier;
         story.partner = partner;
         if partner.is_none() {
             self.partners.add(story.end(), key);
@@ -302,10 +295,7 @@ impl Joiner {
         self.partners.remove(story.end(), key);
         let sk = story.id().sk;
         if self.latest.get(&sk) == Some(&key) {
-            match story.earlier.filter(|earlier| self.stories.contains_key(*earlier)) {
-                Some(earlier) => self.latest.insert(sk, earlier),
-                None => self.latest.remove(&sk),
-            };
+            self.latest.remove(&sk);
         }
         self.spare_ends.give(story.into_end());
     }

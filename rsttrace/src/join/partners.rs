@@ -12,7 +12,6 @@ use slotmap::Key as _;
 use smallvec::SmallVec;
 
 use super::Key;
-
 use crate::model::{End, Endpoint, Role, SequenceSpace};
 
 /// How many ends are looked at for one whose addresses were translated.
@@ -25,20 +24,20 @@ const HANDSHAKE_NS: u64 = 130_000_000_000;
 pub struct Partners {
     by_flow: HashMap<(Endpoint, Endpoint), SmallVec<[Key; 2]>>,
     /// By `written` and story: what expects a number is found at or above it.
-    by_written: BTreeMap<(u32, Key), SequenceSpace>,
+    by_written: BTreeMap<(u32, u64), (Key, SequenceSpace)>,
 }
 
 impl Partners {
     pub fn add(&mut self, end: &End, key: Key) {
         if let Some(sequence) = end.sequence {
             self.by_flow.entry((end.local, end.remote)).or_default().push(key);
-            self.by_written.insert((sequence.written, key), sequence);
+            self.by_written.insert((sequence.written, number(key)), (key, sequence));
         }
     }
 
     pub fn remove(&mut self, end: &End, key: Key) {
         let Some(sequence) = end.sequence else { return };
-        self.by_written.remove(&(sequence.written, key));
+        self.by_written.remove(&(sequence.written, number(key)));
         if let Some(ends) = self.by_flow.get_mut(&(end.local, end.remote)) {
             ends.retain(|other| *other != key);
             if ends.is_empty() {
@@ -56,16 +55,22 @@ impl Partners {
             return reversed.find(fits).is_none().then_some(*found);
         }
         // The numbers wrap around.
-        let from = (sequence.expected, Key::null());
+        let from = (sequence.expected, 0);
         let above = self.by_written.range(from..).chain(self.by_written.range(..from));
         let mut translated = above
             .take(NEIGHBOURS)
-            .filter(|(_, other)| are_halves(sequence, Some(**other)))
-            .map(|((_, key), _)| *key)
+            .map(|(_, ends)| *ends)
+            .filter(|(_, other)| are_halves(sequence, Some(*other)))
+            .map(|(key, _)| key)
             .filter(|key| known(*key).is_some_and(|other| may_be_translated(end, other)));
         let found = translated.next()?;
         translated.next().is_none().then_some(found)
     }
+}
+
+/// Tells entries of one sequence number apart.
+fn number(key: Key) -> u64 {
+    key.data().as_ffi()
 }
 
 /// Each expects a number that the other has written, and not seen acknowledged before it ended.

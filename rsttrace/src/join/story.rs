@@ -48,26 +48,13 @@ pub struct Story {
     release: Option<Release>,
     /// The other end, when it is a socket of this host.
     pub partner: Option<Key>,
-    /// An earlier life at the same address, which may be forgotten by now.
-    pub earlier: Option<Key>,
     pub http: Option<Http>,
     told: bool,
 }
 
 impl Story {
     pub fn new(end: Box<End>) -> Self {
-        Self {
-            end,
-            observer: None,
-            unsure: false,
-            reset: None,
-            closed_with: None,
-            release: None,
-            partner: None,
-            earlier: None,
-            http: None,
-            told: false,
-        }
+        Self { end, observer: None, unsure: false, reset: None, closed_with: None, release: None, partner: None, http: None, told: false }
     }
 
     pub fn id(&self) -> SockId {

@@ -395,3 +395,25 @@ fn an_end_without_a_partner_is_told_soon() {
     assert!(matches!(&out[..], [Record::Teardown(_)]), "{out:?}");
     assert!(joiner.stories.is_empty());
 }
+
+#[test]
+fn a_crowd_of_other_ends_does_not_hide_the_other_half() {
+    let (server, mut client) = halves();
+    client.remote = Endpoint::v4([10, 96, 0, 1], 443);
+    let crowd = (0..200).map(|n| {
+        let other = 1_000_000 + 5_000 * n;
+        let sequence = SequenceSpace { acknowledged: other, written: other, expected: other };
+        End {
+            sequence: Some(sequence),
+            local: Endpoint::v4([10, 0, 0, 1], 80),
+            ..end(u64::from(n) + 10, 90, Hook::ReceiveReset, TcpState::Established, None)
+        }
+    });
+    let mut events: Vec<_> = crowd.chain([server, client]).map(|end| Event::End(Box::new(end))).collect();
+    events.extend([released(1, 200, None), released(2, 300, None)]);
+    let mut joiner = Joiner::new(SECOND, 1_000);
+    let mut out = Vec::new();
+    events.into_iter().for_each(|event| joiner.push(event, &mut out));
+    joiner.finish(&mut out);
+    assert_eq!(out.iter().filter(|record| matches!(record, Record::Pair(..))).count(), 1);
+}

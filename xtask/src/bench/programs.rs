@@ -48,15 +48,17 @@ pub fn overhead_ns(empty: &[Program], hook: &str) -> f64 {
         Some(same) => same.ns_per_run(),
         None => {
             let sum = |of: fn(&Program) -> f64| empty.iter().filter(enough).map(of).sum::<f64>();
-            sum(|program| program.run_ns) / sum(|program| program.runs)
+            sum(|program| program.run_ns) / sum(|program| program.runs).max(1.0)
         }
     }
 }
 
 /// The targets for receives and sends that move data.
 pub fn tell_success_path(report: &mut Report, hot: &[(&str, f64)]) {
-    for (hook, ns) in hot.iter().filter(|(hook, _)| hook.starts_with("sock_")) {
-        report.target(format!("{hook} at most 25 ns over an empty program"), format!("{ns:.0} ns"), *ns <= 25.0);
+    for hook in HOT.into_iter().filter(|hook| hook.starts_with("sock_")) {
+        let measured = hot.iter().find(|(name, _)| *name == hook).map(|(_, ns)| *ns);
+        let words = measured.map_or_else(|| "did not run often enough, or by another program".to_owned(), |ns| format!("{ns:.0} ns"));
+        report.target(format!("{hook} at most 25 ns over an empty program"), words, measured.is_some_and(|ns| ns <= 25.0));
     }
 }
 
