@@ -101,7 +101,18 @@ impl Process {
     /// Closes its input and waits for its end.
     pub fn end(mut self) -> Result<Ended> {
         drop(self.child.stdin.take());
-        let lines = self.lines.iter().collect();
+        let mut lines = Vec::new();
+        loop {
+            match self.lines.recv_timeout(LAST_PATIENCE) {
+                Ok(line) => lines.push(line),
+                Err(RecvTimeoutError::Disconnected) => break,
+                // bpftrace has been seen to miss its signal.
+                Err(RecvTimeoutError::Timeout) => {
+                    eprintln!("{} does not end: it is killed", self.name);
+                    let _ = self.child.kill();
+                }
+            }
+        }
         let mut status = 0;
         // SAFETY: plain data, for which zeroes are valid.
         let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
@@ -115,6 +126,9 @@ impl Process {
         Ok(Ended { lines, cpu_ns: ns(usage.ru_utime) + ns(usage.ru_stime), success: status == 0 })
     }
 }
+
+/// How long a process that is asked to end may say nothing.
+const LAST_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Drop for Process {
     fn drop(&mut self) {
