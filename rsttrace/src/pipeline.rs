@@ -335,24 +335,13 @@ impl Pipeline {
             shown.push(judged);
         }
         self.summary.count(&shown);
-        let line = !as_line
-            || match &shown[..] {
-                [a, b] => {
-                    if text::leads(a, b) {
-                        self.admits(a, Some(b))
-                    } else {
-                        self.admits(b, Some(a))
-                    }
-                }
-                [one] => self.admits(one, None),
-                _ => true,
-            };
-        if !line {
+        if as_line && !self.admits_line(&shown) {
             self.printed -= shown.len() as u64;
+            admitted.fill(false);
         }
         let mut written = Ends::new();
         for (mut judged, admitted) in shown.into_iter().zip(admitted) {
-            if line && admitted {
+            if admitted {
                 self.find_names(&mut judged);
                 written.push(judged);
             } else {
@@ -395,6 +384,16 @@ impl Pipeline {
             log.errors_without_line += u64::from(judged.teardown.observer.is_some() && judged.log == Finding::Nothing);
         }
         true
+    }
+
+    /// The same of what is one line in text.
+    fn admits_line(&mut self, ends: &[Judged]) -> bool {
+        match ends {
+            [a, b] if text::leads(a, b) => self.admits(a, Some(b)),
+            [a, b] => self.admits(b, Some(a)),
+            [one] => self.admits(one, None),
+            _ => true,
+        }
     }
 
     /// Whether it is written by itself, and not folded.

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod recording;
+
 use std::{collections::BTreeMap, fs, num::NonZeroU32, path::Path};
 
 use jiff::{Timestamp, tz::TimeZone};
@@ -21,6 +23,8 @@ use rsttrace::{
     pipeline::{Format, Pipeline},
 };
 
+use recording::events;
+
 /// Linux 6.18's numbers, as its BTF gave them when the events were recorded.
 const REASONS: [(i32, &str); 6] = [
     (1, "NO_SOCKET"),
@@ -30,20 +34,6 @@ const REASONS: [(i32, &str); 6] = [
     (14, "TCP_STATE"),
     (15, "TCP_KEEPALIVE_TIMEOUT"),
 ];
-
-fn events() -> Vec<Vec<u8>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/events.bin");
-    let recorded = fs::read(path).unwrap();
-    let mut rest = recorded.as_slice();
-    let mut events = Vec::new();
-    while let Some((length, tail)) = rest.split_first_chunk::<4>() {
-        let (event, tail) = tail.split_at(u32::from_ne_bytes(*length) as usize);
-        events.push(event.to_vec());
-        rest = tail;
-    }
-    assert!(events.len() > 50, "a truncated recording");
-    events
-}
 
 /// The recorded processes are gone, whoever has their numbers now.
 #[derive(Debug)]

@@ -1,6 +1,9 @@
 //! The recording of the golden tests through the pipeline, over and over, each time later: for whoever measures what a
 //! record costs.
 
+#[path = "../../tests/recording/mod.rs"]
+mod recording;
+
 use std::{
     alloc,
     collections::HashMap,
@@ -34,8 +37,6 @@ use rsttrace::{
 };
 use rsttrace_common::{EndEvent, Header, Sizes, SockId, TaskEvent, kind};
 
-/// Every kind of end, once, each event behind its length.
-static EVENTS: &[u8] = include_bytes!("../../tests/golden/events.bin");
 /// From one round to the next, on the events' clock: everything is told by then.
 const ROUND_NS: u64 = 10_000_000_000;
 
@@ -85,7 +86,7 @@ impl Steady {
     /// `json`, `text`, or `none`, which ends after the join.
     ///
     /// # Errors
-    /// For other words, and for a recording that is cut.
+    /// For other words, and for an empty recording.
     pub fn new(format: &str) -> Result<Self, Box<dyn Error>> {
         let writes = format != "none";
         let format = match format {
@@ -103,7 +104,7 @@ impl Steady {
         let decoder = Decoder::new(4_000_000, (0..40).map(|number| (number, format!("REASON_{number}"))));
         let clock = WallClock::new(Timestamp::now().as_nanosecond(), monotonic_ns());
         let mut pipeline = Pipeline::new(decoder, Joiner::new(1_000_000_000, 1 << 18), Filter::default(), format, clock, None);
-        let events = events()?;
+        let events = recording::events();
         // Later than every event: whoever was looked at once is known.
         pipeline.processes = Processes::from(Recorded::read(&pipeline.decoder, &events)).with_clock(|| u64::MAX / 2);
         pipeline.want_fin = false;
@@ -221,15 +222,4 @@ impl ProcessSource for Recorded {
     fn translation(&mut self, _: &Connection) -> Translation {
         Translation { quiet_ns: u64::MAX, ..Translation::default() }
     }
-}
-
-fn events() -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
-    let mut rest = EVENTS;
-    let mut events = Vec::new();
-    while let Some((length, tail)) = rest.split_first_chunk() {
-        let (event, tail) = tail.split_at_checked(u32::from_ne_bytes(*length) as usize).ok_or("the recording is cut")?;
-        events.push(event.to_owned());
-        rest = tail;
-    }
-    Ok(events)
 }
