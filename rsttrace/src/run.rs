@@ -314,7 +314,9 @@ impl<W: Write> Live<'_, W> {
             // Whose events come first matters only while there are some.
             if Instant::now() >= next_census && (takes_census || chooses && moved != Moved::Nothing) {
                 next_census = Instant::now() + CENSUS;
-                self.pipeline.processes.remember_new();
+                if takes_census {
+                    self.pipeline.processes.remember_new();
+                }
                 if chooses {
                     choose_processes(self.probe, self.pipeline);
                 }
