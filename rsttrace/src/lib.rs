@@ -21,6 +21,8 @@ pub mod output;
 pub mod pipeline;
 pub mod probe;
 pub mod reconcile;
+pub mod recording;
+pub mod rollup;
 pub mod run;
 pub mod sandbox;
 pub mod spare;

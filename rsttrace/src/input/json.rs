@@ -1,7 +1,7 @@
 //! A line of `--json` back to the record that it was written from, as far as the line tells. These
 //! structs are the format as it is read: what they do not name is ignored, what a later version adds too.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -20,8 +20,54 @@ const SCHEMA: u32 = 1;
 pub enum Saved {
     Teardown(Box<Judged>),
     Late(Box<LateObservation>),
-    /// Start, summary, and whatever else is no end of a connection.
+    Start(Start),
+    Summary(Box<Sums>),
+    /// Whatever else is no end of a connection.
     Other,
+}
+
+impl Saved {
+    /// When it happened; `None` for what has no time of its own.
+    pub fn at_ns(&self) -> Option<u64> {
+        match self {
+            Self::Teardown(judged) => Some(judged.teardown.at_ns),
+            Self::Late(late) => Some(late.at_ns),
+            _ => None,
+        }
+    }
+}
+
+/// The first line of a run.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Start {
+    pub time: Timestamp,
+    pub version: String,
+    pub kernel: String,
+    pub host: String,
+    pub filters: Vec<String>,
+}
+
+/// Of the last line, what the records do not tell.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Sums {
+    pub started: Timestamp,
+    pub stopped: Timestamp,
+    /// Orderly ends that are no records.
+    pub orderly: u64,
+    pub lost: Lost,
+    pub undecodable: u64,
+    pub evicted: u64,
+    pub filtered: u64,
+}
+
+/// Events that the tracer lost.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Lost {
+    pub total: u64,
+    /// Records that are missing for it.
+    #[serde(default)]
+    pub records: u64,
+    pub by_hook: BTreeMap<String, u64>,
 }
 
 #[derive(Deserialize)]
@@ -151,6 +197,11 @@ struct TeardownLine {
     cause: String,
     initiator: String,
     harm: String,
+    /// Not told by versions before this key.
+    #[serde(default)]
+    lost_bytes: u64,
+    #[serde(default)]
+    unconfirmed_bytes: u64,
     evidence: Option<Evidence>,
     verdict: String,
 }
@@ -185,6 +236,8 @@ pub fn read(line: &[u8]) -> Result<Saved, String> {
     match header.record.as_str() {
         "teardown" => serde_json::from_slice::<TeardownLine>(line).map_err(words)?.read().map(|judged| Saved::Teardown(Box::new(judged))),
         "late-observation" => serde_json::from_slice::<LateLine>(line).map_err(words)?.read().map(|late| Saved::Late(Box::new(late))),
+        "start" => serde_json::from_slice(line).map(Saved::Start).map_err(words),
+        "summary" => serde_json::from_slice(line).map(Saved::Summary).map_err(words),
         _ => Ok(Saved::Other),
     }
 }
@@ -255,7 +308,8 @@ impl TeardownLine {
             cause: self.cause.parse()?,
             initiator: self.initiator.parse()?,
             harm: self.harm.parse()?,
-            damage: Damage::default(),
+            // Which of the ways they were lost is in the words.
+            damage: Damage { undelivered: self.lost_bytes, unconfirmed: self.unconfirmed_bytes, ..Damage::default() },
             reused: None,
             inferred_reason: None,
             timer: None,
@@ -399,7 +453,7 @@ mod tests {
             let error = read(line.as_bytes()).unwrap_err();
             assert!(error.contains(words), "{line}: {error}");
         }
-        assert!(matches!(read(br#"{"schema":1,"record":"summary"}"#), Ok(Saved::Other)));
+        assert!(matches!(read(br#"{"schema":1,"record":"of-the-future"}"#), Ok(Saved::Other)));
     }
 
     proptest! {
