@@ -4,6 +4,7 @@ pub mod escape;
 pub mod json;
 mod line;
 pub mod summary;
+pub mod table;
 pub mod text;
 mod timeline;
 
