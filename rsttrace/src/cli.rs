@@ -86,6 +86,52 @@ pub enum Task {
     /// whole log was not understood.
     #[command(visible_alias = "join")]
     Correlate(Correlate),
+    /// Compare two files of records, such as before and after a deploy
+    ///
+    /// Rates per hour by harm, cause, process and remote address, the largest differences first, and what is new or gone.
+    /// A difference that may be chance is not called one (docs/diff.md). Reads recordings and what --json wrote; - is
+    /// standard input. Exit status: 0 compared, 1 something could not be read.
+    Diff(Diff),
+    /// Make a page of a file of records: timeline, causes explained, top talkers, every verdict
+    ///
+    /// One HTML file that needs nothing else and asks no network. Exit status: 0 made, 1 something could not be read.
+    Report(Report),
+}
+
+/// What to compare, and how to show it.
+#[derive(Clone, Debug, Args)]
+pub struct Diff {
+    /// A recording, or what rsttrace --json wrote
+    #[arg(value_name = "BEFORE")]
+    pub before: std::path::PathBuf,
+
+    /// Another one
+    #[arg(value_name = "AFTER")]
+    pub after: std::path::PathBuf,
+
+    /// One JSON object (docs/diff.md)
+    #[arg(short, long)]
+    pub json: bool,
+
+    /// Colours in text
+    #[arg(long, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
+    pub color: ColorChoice,
+
+    /// No characters beyond ASCII in text (the default outside UTF-8)
+    #[arg(long)]
+    pub ascii: bool,
+}
+
+/// What to make a page of.
+#[derive(Clone, Debug, Args)]
+pub struct Report {
+    /// A recording, or what rsttrace --json wrote; - is standard input
+    #[arg(value_name = "FILE")]
+    pub file: std::path::PathBuf,
+
+    /// Where the page goes; a file that is there is replaced. - is standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: std::path::PathBuf,
 }
 
 /// What to bring together, and how to show it.

@@ -7,8 +7,8 @@ use thiserror::Error;
 
 use crate::{
     applog::Format,
-    cli::{ColorChoice, Correlate, EndChoice, TimeChoice, Trace},
-    enrich,
+    cli::{ColorChoice, Correlate, Diff, EndChoice, TimeChoice, Trace},
+    diff, enrich,
     filter::{AddrFilter, Condition, Family, Filter, PortSet, ProcessSelector},
     follow,
     model::EndKind,
@@ -129,6 +129,18 @@ impl TryFrom<Correlate> for offline::Request {
             json: cli.json,
             look: Look { time: cli.time, color: cli.color, ascii: cli.ascii, timeline: false, silence: cli.unmatched },
         })
+    }
+}
+
+impl TryFrom<Diff> for diff::Request {
+    type Error = UsageError;
+
+    fn try_from(cli: Diff) -> Result<Self, UsageError> {
+        if cli.before.as_os_str() == "-" && cli.after.as_os_str() == "-" {
+            return Err(UsageError("standard input (-) can be only one of the files".to_owned()));
+        }
+        let look = Look { time: TimeChoice::Utc, color: cli.color, ascii: cli.ascii, timeline: false, silence: false };
+        Ok(Self { before: cli.before, after: cli.after, json: cli.json, look })
     }
 }
 

@@ -4,14 +4,14 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use rsttrace::{
-    cli::{self, Cli, Task},
+    cli::{Cli, Task},
     config::Config,
-    doctor, explain,
+    diff, doctor, explain,
     follow::Doors,
     offline,
     output::escape::for_terminal,
     probe::ProbeError,
-    run,
+    report, run,
     sandbox::{self, Broker},
     status,
 };
@@ -28,7 +28,9 @@ fn main() -> ExitCode {
     let trace = match cli.task {
         Some(Task::Explain { cause }) => return explain::run(cause.as_deref()),
         Some(Task::Doctor(request)) => return doctor::run(&request),
-        Some(Task::Correlate(request)) => return correlate(request),
+        Some(Task::Correlate(request)) => return offline(request, |request: offline::Request| offline::run(&request, status::columns())),
+        Some(Task::Diff(request)) => return offline(request, |request: diff::Request| diff::run(&request, status::columns())),
+        Some(Task::Report(request)) => return offline(request, |request| report::run(&request)),
         None => cli.trace,
     };
     if trace.verbose >= 2 {
@@ -71,15 +73,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn correlate(cli: cli::Correlate) -> ExitCode {
-    let request = match offline::Request::try_from(cli) {
+/// What reads files that the user has named, and traces nothing.
+fn offline<C, R: TryFrom<C, Error: std::fmt::Display>>(cli: C, task: impl FnOnce(R) -> anyhow::Result<ExitCode>) -> ExitCode {
+    let request = match R::try_from(cli) {
         Ok(request) => request,
         Err(error) => {
             complain(&error.to_string());
             return USAGE.into();
         }
     };
-    match sandbox::as_the_user(|| offline::run(&request, status::columns())) {
+    match sandbox::as_the_user(|| task(request)) {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => {
             complain(&format!("{error:#}"));

@@ -15,7 +15,7 @@ use crate::{
     applog::{Format, Line, LineSplitter, LogFormat, Parsed},
     config::Look,
     correlate::{Book, Correlator, Facts, LineClock, Origin, Patience, Window},
-    input::{self, Fault, Position, Records, Told, json::Saved},
+    input::{self, Fault, MAX_TOLD_FAULTS, Position, Records, Told, json::Saved},
     model::{Finding, LogLine},
     output::{
         WallClock,
@@ -56,8 +56,6 @@ const TURN_NS: u64 = 100_000_000;
 const CHUNK: usize = 256 << 10;
 /// A log in more pieces is taken for several.
 const MAX_PIECES: usize = 1_000;
-/// Faults of one file that are told one by one.
-const MAX_TOLD: u64 = 10;
 
 /// Runs it.
 ///
@@ -319,7 +317,7 @@ impl Source {
         let Self { name, reader, lines, faults, .. } = self;
         let mut wrong = |at: Position, why: &str| {
             *faults += 1;
-            if *faults <= MAX_TOLD {
+            if *faults <= MAX_TOLD_FAULTS {
                 eprintln!("rsttrace: {name}:{at}: {}", for_terminal(why));
             }
         };

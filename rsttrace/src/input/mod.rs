@@ -1,5 +1,6 @@
 //! Records that were saved. Hostile: a file may come from anywhere.
 
+mod account;
 mod blocks;
 pub mod json;
 
@@ -13,6 +14,7 @@ use std::{
 
 use anyhow::Context as _;
 
+pub use self::account::{Account, read_all};
 use self::blocks::Blocks;
 use crate::{
     applog::{Line, LineSplitter},
@@ -20,6 +22,8 @@ use crate::{
     units::grouped,
 };
 
+/// Faults of one file that are told one by one.
+pub const MAX_TOLD_FAULTS: u64 = 10;
 /// Longer records are no records.
 const MAX_RECORD: usize = 1 << 20;
 const CHUNK: usize = 256 << 10;

@@ -1,5 +1,6 @@
 //! Records and the summary as people and programs read them. Pure formatting to a `Write`.
 
+pub mod diff;
 pub mod escape;
 pub mod json;
 mod line;

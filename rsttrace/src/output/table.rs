@@ -12,7 +12,8 @@ use foldhash::HashMap;
 
 use super::{
     WallClock,
-    text::{DIM, PLAIN, RED, TextFormat, YELLOW, elided, harm_word},
+    escape::cut,
+    text::{DIM, PLAIN, RED, TextFormat, YELLOW, elided},
 };
 use crate::{
     explain,
@@ -25,6 +26,8 @@ use crate::{
 const MAX_ROWS: usize = 20;
 /// Causes whose explanation is offered below the table.
 const MAX_EXPLAINED: usize = 3;
+/// Bytes of an example's sentence.
+const MAX_WORDS: usize = 1_000;
 /// Below a row's numbers, what else is known of it.
 const INDENT: usize = 4;
 
@@ -57,7 +60,7 @@ struct Example {
 impl Example {
     fn of(judged: &Judged) -> Self {
         let Judged { teardown: t, verdict, .. } = judged;
-        Self { harm: verdict.harm, at_ns: t.at_ns, local: t.local, remote: t.remote, words: verdict.words.clone() }
+        Self { harm: verdict.harm, at_ns: t.at_ns, local: t.local, remote: t.remote, words: cut(&verdict.words, MAX_WORDS).into_owned() }
     }
 }
 

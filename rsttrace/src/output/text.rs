@@ -410,7 +410,7 @@ impl TextFormat {
 }
 
 /// The verdict first, then what happened on the wire and who saw it.
-fn words<'j>(judged: &'j Judged, other: Option<&Judged>) -> Vec<Cow<'j, str>> {
+pub fn words<'j>(judged: &'j Judged, other: Option<&Judged>) -> Vec<Cow<'j, str>> {
     let t = &judged.teardown;
     let mut words = Vec::with_capacity(6);
     words.push(judged.verdict.words.as_str().into());
