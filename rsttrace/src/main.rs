@@ -4,14 +4,14 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use rsttrace::{
-    cli::{Cli, Task},
+    cli::{self, Cli, Task},
     config::Config,
     diff, doctor, explain,
     follow::Doors,
     offline,
     output::escape::for_terminal,
     probe::ProbeError,
-    report, run,
+    replay, report, run,
     sandbox::{self, Broker},
     status,
 };
@@ -28,12 +28,17 @@ fn main() -> ExitCode {
     let trace = match cli.task {
         Some(Task::Explain { cause }) => return explain::run(cause.as_deref()),
         Some(Task::Doctor(request)) => return doctor::run(&request),
-        Some(Task::Correlate(request)) => return offline(request, |request: offline::Request| offline::run(&request, status::columns())),
-        Some(Task::Diff(request)) => return offline(request, |request: diff::Request| diff::run(&request, status::columns())),
-        Some(Task::Report(request)) => return offline(request, |request| report::run(&request)),
+        Some(Task::Correlate(request)) => return offline(request, |request, columns| offline::run(&request, columns)),
+        Some(Task::Diff(request)) => return offline(request, |request, columns| diff::run(&request, columns)),
+        Some(Task::Replay(request)) => return offline(request, replay::run),
+        Some(Task::Report(request)) => return offline(request, |request, _| report::run(&request)),
         None => cli.trace,
     };
-    if trace.verbose >= 2 {
+    if !trace.replay.is_empty() {
+        let request = cli::Replay { files: trace.replay, select: trace.select, show: trace.show };
+        return offline(request, replay::run);
+    }
+    if trace.show.verbose >= 2 {
         // Both halves of rsttrace; the loader's own chatter only where RUST_LOG asks for it.
         env_logger::Builder::new().filter_module("rsttrace", log::LevelFilter::Debug).parse_default_env().init();
     }
@@ -56,6 +61,13 @@ fn main() -> ExitCode {
             return FAILED.into();
         }
     };
+    let record = match config.record.as_ref().map(|record| record.open(!config.keep_privileges)).transpose() {
+        Ok(record) => record,
+        Err(error) => {
+            complain(&format!("{error:#}"));
+            return FAILED.into();
+        }
+    };
     let broker = (!config.keep_privileges).then(|| Broker::start(files.clone()));
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -64,7 +76,7 @@ fn main() -> ExitCode {
             return FAILED.into();
         }
     };
-    match runtime.block_on(run::run(config, files, broker)) {
+    match runtime.block_on(run::run(config, files, record, broker)) {
         Ok(code) => code,
         Err(error) => {
             complain(&format!("{error:#}"));
@@ -74,15 +86,18 @@ fn main() -> ExitCode {
 }
 
 /// What reads files that the user has named, and traces nothing.
-fn offline<C, R: TryFrom<C, Error: std::fmt::Display>>(cli: C, task: impl FnOnce(R) -> anyhow::Result<ExitCode>) -> ExitCode {
-    let request = match R::try_from(cli) {
+fn offline<Cli, Request>(cli: Cli, run: impl FnOnce(Request, Option<usize>) -> anyhow::Result<ExitCode>) -> ExitCode
+where
+    Request: TryFrom<Cli, Error: std::fmt::Display>,
+{
+    let request = match Request::try_from(cli) {
         Ok(request) => request,
         Err(error) => {
             complain(&error.to_string());
             return USAGE.into();
         }
     };
-    match sandbox::as_the_user(|| task(request)) {
+    match sandbox::as_the_user(|| run(request, status::columns())) {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => {
             complain(&format!("{error:#}"));

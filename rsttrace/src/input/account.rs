@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, path::Path};
 use jiff::Timestamp;
 
 use super::{
-    Fault, Item, MAX_TOLD_FAULTS, Records,
+    Source,
     json::{Saved, Start, Sums},
 };
-use crate::{model::Judged, output::escape::for_terminal, units::grouped};
+use crate::model::Judged;
 
 /// What a file tells of the run, or runs, that it was written by.
 #[derive(Clone, Debug, Default)]
@@ -49,29 +49,17 @@ pub struct Account {
 /// # Errors
 /// When the file cannot be opened or read.
 pub fn read_all(path: &Path, mut each: impl FnMut(Judged)) -> anyhow::Result<Account> {
-    let mut account = Account { name: for_terminal(&path.to_string_lossy()).into_owned(), ..Account::default() };
-    let mut records = Records::open(path)?;
-    while let Some(item) = records.next()? {
-        match item {
-            Item::Told(told) => {
-                account.add(&told.saved);
-                if let Saved::Teardown(judged) = told.saved {
-                    each(*judged);
-                }
-            }
-            Item::Fault(Fault { at, why }) => {
-                account.faults += 1;
-                if account.faults <= MAX_TOLD_FAULTS {
-                    eprintln!("rsttrace: {}:{at}: {}", account.name, for_terminal(&why));
-                }
-            }
+    let mut source = Source::open(path)?;
+    let mut account = Account { name: source.name.clone(), ..Account::default() };
+    while let Some(told) = source.next()? {
+        account.add(&told.saved);
+        if let Saved::Teardown(judged) = told.saved {
+            each(*judged);
         }
     }
     account.end_run();
-    if account.faults > 0 {
-        let were = if account.faults == 1 { "place could not be read and was" } else { "places could not be read and were" };
-        eprintln!("rsttrace: {}: {} {were} skipped", account.name, grouped(account.faults));
-    }
+    source.sum_up();
+    account.faults = source.faults;
     Ok(account)
 }
 

@@ -194,17 +194,17 @@ mod tests {
         judged.teardown.http.as_mut().unwrap().request = Some("GET /\"><script>alert(1)</script> HTTP/1.1\u{202e}".to_owned());
         judged.verdict.words = "</td></table><img src=x onerror=alert(1)>\u{1b}[2J".to_owned();
         report.add(&judged);
-        report.account.name = "<b>file</b>&'\"".to_owned();
+        report.account.name = "<u>file</u>&'\"".to_owned();
         report.account.start = Some(crate::input::json::Start {
             time: jiff::Timestamp::UNIX_EPOCH,
-            version: "<i>".to_owned(),
+            version: "<marquee>".to_owned(),
             kernel: "<script src=//evil.example>".to_owned(),
             host: "</title><script>".to_owned(),
             filters: vec!["pid=<script>".to_owned()],
         });
         let page = page(&mut report);
         assert_eq!(page.matches("<script").count(), 1, "only our own");
-        for markup in ["<img", "<b>", "<i>", "</title><", "\u{202e}", "\u{1b}"] {
+        for markup in ["<img", "<u>", "<marquee", "</title><", "\u{202e}", "\u{1b}"] {
             assert!(!page.contains(markup), "{markup:?}");
         }
         assert!(page.contains("&lt;script&gt;x()") && page.contains("\\u{202e}"));
