@@ -186,7 +186,7 @@ fn losses(account: &Account) -> Markup {
     let besides = [
         (account.orderly, "ended in order and are no records"),
         (account.filtered, "did not match the filters"),
-        (account.late, "errors were noticed after their record"),
+        (account.late, "noticed after their record"),
     ];
     html! {
         @for (_, words) in warnings.iter().filter(|(n, _)| *n > 0) { p.warning { (words) } }
@@ -303,12 +303,19 @@ fn p(value: f64) -> String {
 }
 
 fn harm_heads() -> Markup {
-    html! { @for harm in HARMS { th.n scope="col" { (harm_word(harm)) } } th.n scope="col" { "lost" } th.n scope="col" { "not confirmed" } }
+    html! { @for harm in HARMS { th.n scope="col" { (harm_word(harm)) } } th.n scope="col" { "lost" } }
+}
+
+fn bytes(n: u64) -> String {
+    if n == 0 { "–".to_owned() } else { size(n).to_string() }
+}
+
+fn unconfirmed(group: &Group) -> Markup {
+    html! { td.n data-v=(group.unconfirmed_bytes) { (bytes(group.unconfirmed_bytes)) } }
 }
 
 /// Counts and bytes; `data-v` is what they are sorted by.
 fn numbers(group: &Group) -> Markup {
-    let bytes = |n: u64| if n == 0 { "–".to_owned() } else { size(n).to_string() };
     html! {
         td.n data-v=(group.ends) { (grouped(group.ends)) }
         @for harm in HARMS {
@@ -316,7 +323,6 @@ fn numbers(group: &Group) -> Markup {
             td class=(if n > 0 && harm != Harm::None { format!("n {harm}") } else { "n".to_owned() }) data-v=(n) { @if n == 0 { "–" } @else { (grouped(n)) } }
         }
         td.n data-v=(group.lost_bytes) { (bytes(group.lost_bytes)) }
-        td.n data-v=(group.unconfirmed_bytes) { (bytes(group.unconfirmed_bytes)) }
     }
 }
 
@@ -326,19 +332,19 @@ fn causes(report: &Report) -> Markup {
         div.panel {
             table.sortable #causes {
                 thead { tr {
-                    th scope="col" { "cause" } th.n scope="col" { "ends" } (harm_heads())
+                    th scope="col" { "cause" } th.n scope="col" { "ends" } (harm_heads()) th.n scope="col" { "not confirmed" }
                     th scope="col" { "idle before" } th scope="col" { "error to call" }
                 } }
                 tbody {
                     @for (cause, group) in &sorted {
                         tr {
                             th scope="row" { a href=(format!("#cause-{cause}")) { (cause) } }
-                            (numbers(group))
+                            (numbers(group)) (unconfirmed(group))
                             (shape(&group.idle)) (shape(&group.delay))
                         }
                     }
                 }
-                tfoot { tr { td { "all" } (numbers(&report.all)) (shape(&report.all.idle)) (shape(&report.all.delay)) } }
+                tfoot { tr { td { "all" } (numbers(&report.all)) (unconfirmed(&report.all)) (shape(&report.all.idle)) (shape(&report.all.delay)) } }
             }
         }
         p.note { "Idle before: since the last data either way. Error to call: until a system call returned the error. One bar is one range of time, from short to long." }
@@ -430,9 +436,9 @@ fn verdict(shown: &Shown) -> Markup {
         tr {
             td data-v=(at_ns / 1_000) { time datetime=(at) { (at.strftime("%Y-%m-%d")) br; (at.strftime("%H:%M:%S%.3f")) } }
             td class=(format!("harm {harm}")) data-v=(Harm::ALL.len() - *harm as usize) { (harm_word(*harm)) }
-            td.mono { (process) }
-            td.mono { (local) }
-            td.mono { (remote) }
+            td.mono.who { (process) }
+            td.mono.end { (local) }
+            td.mono.end { (remote) }
             td.verdict { (verdict) @if !evidence.is_empty() { small { (evidence) } } }
             td { a href=(format!("#cause-{cause}")) { (cause) } }
             td.n data-v=(lost_bytes) {
