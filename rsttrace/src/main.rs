@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         Some(Task::Doctor(request)) => return doctor::run(&request),
         Some(Task::Correlate(request)) => return offline(request, |request, columns| offline::run(&request, columns)),
         Some(Task::Diff(request)) => return offline(request, |request, columns| diff::run(&request, columns)),
-        Some(Task::Replay(request)) => return offline(request, replay::run),
+        Some(Task::Replay(request)) => return offline(*request, replay::run),
         Some(Task::Report(request)) => return offline(request, |request, _| report::run(&request)),
         None => cli.trace,
     };
