@@ -1,6 +1,6 @@
 //! What the flags mean, checked.
 
-use std::{ffi::OsString, num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use jiff::{Timestamp, tz::TimeZone};
 use thiserror::Error;
@@ -51,6 +51,8 @@ pub struct Config {
     pub command: Vec<OsString>,
     pub keep_privileges: bool,
     pub log: Option<LogConfig>,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// The log that is joined with the records.
@@ -193,6 +195,7 @@ impl TryFrom<Trace> for Config {
             command: cli.command,
             keep_privileges: cli.keep_privileges,
             log: log(cli.error_log, cli.log_format, cli.unmatched)?,
+            metrics: cli.metrics,
         })
     }
 }
