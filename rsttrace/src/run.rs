@@ -39,7 +39,7 @@ use crate::{
         text::TextFormat,
     },
     pipeline::{LogJoin, Pipeline},
-    probe::{Choice, Counters, Options, Probe, preflight},
+    probe::{Choice, Options, Probe, preflight},
     reconcile::Reconciliation,
     recording::{Message, Recorder},
     sandbox::{Broker, Sandbox},
@@ -156,6 +156,9 @@ pub async fn run(
         choose_processes(&probe, &mut pipeline);
     }
     status.permanent(&ready_line(&config, &probe, &mut pipeline.processes, &status));
+    if let Some(address) = export.as_ref().and_then(|export| export.borrow().address) {
+        status.permanent(&format!("rsttrace: metrics at http://{address}/metrics"));
+    }
     let mut live = Live {
         probe: &mut probe,
         pipeline: &mut pipeline,

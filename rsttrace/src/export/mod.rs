@@ -66,6 +66,7 @@ pub fn start(request: Request) -> io::Result<Tap> {
     let _ = fcntl_setpipe_size(&write, PIPE_SIZE);
     fcntl_setfl(&write, fcntl_getfl(&write)? | OFlags::NONBLOCK)?;
     let listener = request.metrics.iter().map(|listener| listener.as_raw_fd());
+    let address = request.metrics.as_ref().map(TcpListener::local_addr).transpose()?;
     // It has warnings to tell.
     let kept: Vec<_> = [read.as_raw_fd(), io::stderr().as_raw_fd()].into_iter().chain(listener).collect();
     let child = sandbox::servant(c"rsttrace-export", &kept, || {
@@ -73,7 +74,7 @@ pub fn start(request: Request) -> io::Result<Tap> {
             eprintln!("rsttrace: warning: cannot export: {error}");
         }
     })?;
-    Ok(Tap::new(write, child, pidfd_open(child, PidfdFlags::empty())?))
+    Ok(Tap::new(write, child, pidfd_open(child, PidfdFlags::empty())?, address))
 }
 
 /// The child's whole life.

@@ -3,6 +3,7 @@
 use std::{
     cell::RefCell,
     io::Write as _,
+    net::SocketAddr,
     os::fd::{AsRawFd, OwnedFd, RawFd},
     rc::Rc,
     time::{Duration, Instant},
@@ -26,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// dropped as a whole line, and counted.
 #[derive(Debug)]
 pub struct Tap {
+    /// Where metrics are served.
+    pub address: Option<SocketAddr>,
     /// `None`: the child has gone.
     pipe: Option<OwnedFd>,
     child: Pid,
@@ -45,8 +48,8 @@ impl AsRawFd for Tap {
 
 impl Tap {
     /// `pipe` does not block; `process` is the child's pidfd.
-    pub fn new(pipe: OwnedFd, child: Pid, process: OwnedFd) -> Self {
-        Self { pipe: Some(pipe), child, process, waiting: Vec::new(), dropped: 0, told: 0 }
+    pub fn new(pipe: OwnedFd, child: Pid, process: OwnedFd, address: Option<SocketAddr>) -> Self {
+        Self { address, pipe: Some(pipe), child, process, waiting: Vec::new(), dropped: 0, told: 0 }
     }
 
     /// Takes a line with its end.
