@@ -271,7 +271,7 @@ fn the_sums_of_the_records_are_what_is_served() {
     let mut pair = Pair::inside(&netns);
     pair.client.abort();
     tracer.wait("a record that is not noticed yet", |record| record["seen"] == "not-yet");
-    pair.server.fails("recv");
+    pair.server.fails("recv 100");
     tracer.wait("the late observation", |record| record["record"] == "late-observation");
     // Each round: two ends of three connections, the refused one and the RST that refused it.
     wait_until("all records are there", || teardowns(&tracer) == 20 * 8 + 2);
@@ -316,11 +316,12 @@ fn ten_thousand_client_ports_make_fewer_than_fifty_series() {
     require_root!();
     let netns = NetNs::new();
     let (tracer, address) = start(&netns, &["--buffer", "64M"]);
-    netns.run_in(|| {
-        let (listener, address) = listener();
-        (0..10_000).for_each(|_| abort_one(&listener, address));
-    });
-    wait_until("all are counted", || Page::fetch(address).sum("rsttrace_teardowns_total") >= 20_000.0);
+    let (listener, server) = netns.run_in(listener);
+    for made in (500..=10_000).step_by(500) {
+        netns.run_in(|| (0..500).for_each(|_| abort_one(&listener, server)));
+        // No faster than they are counted: what is missing would have no series.
+        wait_until("all are counted", || Page::fetch(address).sum("rsttrace_teardowns_total") >= f64::from(2 * made));
+    }
     let page = Page::fetch(address);
     println!("{} series of {} ends", page.0.len(), page.sum("rsttrace_teardowns_total"));
     assert!(page.0.len() < 50, "{} series", page.0.len());
@@ -337,7 +338,7 @@ fn a_hostile_name_is_a_label_and_nothing_else() {
     let (client, server) = (Actor::spawn_in(&netns, name), Actor::spawn_in(&netns, name));
     let mut pair = Pair::between(client, server, "127.0.0.1:0");
     pair.client.abort();
-    pair.server.fails("recv");
+    pair.server.fails("recv 100");
     wait_until("both are counted", || Page::fetch(address).sum("rsttrace_teardowns_total") == 2.0);
     let page = Page::fetch(address);
     assert!(page.of("rsttrace_teardowns_total").all(|(labels, _)| labels["process"] == name), "{page:?}");
@@ -467,7 +468,7 @@ fn if_it_is_killed_tracing_goes_on_and_says_so() {
     kill(exporter(&tracer), libc::SIGKILL);
     let mut pair = Pair::inside(&netns);
     pair.client.abort();
-    pair.server.fails("recv");
+    pair.server.fails("recv 100");
     pair.server.record(&tracer);
     tracer.wait_stderr("the process that exports for rsttrace has ended");
     assert!(tracer.stop().status.success());
@@ -507,7 +508,7 @@ impl Prometheus {
         let root = std::env::temp_dir().join(name);
         fs::create_dir_all(&root).expect("a temporary directory");
         let config = format!(
-            "global: {{ scrape_interval: 200ms, scrape_timeout: 200ms, evaluation_interval: 200ms }}\n\
+            "global: {{ scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms }}\n\
              rule_files: [\"{}\"]\n\
              scrape_configs: [{{ job_name: rsttrace, static_configs: [{{ targets: [\"{of}\"] }}] }}]\n",
             docs("prometheus/rsttrace.rules.yml").display()
@@ -590,6 +591,8 @@ fn prometheus_fetches_what_the_dashboard_shows_and_the_rules_judge() {
         let query = variables.iter().fold(query.to_owned(), |query, (name, value)| query.replace(name, value));
         assert!(!query.contains('$'), "a variable is not known: {query}");
         wait_until(&query, || {
+            // No more than is counted at once: what is missing would be another number.
+            wait_until("what was made is counted", || Page::fetch(address).sum("rsttrace_teardowns_total") >= teardowns(&tracer) as f64);
             netns.run_in(|| traffic(1));
             !prometheus.query(&query).is_empty()
         });
@@ -600,8 +603,10 @@ fn prometheus_fetches_what_the_dashboard_shows_and_the_rules_judge() {
     for definition in variables {
         let inside = definition.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')')).expect(definition);
         let (series, label) = inside.rsplit_once(", ").expect(definition);
-        let found = prometheus.query(&series.replace("$instance", ".*"));
-        assert!(!found.is_empty() && found.iter().all(|series| series["metric"][label].is_string()), "{definition}: {found:?}");
+        wait_until(definition, || {
+            let found = prometheus.query(&series.replace("$instance", ".*"));
+            !found.is_empty() && found.iter().all(|series| series["metric"][label].is_string())
+        });
     }
     wait_until("nothing is missing", || {
         let sum = prometheus.query("sum(rsttrace_teardowns_total)");
