@@ -5,7 +5,7 @@ use std::{net::TcpListener, process::ExitCode};
 use clap::Parser as _;
 use rsttrace::{
     cli::{self, Cli, Task},
-    config::{Config, UsageError},
+    config::Config,
     diff, doctor, explain, export,
     follow::Doors,
     offline,
