@@ -538,7 +538,10 @@ impl<W: Write> Live<'_, W> {
         if let Some(export) = &self.export {
             let mut line = Vec::new();
             json::write_summary(&mut line, &self.pipeline.outlet.summary)?;
-            export.borrow_mut().push(&line);
+            if !export.borrow_mut().push(&line) {
+                // Another one, next time.
+                self.interim = None;
+            }
             self.flush_export();
         }
         if self.config.interim {

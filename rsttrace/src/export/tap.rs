@@ -52,16 +52,16 @@ impl Tap {
         Self { address, pipe: Some(pipe), child, process, waiting: Vec::new(), dropped: 0, told: 0 }
     }
 
-    /// Takes a line with its end.
-    pub fn push(&mut self, line: &[u8]) {
+    /// Takes a line with its end, if there is room for it.
+    pub fn push(&mut self, line: &[u8]) -> bool {
         if self.waiting.len() >= MAX_WAITING {
             self.flush();
         }
-        if self.pipe.is_none() || self.waiting.len() >= MAX_WAITING {
-            self.dropped += 1;
-            return;
+        let has_room = self.pipe.is_some() && self.waiting.len() < MAX_WAITING;
+        if has_room {
+            self.waiting.extend_from_slice(line);
         }
-        self.waiting.extend_from_slice(line);
+        has_room
     }
 
     /// Writes what there is room for.
@@ -118,7 +118,9 @@ impl Tap {
 
 impl Sink for Rc<RefCell<Tap>> {
     fn take(&mut self, line: &[u8], _judged: Option<&Judged>, _now_ns: u64) {
-        self.borrow_mut().push(line);
+        let mut tap = self.borrow_mut();
+        let taken = tap.push(line);
+        tap.dropped += u64::from(!taken);
     }
 
     fn tick(&mut self, _now_ns: u64) {}
