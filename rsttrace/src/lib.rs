@@ -10,6 +10,7 @@ pub mod decode;
 pub mod doctor;
 pub mod enrich;
 pub mod explain;
+pub mod export;
 pub mod filter;
 pub mod fold;
 pub mod follow;
