@@ -17,6 +17,7 @@ pub mod follow;
 pub mod input;
 pub mod join;
 pub mod model;
+pub mod notify;
 pub mod offline;
 pub mod output;
 pub mod pipeline;

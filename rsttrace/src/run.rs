@@ -30,6 +30,7 @@ use crate::{
     fold::Fold,
     follow::{Doors, Logs, Place},
     join::Joiner,
+    notify::{self, Manager},
     output::{
         WallClock,
         json::{self, JsonFormat},
@@ -139,7 +140,12 @@ pub async fn run(config: Config, files: Option<Doors>, broker: Option<io::Result
     if pipeline.filter.chooses_processes() {
         choose_processes(&probe, &mut pipeline);
     }
-    status.permanent(&ready_line(&config, &probe, &mut pipeline.processes, &status));
+    let manager = Manager::of_this_service().unwrap_or_else(|error| {
+        status.warn(&format!("cannot tell the service manager anything: {}: {error}", notify::VARIABLE));
+        Manager::default()
+    });
+    let ready = ready_line(&config, &probe, &mut pipeline.processes, &status);
+    status.permanent(&ready);
     let mut live = Live {
         probe: &mut probe,
         pipeline: &mut pipeline,
@@ -155,10 +161,12 @@ pub async fn run(config: Config, files: Option<Doors>, broker: Option<io::Result
     if confined {
         live.give_up_privileges();
     }
+    manager.ready(ready.trim_start_matches("rsttrace: ready: "));
     let result = match live.write_start() {
         Ok(()) => live.until_stopped(&mut signals, &mut child).await,
         Err(error) => Err(error),
     };
+    manager.stopping();
     let result = result.and_then(|()| live.finish());
     live.say_summary();
     if let Some(pid) = child.as_ref().and_then(Child::id) {
@@ -381,7 +389,7 @@ impl<W: Write> Live<'_, W> {
                 if self.config.log.as_ref().is_some_and(|log| log.stdin) {
                     command.stdin(std::process::Stdio::null());
                 }
-                command.args(args).stdout(stderr).spawn()
+                command.args(args).env_remove(notify::VARIABLE).stdout(stderr).spawn()
             })
             .with_context(|| format!("cannot run {}", program.to_string_lossy()))?;
         self.probe.choose(std::process::id(), false);
