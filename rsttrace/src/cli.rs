@@ -1,6 +1,9 @@
 //! The command line, and nothing but it.
 
-use std::num::NonZeroU32;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
+};
 
 use clap::{
     ArgAction, Args, Parser, Subcommand, ValueEnum,
@@ -294,6 +297,26 @@ pub struct Trace {
     #[arg(long, value_name = "N[/s]", value_parser = rate, help_heading = "Output")]
     pub rate_limit: Option<NonZeroU32>,
 
+    /// Serve metrics for Prometheus (OpenMetrics) at http://ADDR/metrics: PORT or IP:PORT
+    ///
+    /// Without ADDR, or with a port only, on 127.0.0.1 (9464 by default): other machines can ask only where an address
+    /// is given. A process of its own, without any privilege, serves them (docs/metrics.md).
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "9464", value_parser = listen_address, help_heading = "Export")]
+    pub metrics: Option<SocketAddr>,
+
+    /// Send records and metrics to an OpenTelemetry Collector: http://HOST:4318, https://HOST
+    ///
+    /// OTLP over HTTP, protobuf, gzip: a log record for each end, and the counters of --metrics every minute. What finds no room while the
+    /// collector does not answer, or is refused, is counted and said at the end; tracing never waits. The variables OTEL_EXPORTER_OTLP_HEADERS,
+    /// _TIMEOUT, _COMPRESSION and _CERTIFICATE, OTEL_METRIC_EXPORT_INTERVAL, OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES are
+    /// obeyed (docs/otlp.md).
+    #[arg(long, value_name = "URL", help_heading = "Export")]
+    pub otlp: Option<String>,
+
+    /// Send this header too; everybody sees it in `ps`, so secrets belong into OTEL_EXPORTER_OTLP_HEADERS
+    #[arg(long, value_name = "NAME=VALUE", requires = "otlp", help_heading = "Export")]
+    pub otlp_header: Vec<String>,
+
     /// Times in text
     #[arg(long, value_enum, default_value_t = TimeChoice::Local, value_name = "WHICH", help_heading = "Output")]
     pub time: TimeChoice,
@@ -362,6 +385,13 @@ fn zone(text: &str) -> Result<TimeZone, String> {
 fn rate(text: &str) -> Result<NonZeroU32, String> {
     let number = text.strip_suffix("/s").unwrap_or(text);
     number.parse().map_err(|_| "expected a number of lines per second, such as 5 or 5/s".to_owned())
+}
+
+/// Loopback where only a port is given.
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .or_else(|_| text.parse().map(|port: u16| (Ipv4Addr::LOCALHOST, port).into()))
+        .map_err(|_| "expected a port, or an IP address with one, such as 9464, 127.0.0.1:9464 or [::]:9464".to_owned())
 }
 
 fn log_formats() -> impl TypedValueParser<Value = Format> {

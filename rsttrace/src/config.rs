@@ -1,6 +1,6 @@
 //! What the flags mean, checked.
 
-use std::{ffi::OsString, num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use jiff::{Timestamp, tz::TimeZone};
 use thiserror::Error;
@@ -9,6 +9,7 @@ use crate::{
     applog::Format,
     cli::{ColorChoice, Correlate, EndChoice, TimeChoice, Trace},
     enrich,
+    export::otlp,
     filter::{AddrFilter, Condition, Family, Filter, PortSet, ProcessSelector},
     follow,
     model::EndKind,
@@ -51,6 +52,10 @@ pub struct Config {
     pub command: Vec<OsString>,
     pub keep_privileges: bool,
     pub log: Option<LogConfig>,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
+    /// Where records and metrics are sent.
+    pub otlp: Option<otlp::Settings>,
 }
 
 /// The log that is joined with the records.
@@ -193,8 +198,15 @@ impl TryFrom<Trace> for Config {
             command: cli.command,
             keep_privileges: cli.keep_privileges,
             log: log(cli.error_log, cli.log_format, cli.unmatched)?,
+            metrics: cli.metrics,
+            otlp: otlp(cli.otlp, &cli.otlp_header)?,
         })
     }
+}
+
+fn otlp(url: Option<String>, headers: &[String]) -> Result<Option<otlp::Settings>, UsageError> {
+    let env = |name: &str| std::env::var(name).ok();
+    url.map(|url| otlp::Settings::new(&url, headers, env)).transpose().map_err(UsageError)
 }
 
 fn selector(text: &str) -> Result<ProcessSelector, UsageError> {

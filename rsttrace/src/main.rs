@@ -1,12 +1,12 @@
 //! Parse, run, and map what went wrong to a message and an exit status.
 
-use std::process::ExitCode;
+use std::{net::TcpListener, process::ExitCode};
 
 use clap::Parser as _;
 use rsttrace::{
     cli::{self, Cli, Task},
     config::Config,
-    doctor, explain,
+    doctor, explain, export,
     follow::Doors,
     offline,
     output::escape::for_terminal,
@@ -46,11 +46,25 @@ fn main() -> ExitCode {
             return USAGE.into();
         }
     };
+    let export = match export_request(&config) {
+        Ok(request) => request,
+        Err(error) => {
+            complain(&error);
+            return FAILED.into();
+        }
+    };
     // Before there is a runtime: it forks.
     let files = match config.log.as_ref().map(|log| Doors::new(log.paths.clone())).transpose() {
         Ok(files) => files,
         Err(error) => {
             complain(&format!("cannot watch log files: {error} (fs.inotify.max_user_instances)"));
+            return FAILED.into();
+        }
+    };
+    let export = match (!export.is_empty()).then(|| export::start(export)).transpose() {
+        Ok(export) => export,
+        Err(error) => {
+            complain(&format!("cannot fork: {error}; without --metrics and --otlp it would run"));
             return FAILED.into();
         }
     };
@@ -62,13 +76,27 @@ fn main() -> ExitCode {
             return FAILED.into();
         }
     };
-    match runtime.block_on(run::run(config, files, broker)) {
+    match runtime.block_on(run::run(config, files, broker, export)) {
         Ok(code) => code,
         Err(error) => {
             complain(&format!("{error:#}"));
             if error.is::<ProbeError>() { UNUSABLE.into() } else { FAILED.into() }
         }
     }
+}
+
+/// What is listened on is bound before anything else happens.
+fn export_request(config: &Config) -> Result<export::Request, String> {
+    let listen =
+        |at| TcpListener::bind(at).map_err(|error| format!("--metrics: cannot listen on {at}: {error}; another port can be given"));
+    Ok(export::Request {
+        metrics: config.metrics.map(listen).transpose()?,
+        readable: config.otlp.iter().flat_map(|_| export::otlp::READABLE).collect(),
+        ports: config.otlp.iter().flat_map(export::otlp::Settings::ports).collect(),
+        otlp: config.otlp.clone(),
+        confined: !config.keep_privileges,
+        ..export::Request::default()
+    })
 }
 
 fn correlate(cli: cli::Correlate) -> ExitCode {

@@ -14,6 +14,7 @@ use crate::{
     correlate::{Correlator, Facts, HELD_BACK_NS, Patience},
     decode::Decoder,
     enrich::Processes,
+    export::Tap,
     filter::{Condition, Filter},
     fold::Fold,
     follow::Counts,
@@ -69,6 +70,8 @@ pub struct Pipeline {
     pub execs: Vec<u32>,
     /// Where lines of ends that are alike are limited.
     pub fold: Option<Fold>,
+    /// To the child that exports.
+    pub tap: Option<Tap>,
     /// Of records that are written: the next ones' words need no memory of their own.
     spare_words: Vec<String>,
     last_event_ns: u64,
@@ -160,6 +163,7 @@ impl Pipeline {
             log: None,
             execs: Vec::new(),
             fold: None,
+            tap: None,
             spare_words: Vec::new(),
             last_event_ns: 0,
             now_ns: 0,
@@ -343,6 +347,11 @@ impl Pipeline {
         for (mut judged, admitted) in shown.into_iter().zip(admitted) {
             if admitted {
                 self.find_names(&mut judged);
+            }
+            if let Some(tap) = &mut self.tap {
+                tap.end(&judged, &self.clock);
+            }
+            if admitted {
                 written.push(judged);
             } else {
                 self.give_back(judged);
@@ -420,6 +429,9 @@ impl Pipeline {
         }
         self.summary.late += 1;
         self.printed += 1;
+        if let Some(tap) = &mut self.tap {
+            tap.late(late, log, &self.clock);
+        }
         match &mut self.format {
             Format::Json(json) => json.write_late(out, late, log, &self.clock),
             Format::Text(text) => text.write_late(out, late, log, &self.clock, columns),

@@ -26,6 +26,7 @@ use crate::{
     correlate::{Book, Origin},
     decode::Decoder,
     enrich::Processes,
+    export::Tap,
     filter::{Filter, ProcessSelector},
     fold::Fold,
     follow::{Doors, Logs, Place},
@@ -68,10 +69,16 @@ const FOUND: u8 = 4;
 
 /// Runs until a signal, the end of the duration, of the count, of the command or of stdout. With a
 /// broker (or what kept it from starting) privileges are given up once everything is attached.
+/// Records go to `export` too.
 ///
 /// # Errors
 /// What ends a run that had begun; `ProbeError` in the chain where it could not begin.
-pub async fn run(config: Config, files: Option<Doors>, broker: Option<io::Result<Broker>>) -> anyhow::Result<ExitCode> {
+pub async fn run(
+    config: Config,
+    files: Option<Doors>,
+    broker: Option<io::Result<Broker>>,
+    export: Option<Tap>,
+) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::install()?;
     // A live line would mix with JSON on the same terminal, and with what CMD writes there.
     let live_wanted = config.command.is_empty() && !(config.json && io::stdout().is_terminal());
@@ -125,6 +132,7 @@ pub async fn run(config: Config, files: Option<Doors>, broker: Option<io::Result
     pipeline.want_fin = config.want_fin;
     pipeline.fail_on = config.fail_on.clone();
     pipeline.fold = config.rate_limit.map(Fold::new);
+    pipeline.tap = export;
     pipeline.summary.started = started;
     pipeline.summary.filters = !config.filter_words.is_empty();
     let reconciliation = Reconciliation::begin(&probe, config.filter.netns, &mut pipeline.tally);
@@ -171,6 +179,9 @@ pub async fn run(config: Config, files: Option<Doors>, broker: Option<io::Result
     live.say_summary();
     if let Some(pid) = child.as_ref().and_then(Child::id) {
         status.warn(&format!("the command, process {pid}, goes on"));
+    }
+    if pipeline.tap.take().is_some_and(|tap| !tap.finish()) {
+        status.warn("what is exported is not all told yet: its process goes on");
     }
     // What could not be written must not be tried again when the buffer is dropped.
     let _ = out.into_parts();
@@ -268,6 +279,7 @@ impl<W: Write> Live<'_, W> {
         // What cannot be watched (/dev/null) is looked at in every turn, and is at its end at once.
         let stdin = self.logs.as_ref().filter(|logs| logs.reads_stdin());
         let stdin = stdin.and_then(|_| watch(io::stdin().as_raw_fd(), Interest::READABLE).ok());
+        let export = self.pipeline.tap.as_ref().map(|tap| watch(tap.as_raw_fd(), Interest::WRITABLE)).transpose()?;
         let mut stop_at = self.end.map(Instant::from_std);
         let mut next_look = Instant::now() + TICK;
         let mut next_census = Instant::now() + CENSUS;
@@ -289,6 +301,7 @@ impl<W: Write> Live<'_, W> {
             let gathered = Some(Instant::now() + GATHER);
             let searching = self.logs.as_ref().is_some_and(Logs::is_searching).then(|| Instant::now() + SEARCH);
             let more_logged = self.logs.as_ref().is_some_and(Logs::has_more);
+            let export_waits = self.pipeline.tap.as_ref().is_some_and(Tap::is_waiting);
             let reads_stdin = self.logs.as_ref().is_some_and(Logs::reads_stdin);
             let due = self
                 .pipeline
@@ -305,6 +318,7 @@ impl<W: Write> Live<'_, W> {
                 () = readable(kernel_log.as_ref()) => self.probe.flush_log(),
                 () = readable(log_files.as_ref()) => {}
                 () = readable(stdin.as_ref()), if reads_stdin => {}
+                () = writable(export.as_ref()), if export_waits => {}
                 () = at(searching) => {}
                 () = ended(child) => {
                     // Its last connections end after it: their FINs are under way.
@@ -316,7 +330,7 @@ impl<W: Write> Live<'_, W> {
                 () = at(gathered), if moved == Moved::Some => {}
                 () = readable(Some(&ring)), if moved == Moved::Nothing => {}
                 () = at(due) => {}
-                () = at(Some(next_look)), if looks || self.status.wants_ticks() => {}
+                () = at(Some(next_look)), if looks || self.status.wants_ticks() || self.pipeline.tap.is_some() => {}
                 () = at(Some(next_census)), if takes_census => {}
             }
             // Whose events come first matters only while there are some.
@@ -360,7 +374,18 @@ impl<W: Write> Live<'_, W> {
                 );
             }
         }
+        self.flush_export();
         Ok(moved)
+    }
+
+    /// Hands on what waits.
+    fn flush_export(&mut self) {
+        let Some(tap) = &mut self.pipeline.tap else { return };
+        let was_there = !tap.is_gone();
+        tap.flush();
+        if was_there && tap.is_gone() {
+            self.status.warn("the process that exports for rsttrace has ended: metrics are not served any more");
+        }
     }
 
     /// Takes what has been logged.
@@ -422,7 +447,7 @@ impl<W: Write> Live<'_, W> {
     }
 
     fn write_start(&mut self) -> io::Result<()> {
-        if !self.config.json {
+        if !self.config.json && self.pipeline.tap.is_none() {
             return Ok(());
         }
         let uname = rustix::system::uname();
@@ -434,7 +459,12 @@ impl<W: Write> Live<'_, W> {
             hooks: self.probe.hooks.iter().map(|hook| (hook.name, hook.how)).collect(),
             filters: self.config.filter_words.clone(),
         };
-        json::write_start(self.out, &start)?;
+        if let Some(tap) = &mut self.pipeline.tap {
+            tap.start(&start);
+        }
+        if self.config.json {
+            json::write_start(self.out, &start)?;
+        }
         self.out.flush()
     }
 
@@ -444,6 +474,9 @@ impl<W: Write> Live<'_, W> {
         let counters = self.probe.counters();
         self.pipeline.count(&counters);
         let unsaid = self.status.losses(self.pipeline.summary.lost_total());
+        if let Some(tap) = &mut self.pipeline.tap {
+            tap.summary(&self.pipeline.summary);
+        }
         if !self.status.wants_ticks() {
             return unsaid;
         }
@@ -472,6 +505,9 @@ impl<W: Write> Live<'_, W> {
         self.pipeline.summary.audit =
             Some(self.reconciliation.compare(&counted, &self.pipeline.tally, &counters, self.pipeline.summary.undecodable));
         self.update_summary();
+        if let Some(tap) = &mut self.pipeline.tap {
+            tap.summary(&self.pipeline.summary);
+        }
         if self.config.json {
             json::write_summary(self.out, &self.pipeline.summary)?;
         }
@@ -489,6 +525,10 @@ impl<W: Write> Live<'_, W> {
         let mut text = Vec::new();
         if self.pipeline.summary.write(&mut text).is_ok() {
             self.status.permanent(String::from_utf8_lossy(&text).trim_end());
+        }
+        let dropped = self.pipeline.tap.as_ref().map_or(0, Tap::dropped);
+        if dropped > 0 {
+            self.status.permanent(&format!("{} records were not exported: the process that exports was too slow", grouped(dropped)));
         }
     }
 }
@@ -529,6 +569,16 @@ async fn at(when: Option<Instant>) {
 async fn readable(fd: Option<&AsyncFd<Watched>>) {
     if let Some(fd) = fd
         && let Ok(mut guard) = fd.readable().await
+    {
+        guard.clear_ready();
+        return;
+    }
+    std::future::pending().await
+}
+
+async fn writable(fd: Option<&AsyncFd<Watched>>) {
+    if let Some(fd) = fd
+        && let Ok(mut guard) = fd.writable().await
     {
         guard.clear_ready();
         return;

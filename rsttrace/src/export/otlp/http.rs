@@ -50,6 +50,8 @@ pub enum Outcome {
 pub struct Client {
     settings: Settings,
     tls: Option<TlsConnector>,
+    /// As it was when it could be read last.
+    resolver: Option<TokioResolver>,
     connection: Option<SendRequest<Full<Bytes>>>,
 }
 
@@ -60,7 +62,7 @@ impl Client {
             versions.map(|builder| TlsConnector::from(Arc::new(builder.with_root_certificates(roots).with_no_client_auth())))
         });
         let tls = tls.transpose().map_err(|error| error.to_string())?;
-        Ok(Self { settings, tls, connection: None })
+        Ok(Self { settings, tls, resolver: None, connection: None })
     }
 
     /// Sends an encoded request to `/v1/{signal}`.
@@ -79,7 +81,7 @@ impl Client {
     }
 
     async fn exchange(
-        &self,
+        &mut self,
         connection: Option<SendRequest<Full<Bytes>>>,
         signal: &str,
         body: Bytes,
@@ -103,15 +105,33 @@ impl Client {
         Ok((connection, outcome))
     }
 
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, String> {
+    async fn connect(&mut self) -> Result<SendRequest<Full<Bytes>>, String> {
         let mut problem = "the name has no address".to_owned();
-        for address in addresses(&self.settings.host, self.settings.port).await? {
+        for address in self.addresses().await? {
             match TcpStream::connect(address).await {
                 Ok(stream) => return self.greet(stream).await,
                 Err(error) => problem = format!("{address}: {error}"),
             }
         }
         Err(problem)
+    }
+
+    /// `/etc/hosts` and `/etc/resolv.conf` are read each time: a connection is kept, and both may have changed by the next.
+    async fn addresses(&mut self) -> Result<Vec<SocketAddr>, String> {
+        let Settings { host, port, .. } = &self.settings;
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(address, *port)]);
+        }
+        let resolver = match (TokioResolver::builder_tokio(), self.resolver.take()) {
+            (Ok(read), _) => read.build().map_err(words)?,
+            (Err(_), Some(known)) => known,
+            // There are the names of /etc/hosts.
+            (Err(_), None) => {
+                TokioResolver::builder_with_config(ResolverConfig::default(), TokioRuntimeProvider::default()).build().map_err(words)?
+            }
+        };
+        let found = self.resolver.insert(resolver).lookup_ip(host.as_str()).await.map_err(words)?;
+        Ok(found.iter().map(|address| SocketAddr::new(address, *port)).collect())
     }
 
     async fn greet(&self, stream: TcpStream) -> Result<SendRequest<Full<Bytes>>, String> {
@@ -130,19 +150,6 @@ async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> R
     // Ends with the connection, or when the sender is dropped; what went wrong the sender is told.
     tokio::spawn(async { drop(connection.await) });
     Ok(sender)
-}
-
-/// `/etc/hosts` and `/etc/resolv.conf` are read each time: a connection is kept, and both may have changed by the next.
-async fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
-    if let Ok(address) = host.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(address, port)]);
-    }
-    // Without resolv.conf there are the names of /etc/hosts.
-    let builder = TokioResolver::builder_tokio().unwrap_or_else(|_| {
-        TokioResolver::builder_with_config(ResolverConfig::from_parts(None, Vec::new(), Vec::new()), TokioRuntimeProvider::default())
-    });
-    let found = builder.build().map_err(words)?.lookup_ip(host).await.map_err(words)?;
-    Ok(found.iter().map(|address| SocketAddr::new(address, port)).collect())
 }
 
 /// Which answers are worth another try is OTLP's specification's.

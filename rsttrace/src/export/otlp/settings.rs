@@ -89,6 +89,13 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// Those that are connected to: the collector's, and DNS.
+    pub fn ports(&self) -> [u16; 2] {
+        [self.port, 53]
+    }
+}
+
 /// `NAME=VALUE`; the value is a secret.
 fn add_header(headers: &mut HeaderMap, pair: &str) -> Result<(), String> {
     let (name, value) = pair.split_once('=').ok_or("expected NAME=VALUE")?;
