@@ -1,0 +1,430 @@
+//! What a collector gets: every record once, with all that its line of JSON says, whatever the collector does; and what is lost,
+//! counted.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream},
+    process::Command,
+    sync::{Arc, Condvar, Mutex},
+    thread,
+};
+
+use flate2::read::GzDecoder;
+use opentelemetry_proto::tonic::{
+    collector::{
+        logs::v1::{ExportLogsPartialSuccess, ExportLogsServiceRequest, ExportLogsServiceResponse},
+        metrics::v1::ExportMetricsServiceRequest,
+    },
+    common::v1::{AnyValue, KeyValue, any_value},
+    logs::v1::LogRecord,
+};
+use prost::Message;
+use rsttrace_tests::{
+    DEADLINE, NetNs, Pair, Run, Tracer, binary,
+    peers::{abort, connect_from, linger_zero},
+    require_root,
+};
+use serde_json::{Map, Value, json};
+
+/// What a collector does with a request for logs.
+#[derive(Clone, Debug)]
+enum Answer {
+    /// A status without a body, and `Retry-After`.
+    Status(u16, Option<&'static str>),
+    /// Closes the connection with a RST.
+    Reset,
+    /// Says nothing.
+    Silence,
+    /// Takes all but so many.
+    Partial(i64),
+}
+
+#[derive(Default)]
+struct Got {
+    /// Of requests that were taken.
+    logs: Vec<ExportLogsServiceRequest>,
+    metrics: Vec<ExportMetricsServiceRequest>,
+    /// Of each request, in lower case.
+    headers: Vec<BTreeMap<String, String>>,
+    /// Bytes of bodies as they came, and unpacked.
+    bytes: (usize, usize),
+    plan: VecDeque<Answer>,
+    /// Connections that are not answered.
+    silent: Vec<TcpStream>,
+}
+
+/// OTLP over HTTP, as far as one exporter needs it.
+#[derive(Clone)]
+struct Collector {
+    got: Arc<(Mutex<Got>, Condvar)>,
+    address: SocketAddr,
+}
+
+impl Collector {
+    /// Does first what is planned, then takes everything.
+    fn start(plan: &[Answer]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let address = listener.local_addr().expect("its address");
+        let got = Got { plan: plan.iter().cloned().collect(), ..Got::default() };
+        let collector = Self { got: Arc::new((Mutex::new(got), Condvar::new())), address };
+        let served = collector.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let served = served.clone();
+                thread::spawn(move || served.serve(stream));
+            }
+        });
+        collector
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    fn serve(&self, mut stream: TcpStream) {
+        let mut reader = BufReader::new(stream.try_clone().expect("a descriptor"));
+        while let Some((path, headers, body)) = request(&mut reader) {
+            let plain = if headers.get("content-encoding").is_some_and(|how| how == "gzip") {
+                let mut plain = Vec::new();
+                GzDecoder::new(&body[..]).read_to_end(&mut plain).expect("gzip");
+                plain
+            } else {
+                body.clone()
+            };
+            assert_eq!(headers["content-type"], "application/x-protobuf");
+            let (lock, bell) = &*self.got;
+            let mut got = lock.lock().expect("no test has failed");
+            got.headers.push(headers);
+            let answer = match path.as_str() {
+                "/v1/metrics" => {
+                    got.metrics.push(ExportMetricsServiceRequest::decode(&plain[..]).expect("metrics"));
+                    None
+                }
+                "/v1/logs" => got.plan.pop_front(),
+                other => panic!("nobody asks for {other}"),
+            };
+            let mut reply = Vec::new();
+            match answer {
+                Some(Answer::Reset) => {
+                    linger_zero(&stream);
+                    bell.notify_all();
+                    return;
+                }
+                Some(Answer::Silence) => {
+                    got.silent.push(stream);
+                    bell.notify_all();
+                    return;
+                }
+                Some(Answer::Status(status, after)) => {
+                    let after = after.map(|value| format!("Retry-After: {value}\r\n")).unwrap_or_default();
+                    write!(reply, "HTTP/1.1 {status} No\r\n{after}Content-Length: 0\r\n\r\n").expect("memory");
+                }
+                taken => {
+                    let rejected_log_records = if let Some(Answer::Partial(n)) = taken { n } else { 0 };
+                    let said = ExportLogsPartialSuccess { rejected_log_records, error_message: "too \u{1b}[31mold".to_owned() };
+                    let said = ExportLogsServiceResponse { partial_success: (rejected_log_records > 0).then_some(said) }.encode_to_vec();
+                    write!(reply, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", said.len()).expect("memory");
+                    reply.extend(said);
+                    if path == "/v1/logs" {
+                        got.bytes.0 += body.len();
+                        got.bytes.1 += plain.len();
+                        got.logs.push(ExportLogsServiceRequest::decode(&plain[..]).expect("logs"));
+                    }
+                }
+            }
+            bell.notify_all();
+            drop(got);
+            if stream.write_all(&reply).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// What is true of what it got, waited for.
+    #[track_caller]
+    fn wait(&self, what: &str, is: impl Fn(&Got) -> bool) {
+        let (lock, bell) = &*self.got;
+        let got = lock.lock().expect("no test has failed");
+        let waited = bell.wait_timeout_while(got, DEADLINE, |got| !is(got)).expect("no test has failed");
+        assert!(!waited.1.timed_out(), "waited for {what}");
+    }
+
+    fn look<T>(&self, at: impl FnOnce(&Got) -> T) -> T {
+        at(&self.got.0.lock().expect("no test has failed"))
+    }
+
+    fn records(&self) -> Vec<LogRecord> {
+        let resources = |request: &ExportLogsServiceRequest| request.resource_logs.clone();
+        let scopes: Vec<_> = self.look(|got| got.logs.iter().flat_map(resources).flat_map(|resource| resource.scope_logs).collect());
+        scopes.into_iter().flat_map(|scope| scope.log_records).collect()
+    }
+}
+
+/// Path, headers and body; `None` at the end.
+fn request(reader: &mut impl BufRead) -> Option<(String, BTreeMap<String, String>, Vec<u8>)> {
+    let mut line = || {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok().filter(|n| *n > 0)?;
+        Some(line.trim_end().to_owned())
+    };
+    let path = line()?.split(' ').nth(1)?.to_owned();
+    let mut headers = BTreeMap::new();
+    while let Some((name, value)) = line()?.split_once(": ") {
+        headers.insert(name.to_ascii_lowercase(), value.to_owned());
+    }
+    let mut body = vec![0; headers.get("content-length")?.parse().ok()?];
+    reader.read_exact(&mut body).ok()?;
+    Some((path, headers, body))
+}
+
+fn start(url: &str, netns: &NetNs, args: &[&str], env: &[(&str, &str)]) -> Tracer {
+    let mut command = Command::new(binary());
+    command.args(["--json", "-v", "--otlp", url, "--netns", &netns.inode().to_string()]).args(args).envs(env.iter().copied());
+    let tracer = Tracer::start_command(command);
+    tracer.wait_stderr("rsttrace: sandbox: ");
+    tracer
+}
+
+/// Ends of several kinds, and at last their records.
+fn some_ends(tracer: &Tracer, netns: &NetNs, n: usize) {
+    for i in 0..n {
+        let mut pair = Pair::inside(netns);
+        pair.client.ok("send 10");
+        if i % 2 == 0 {
+            pair.server.ok("recv-all 10");
+        }
+        pair.client.abort();
+        pair.server.fails("recv 1");
+        pair.server.ok("close");
+    }
+    tracer.wait_n("the ends", 2 * n, |record| record["record"] == "teardown");
+}
+
+/// So many connections that end by a reset, as fast as one thread makes them; two records each.
+fn storm(netns: &NetNs, n: usize) {
+    netns.run_in(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let SocketAddr::V4(to) = listener.local_addr().expect("its address") else { panic!("IPv4") };
+        for _ in 0..n {
+            let client = connect_from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0), to).expect("a connection");
+            let (server, _) = listener.accept().expect("its other end");
+            abort(client);
+            drop(server);
+        }
+    });
+}
+
+/// A run's records that are log records too: ends and late observations.
+fn told(run: &Run) -> Vec<&Value> {
+    run.records.iter().filter(|record| record["record"] == "teardown" || record["record"] == "late-observation").collect()
+}
+
+fn plain(value: &AnyValue) -> Value {
+    match value.value.as_ref().expect("a value") {
+        any_value::Value::StringValue(text) => json!(text),
+        any_value::Value::BoolValue(is) => json!(is),
+        any_value::Value::IntValue(n) => json!(n),
+        any_value::Value::DoubleValue(n) => json!(n),
+        any_value::Value::ArrayValue(array) => array.values.iter().map(plain).collect(),
+        other => panic!("{other:?} is not expected"),
+    }
+}
+
+fn attributes(all: &[KeyValue]) -> Map<String, Value> {
+    let plain: Map<_, _> = all.iter().map(|pair| (pair.key.clone(), plain(pair.value.as_ref().expect("a value")))).collect();
+    assert_eq!(plain.len(), all.len(), "an attribute stands twice");
+    plain
+}
+
+/// What the attributes of a record must be, from its line of JSON.
+fn expected(record: &Value) -> Map<String, Value> {
+    let mut flat = Map::new();
+    flatten(&mut flat, String::new(), record);
+    for name in ["schema", "record", "time", "verdict"] {
+        flat.remove(name);
+    }
+    let mut all = Map::from_iter([("network.transport".to_owned(), json!("tcp"))]);
+    for (path, value) in flat {
+        let name = match path.as_str() {
+            "family" => "network.type",
+            "local.addr" => "network.local.address",
+            "local.port" => "network.local.port",
+            "remote.addr" => "network.peer.address",
+            "remote.port" => "network.peer.port",
+            "owner.tgid" => "process.pid",
+            "owner.ns_tgid" => "process.vpid",
+            "owner.exe" => {
+                let name = value.as_str().and_then(|exe| exe.rsplit('/').next()).expect("a path");
+                all.insert("process.executable.name".to_owned(), json!(name));
+                "process.executable.path"
+            }
+            "owner.user" => "process.owner",
+            "owner.uid" => "process.user.id",
+            "owner.container.id" => "container.id",
+            "owner.container.runtime" => "container.runtime.name",
+            "owner.pod" => "k8s.pod.uid",
+            "observer.errno" => "error.type",
+            other => &format!("rsttrace.{other}"),
+        };
+        all.insert(name.to_owned(), value);
+    }
+    all
+}
+
+fn flatten(into: &mut Map<String, Value>, path: String, value: &Value) {
+    match value {
+        Value::Null => {}
+        Value::Array(values) if values.is_empty() => {}
+        Value::Object(members) => {
+            for (name, value) in members {
+                flatten(into, if path.is_empty() { name.clone() } else { format!("{path}.{name}") }, value);
+            }
+        }
+        value => drop(into.insert(path, value.clone())),
+    }
+}
+
+/// Every record of the run once, in any order, and nothing else.
+#[track_caller]
+fn assert_same(run: &Run, collector: &Collector) {
+    let mut sent = collector.records();
+    for record in told(run) {
+        let expected = expected(record);
+        let at = sent.iter().position(|sent| attributes(&sent.attributes) == expected);
+        let found = sent.swap_remove(at.unwrap_or_else(|| panic!("not sent, or not so: {record}")));
+        let time: u64 = found.time_unix_nano;
+        let written = format!("{}.{:09}Z", utc_second(time), time % 1_000_000_000);
+        assert_eq!(record["time"].as_str(), Some(written.as_str()));
+        if record["record"] == "teardown" {
+            assert_eq!(found.body.as_ref().map(plain), Some(record["verdict"].clone()));
+            assert_eq!(found.severity_text, record["harm"]);
+            let number = match found.severity_text.as_str() {
+                "lost" => 17,
+                "possible" => 13,
+                "unknown" => 9,
+                _ => 5,
+            };
+            assert_eq!((found.severity_number, found.event_name.as_str()), (number, "rsttrace.teardown"));
+        }
+    }
+    assert!(sent.is_empty(), "{} records too many, such as {:?}", sent.len(), sent.first());
+}
+
+/// `2026-11-26T15:47:32`
+fn utc_second(ns: u64) -> String {
+    let seconds = (ns / 1_000_000_000).to_string();
+    let output = Command::new("date").args(["-u", "-d", &format!("@{seconds}"), "+%Y-%m-%dT%H:%M:%S"]).output().expect("date");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+#[test]
+fn every_record_arrives_once_whatever_the_collector_does_first() {
+    require_root!();
+    let first = [Answer::Status(503, Some("1")), Answer::Reset, Answer::Silence, Answer::Status(429, None)];
+    let collector = Collector::start(&first);
+    let netns = NetNs::new();
+    let env = [
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "500"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20geheim"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "k8s.node.name=node-7"),
+    ];
+    let tracer = start(&collector.url(), &netns, &["--otlp-header", "x-tenant=a"], &env);
+    some_ends(&tracer, &netns, 5);
+    collector.wait("a request that is taken", |got| !got.logs.is_empty());
+    some_ends(&tracer, &netns, 3);
+    let run = tracer.stop();
+    assert!(run.status.success(), "{}", run.stderr);
+    assert_same(&run, &collector);
+    assert!(!run.stderr.contains("geheim") && !run.stderr.contains("not delivered"), "{}", run.stderr);
+    assert_eq!(run.stderr.matches("--otlp: ").count(), 1, "an outage is told once: {}", run.stderr);
+    collector.look(|got| {
+        for headers in &got.headers {
+            assert_eq!((headers["authorization"].as_str(), headers["x-tenant"].as_str()), ("Bearer geheim", "a"));
+        }
+        let resource = got.logs[0].resource_logs[0].resource.as_ref().expect("a resource");
+        let of = attributes(&resource.attributes);
+        let start = &run.records[0];
+        for (name, value) in [
+            ("service.name", &json!("rsttrace")),
+            ("service.version", &start["version"]),
+            ("host.name", &start["host"]),
+            ("os.type", &json!("linux")),
+            ("os.version", &start["kernel"]),
+            ("k8s.node.name", &json!("node-7")),
+        ] {
+            assert_eq!(of.get(name), Some(value), "{name}");
+        }
+    });
+}
+
+#[test]
+fn what_a_collector_refuses_is_counted() {
+    require_root!();
+    let collector = Collector::start(&[Answer::Status(400, None), Answer::Partial(2)]);
+    let netns = NetNs::new();
+    let tracer = start(&collector.url(), &netns, &[], &[]);
+    some_ends(&tracer, &netns, 2);
+    collector.wait("the request that is refused", |got| got.plan.len() < 2);
+    some_ends(&tracer, &netns, 2);
+    collector.wait("the request that is taken in part", |got| got.plan.is_empty());
+    let run = tracer.stop();
+    let (all, taken) = (told(&run).len(), collector.records().len());
+    let refused = all - taken + 2;
+    let words = format!("--otlp: {refused} of {all} records were not delivered: {refused} were refused");
+    assert!(run.stderr.contains(&words), "expected {words:?}:\n{}", run.stderr);
+    assert!(run.stderr.contains("HTTP status 400") && !run.stderr.contains('\u{1b}'), "{}", run.stderr);
+}
+
+/// Nobody listens.
+fn dead() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    format!("http://{}", listener.local_addr().expect("its address"))
+}
+
+/// The process that exports.
+fn exporter(tracer: &Tracer) -> libc::pid_t {
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", tracer.pid())).expect("children");
+    let named = |pid: &&str| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "rsttrace-export\n");
+    children.split_whitespace().find(named).expect("an exporter").parse().expect("a number")
+}
+
+/// In KiB.
+fn memory(pid: libc::pid_t, what: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+    let line = status.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':')).expect(what);
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+#[test]
+fn a_dead_collector_costs_bounded_memory_and_no_record() {
+    require_root!();
+    const CONNECTIONS: usize = 3_500;
+    /// The queue's 8 MiB, what an allocator makes of them, a batch, the pipe and the program's own.
+    const MOST_KIB: u64 = 24 << 10;
+    let netns = NetNs::new();
+    let tracer = start(&dead(), &netns, &[], &[]);
+    let exporter = exporter(&tracer);
+    let before = memory(exporter, "RssAnon");
+    // A pipe holds more than a thousand records, and the exporter reads on while it waits.
+    for _ in 0..CONNECTIONS / 500 {
+        let so_far = tracer.records().len();
+        storm(&netns, 500);
+        tracer.wait_n("the storm", so_far - 1 + 1_000, |record| record["record"] == "teardown");
+    }
+    tracer.wait_stderr("trying again");
+    let most = memory(exporter, "RssAnon");
+    assert!(most - before < MOST_KIB, "{before} KiB before, {most} KiB after");
+    let run = tracer.stop();
+    let all = told(&run).len();
+    assert_eq!(all, 2 * CONNECTIONS);
+    assert_eq!((&run.summary["lost"]["total"], run.status.success()), (&json!(0), true), "{}", run.stderr);
+    let line = run.stderr.lines().find(|line| line.contains("not delivered")).expect("losses are told");
+    let numbers: Vec<usize> = line.split([' ', ':']).filter_map(|word| word.replace(',', "").parse().ok()).collect();
+    let [lost, of, no_room, left] = numbers[..] else { panic!("{line}") };
+    let dropped = run.stderr.lines().find_map(|line| line.split_once(" records were not exported")?.0.replace(',', "").parse().ok());
+    assert_eq!((lost, of, no_room + left), (all - dropped.unwrap_or(0), lost, lost), "{line}");
+    assert!(no_room > 0, "{line}");
+    println!("{line}; memory {before} KiB before, {most} KiB after");
+}
