@@ -1,6 +1,7 @@
 //! The live run: attach, say so, move events until told to stop, sum up.
 
 use std::{
+    cell::RefCell,
     io::{self, BufWriter, IsTerminal as _, Write},
     os::fd::{AsFd as _, AsRawFd, RawFd},
     path::Path,
@@ -32,14 +33,16 @@ use crate::{
     follow::{Doors, Logs, Place},
     join::Joiner,
     notify::{self, Manager},
+    outlet::{Format, Outlet, Sink},
     output::{
         WallClock,
         json::{self, JsonFormat},
         text::TextFormat,
     },
-    pipeline::{Format, LogJoin, Pipeline},
+    pipeline::{LogJoin, Pipeline},
     probe::{Choice, Options, Probe, preflight},
     reconcile::Reconciliation,
+    recording::{Message, Recorder},
     sandbox::{Broker, Sandbox},
     status::Status,
     stdout::Stdout,
@@ -68,14 +71,15 @@ const CENSUS: Duration = Duration::from_secs(10);
 const FOUND: u8 = 4;
 
 /// Runs until a signal, the end of the duration, of the count, of the command or of stdout. With a
-/// broker (or what kept it from starting) privileges are given up once everything is attached.
-/// Records go to `export` too.
+/// broker (or what kept it from starting) privileges are given up once everything is attached. What is
+/// shown goes to `record` and `export` too.
 ///
 /// # Errors
 /// What ends a run that had begun; `ProbeError` in the chain where it could not begin.
 pub async fn run(
     config: Config,
     files: Option<Doors>,
+    record: Option<Recorder>,
     broker: Option<io::Result<Broker>>,
     export: Option<Tap>,
 ) -> anyhow::Result<ExitCode> {
@@ -107,10 +111,11 @@ pub async fn run(
     decoder.queries = config.http_query;
     let format =
         if config.json { Format::Json(JsonFormat::default()) } else { Format::Text(TextFormat::new(config.look.on_stdout(started))) };
-    let mut pipeline = Pipeline::new(decoder, joiner, config.filter.clone(), format, clock, config.count);
+    let mut pipeline = Pipeline::new(decoder, joiner, Outlet::new(config.filter.clone(), format, clock, config.count));
     let confined = broker.is_some();
     let mut logs = files.zip(config.log.as_ref()).map(|(files, log)| open_logs(log, files, &status));
-    pipeline.log = config.log.as_ref().map(|log| LogJoin::new(config.join_timeout, log.is_immediate(), log.show_unmatched));
+    pipeline.log = config.log.as_ref().map(|log| LogJoin::new(config.join_timeout, log.is_immediate()));
+    pipeline.outlet.show_unmatched = config.log.as_ref().is_some_and(|log| log.show_unmatched);
     match broker {
         Some(Ok(broker)) => {
             pipeline.processes = broker.clone().into();
@@ -128,13 +133,16 @@ pub async fn run(
         // Whoever is killed with its connections has a name from here.
         pipeline.processes.remember_all();
     }
+    let recorder = record.map(|record| Rc::new(RefCell::new(record)));
+    pipeline.outlet.sinks.extend(recorder.iter().map(|recorder| Box::new(Rc::clone(recorder)) as Box<dyn Sink>));
+    let export = export.map(|export| Rc::new(RefCell::new(export)));
+    pipeline.outlet.sinks.extend(export.iter().map(|export| Box::new(Rc::clone(export)) as Box<dyn Sink>));
     pipeline.timers = config.timers.clone();
-    pipeline.want_fin = config.want_fin;
-    pipeline.fail_on = config.fail_on.clone();
-    pipeline.fold = config.rate_limit.map(Fold::new);
-    pipeline.tap = export;
-    pipeline.summary.started = started;
-    pipeline.summary.filters = !config.filter_words.is_empty();
+    pipeline.outlet.want_fin = config.want_fin;
+    pipeline.outlet.fail_on = config.fail_on.clone();
+    pipeline.outlet.fold = config.rate_limit.map(Fold::new);
+    pipeline.outlet.summary.started = started;
+    pipeline.outlet.summary.filters = !config.filter_words.is_empty();
     let reconciliation = Reconciliation::begin(&probe, config.filter.netns, &mut pipeline.tally);
 
     let end = config.duration.map(|duration| std::time::Instant::now() + duration);
@@ -145,7 +153,7 @@ pub async fn run(
         }
     };
     let mut out = BufWriter::with_capacity(64 * 1024, Stdout::new(Arc::clone(&signals.stopping), end, say_losses));
-    if pipeline.filter.chooses_processes() {
+    if pipeline.outlet.filter.chooses_processes() {
         choose_processes(&probe, &mut pipeline);
     }
     let manager = Manager::of_this_service().unwrap_or_else(|error| {
@@ -154,6 +162,9 @@ pub async fn run(
     });
     let ready = ready_line(&config, &probe, &mut pipeline.processes, &status);
     status.permanent(&ready);
+    if let Some(address) = export.as_ref().and_then(|export| export.borrow().address) {
+        status.permanent(&format!("rsttrace: metrics at http://{address}/metrics"));
+    }
     let mut live = Live {
         probe: &mut probe,
         pipeline: &mut pipeline,
@@ -164,6 +175,9 @@ pub async fn run(
         reconciliation,
         tracing: None,
         logs,
+        recorder,
+        export,
+        interim: None,
     };
     let mut child = live.spawn()?;
     if confined {
@@ -177,15 +191,15 @@ pub async fn run(
     manager.stopping();
     let result = result.and_then(|()| live.finish());
     live.say_summary();
+    if live.export.as_ref().is_some_and(|export| !export.borrow_mut().finish()) {
+        status.warn("the process that exports for rsttrace is not done yet, and goes on");
+    }
     if let Some(pid) = child.as_ref().and_then(Child::id) {
         status.warn(&format!("the command, process {pid}, goes on"));
     }
-    if pipeline.tap.take().is_some_and(|tap| !tap.finish()) {
-        status.warn("what is exported is not all told yet: its process goes on");
-    }
     // What could not be written must not be tried again when the buffer is dropped.
     let _ = out.into_parts();
-    let code = if pipeline.failed { ExitCode::from(FOUND) } else { ExitCode::SUCCESS };
+    let code = if pipeline.outlet.failed { ExitCode::from(FOUND) } else { ExitCode::SUCCESS };
     match result {
         Ok(()) => Ok(code),
         // Whoever read our output has gone: nothing is wrong, and nobody is left to tell.
@@ -206,6 +220,7 @@ struct Signals {
     term: Signal,
     hup: Signal,
     usr1: Signal,
+    usr2: Signal,
 }
 
 impl Signals {
@@ -225,6 +240,7 @@ impl Signals {
             term: listen(SignalKind::terminate())?,
             hup: listen(SignalKind::hangup())?,
             usr1: listen(SignalKind::user_defined1())?,
+            usr2: listen(SignalKind::user_defined2())?,
         })
     }
 }
@@ -251,6 +267,10 @@ struct Live<'a, W: Write> {
     /// What is traced, in words, and when that was counted.
     tracing: Option<(Instant, String)>,
     logs: Option<Logs>,
+    recorder: Option<Rc<RefCell<Recorder>>>,
+    export: Option<Rc<RefCell<Tap>>>,
+    /// What changes in a summary, when one was last written.
+    interim: Option<[u64; 6]>,
 }
 
 /// A descriptor that is watched, and owned elsewhere.
@@ -279,19 +299,19 @@ impl<W: Write> Live<'_, W> {
         // What cannot be watched (/dev/null) is looked at in every turn, and is at its end at once.
         let stdin = self.logs.as_ref().filter(|logs| logs.reads_stdin());
         let stdin = stdin.and_then(|_| watch(io::stdin().as_raw_fd(), Interest::READABLE).ok());
-        let export = self.pipeline.tap.as_ref().map(|tap| watch(tap.as_raw_fd(), Interest::WRITABLE)).transpose()?;
+        let export = self.export.as_ref().map(|export| watch(export.borrow().as_raw_fd(), Interest::WRITABLE)).transpose()?;
         let mut stop_at = self.end.map(Instant::from_std);
         let mut next_look = Instant::now() + TICK;
         let mut next_census = Instant::now() + CENSUS;
         // An exec whose event was lost is made good by it.
         let takes_census = self.config.http || self.pipeline.tells_names();
-        let chooses = chooses_by_program(&self.pipeline.filter);
+        let chooses = chooses_by_program(&self.pipeline.outlet.filter);
         // Events were there since the last look, so that some may have been lost.
         let mut looks = false;
         loop {
             let moved = self.move_events()?;
             looks |= moved != Moved::Nothing;
-            if self.pipeline.done() {
+            if self.pipeline.outlet.done() {
                 return Ok(());
             }
             if moved == Moved::Batch {
@@ -301,7 +321,7 @@ impl<W: Write> Live<'_, W> {
             let gathered = Some(Instant::now() + GATHER);
             let searching = self.logs.as_ref().is_some_and(Logs::is_searching).then(|| Instant::now() + SEARCH);
             let more_logged = self.logs.as_ref().is_some_and(Logs::has_more);
-            let export_waits = self.pipeline.tap.as_ref().is_some_and(Tap::is_waiting);
+            let export_waits = self.export.as_ref().is_some_and(|export| export.borrow().is_waiting());
             let reads_stdin = self.logs.as_ref().is_some_and(Logs::reads_stdin);
             let due = self
                 .pipeline
@@ -311,9 +331,13 @@ impl<W: Write> Live<'_, W> {
                 biased;
                 _ = signals.int.recv() => return Ok(()),
                 _ = signals.term.recv() => return Ok(()),
-                _ = signals.hup.recv() => return Ok(()),
+                _ = signals.hup.recv() => match &self.recorder {
+                    Some(recorder) => recorder.borrow_mut().reopen(monotonic_ns()),
+                    None => return Ok(()),
+                },
                 () = at(stop_at) => return Ok(()),
                 _ = signals.usr1.recv() => self.say_summary(),
+                _ = signals.usr2.recv() => self.dump(),
                 () = closed(stdout.as_ref()) => return Err(io::ErrorKind::BrokenPipe.into()),
                 () = readable(kernel_log.as_ref()) => self.probe.flush_log(),
                 () = readable(log_files.as_ref()) => {}
@@ -330,7 +354,7 @@ impl<W: Write> Live<'_, W> {
                 () = at(gathered), if moved == Moved::Some => {}
                 () = readable(Some(&ring)), if moved == Moved::Nothing => {}
                 () = at(due) => {}
-                () = at(Some(next_look)), if looks || self.status.wants_ticks() || self.pipeline.tap.is_some() => {}
+                () = at(Some(next_look)), if looks || self.tells_interim() || self.status.wants_ticks() => {}
                 () = at(Some(next_census)), if takes_census => {}
             }
             // Whose events come first matters only while there are some.
@@ -374,17 +398,37 @@ impl<W: Write> Live<'_, W> {
                 );
             }
         }
+        self.say_of_recording();
         self.flush_export();
         Ok(moved)
     }
 
+    /// Writes what `--keep` has in memory.
+    fn dump(&mut self) {
+        match &self.recorder {
+            Some(recorder) => recorder.borrow_mut().dump(monotonic_ns()),
+            None => self.status.warn("SIGUSR2: nothing is kept (--keep)"),
+        }
+        self.say_of_recording();
+    }
+
+    fn say_of_recording(&self) {
+        let messages = self.recorder.as_ref().map(|recorder| recorder.borrow_mut().take_messages());
+        for message in messages.into_iter().flatten() {
+            match message {
+                Message::Note(words) => self.status.permanent(&words),
+                Message::Warning(words) => self.status.warn(&words),
+            }
+        }
+    }
+
     /// Hands on what waits.
-    fn flush_export(&mut self) {
-        let Some(tap) = &mut self.pipeline.tap else { return };
-        let was_there = !tap.is_gone();
-        tap.flush();
-        if was_there && tap.is_gone() {
-            self.status.warn("the process that exports for rsttrace has ended: metrics are not served any more");
+    fn flush_export(&self) {
+        let Some(export) = &self.export else { return };
+        let was_gone = export.borrow().is_gone();
+        export.borrow_mut().flush();
+        if !was_gone && export.borrow().is_gone() {
+            self.status.warn("the process that exports for rsttrace has ended: metrics are served no longer");
         }
     }
 
@@ -418,7 +462,7 @@ impl<W: Write> Live<'_, W> {
             })
             .with_context(|| format!("cannot run {}", program.to_string_lossy()))?;
         self.probe.choose(std::process::id(), false);
-        self.pipeline.filter.processes.extend(child.id().map(ProcessSelector::Pid));
+        self.pipeline.outlet.filter.processes.extend(child.id().map(ProcessSelector::Pid));
         Ok(Some(child))
     }
 
@@ -427,7 +471,7 @@ impl<W: Write> Live<'_, W> {
         let mut found = false;
         for tgid in std::mem::take(&mut self.pipeline.execs) {
             self.pipeline.processes.has_changed(tgid);
-            let chosen = self.pipeline.filter.means(tgid, &mut self.pipeline.processes);
+            let chosen = self.pipeline.outlet.filter.means(tgid, &mut self.pipeline.processes);
             self.probe.choose(tgid, chosen);
             found |= chosen;
         }
@@ -447,24 +491,16 @@ impl<W: Write> Live<'_, W> {
     }
 
     fn write_start(&mut self) -> io::Result<()> {
-        if !self.config.json && self.pipeline.tap.is_none() {
-            return Ok(());
-        }
         let uname = rustix::system::uname();
         let start = json::Start {
-            time: crate::output::Rfc3339(self.pipeline.summary.started).to_string(),
+            time: crate::output::Rfc3339(self.pipeline.outlet.summary.started).to_string(),
             version: env!("CARGO_PKG_VERSION"),
             kernel: uname.release().to_string_lossy().into_owned(),
             host: uname.nodename().to_string_lossy().into_owned(),
             hooks: self.probe.hooks.iter().map(|hook| (hook.name, hook.how)).collect(),
             filters: self.config.filter_words.clone(),
         };
-        if let Some(tap) = &mut self.pipeline.tap {
-            tap.start(&start);
-        }
-        if self.config.json {
-            json::write_start(self.out, &start)?;
-        }
+        self.pipeline.outlet.tell_start(self.out, &start)?;
         self.out.flush()
     }
 
@@ -473,9 +509,12 @@ impl<W: Write> Live<'_, W> {
     fn look(&mut self) -> bool {
         let counters = self.probe.counters();
         self.pipeline.count(&counters);
-        let unsaid = self.status.losses(self.pipeline.summary.lost_total());
-        if let Some(tap) = &mut self.pipeline.tap {
-            tap.summary(&self.pipeline.summary);
+        let unsaid = self.status.losses(self.pipeline.outlet.summary.lost_total());
+        if self.tells_interim()
+            && let Err(error) = self.tell_interim()
+        {
+            // The next record that is written will say so.
+            log::debug!("{error}");
         }
         if !self.status.wants_ticks() {
             return unsaid;
@@ -484,8 +523,37 @@ impl<W: Write> Live<'_, W> {
             self.tracing = Some((Instant::now(), tracing(self.config, &mut self.pipeline.processes)));
         }
         let tracing = self.tracing.as_ref().map_or("", |(_, words)| words);
-        self.status.live(&format!("tracing {tracing}: {} orderly, {} records", grouped(counters.orderly), grouped(self.pipeline.printed)));
+        self.status.live(&format!(
+            "tracing {tracing}: {} orderly, {} records",
+            grouped(counters.orderly),
+            grouped(self.pipeline.outlet.printed)
+        ));
         unsaid
+    }
+
+    /// Somebody asks for summaries while the run goes on.
+    fn tells_interim(&self) -> bool {
+        self.config.interim || self.export.is_some()
+    }
+
+    /// A summary for a reader who shows how it goes, where it is another one than before.
+    fn tell_interim(&mut self) -> io::Result<()> {
+        let Outlet { printed, summary, .. } = &self.pipeline.outlet;
+        let now = [*printed, summary.orderly(), summary.lost_total(), summary.filtered, summary.evicted, summary.undecodable];
+        if self.interim.replace(now) == Some(now) {
+            return Ok(());
+        }
+        self.pipeline.outlet.summary.stopped = Timestamp::now();
+        if let Some(export) = &self.export {
+            let mut line = Vec::new();
+            json::write_summary(&mut line, &self.pipeline.outlet.summary)?;
+            export.borrow_mut().push(&line);
+            self.flush_export();
+        }
+        if self.config.interim {
+            self.pipeline.outlet.tell_interim(self.out)?;
+        }
+        self.out.flush()
     }
 
     /// Everything that is still there, as it stands.
@@ -502,31 +570,30 @@ impl<W: Write> Live<'_, W> {
         self.status.clear();
         self.pipeline.finish(self.out, self.status.columns())?;
         let counters = self.probe.counters();
-        self.pipeline.summary.audit =
-            Some(self.reconciliation.compare(&counted, &self.pipeline.tally, &counters, self.pipeline.summary.undecodable));
+        self.pipeline.outlet.summary.audit =
+            Some(self.reconciliation.compare(&counted, &self.pipeline.tally, &counters, self.pipeline.outlet.summary.undecodable));
         self.update_summary();
-        if let Some(tap) = &mut self.pipeline.tap {
-            tap.summary(&self.pipeline.summary);
+        self.pipeline.outlet.tell_summary(self.out)?;
+        if let Some(recorder) = &self.recorder {
+            recorder.borrow_mut().close();
         }
-        if self.config.json {
-            json::write_summary(self.out, &self.pipeline.summary)?;
-        }
+        self.say_of_recording();
         self.out.flush()
     }
 
     fn update_summary(&mut self) {
         let counters = self.probe.counters();
         self.pipeline.count(&counters);
-        self.pipeline.summary.stopped = Timestamp::now();
+        self.pipeline.outlet.summary.stopped = Timestamp::now();
     }
 
     fn say_summary(&mut self) {
         self.update_summary();
         let mut text = Vec::new();
-        if self.pipeline.summary.write(&mut text).is_ok() {
+        if self.pipeline.outlet.summary.write(&mut text).is_ok() {
             self.status.permanent(String::from_utf8_lossy(&text).trim_end());
         }
-        let dropped = self.pipeline.tap.as_ref().map_or(0, Tap::dropped);
+        let dropped = self.export.as_ref().map_or(0, |export| export.borrow().dropped());
         if dropped > 0 {
             self.status.permanent(&format!("{} records were not exported: the process that exports was too slow", grouped(dropped)));
         }
@@ -552,7 +619,7 @@ fn chooses_by_program(filter: &Filter) -> bool {
 fn choose_processes(probe: &Probe, pipeline: &mut Pipeline) {
     for _ in 0..2 {
         for (tgid, _) in pipeline.processes.all() {
-            if pipeline.filter.means(tgid, &mut pipeline.processes) {
+            if pipeline.outlet.filter.means(tgid, &mut pipeline.processes) {
                 probe.choose(tgid, true);
             }
         }

@@ -72,6 +72,7 @@ pub fn start(request: Request) -> io::Result<Tap> {
     let _ = fcntl_setpipe_size(&write, PIPE_SIZE);
     fcntl_setfl(&write, fcntl_getfl(&write)? | OFlags::NONBLOCK)?;
     let listener = request.metrics.iter().map(|listener| listener.as_raw_fd());
+    let address = request.metrics.as_ref().map(TcpListener::local_addr).transpose()?;
     // It has warnings to tell.
     let kept: Vec<_> = [read.as_raw_fd(), io::stderr().as_raw_fd()].into_iter().chain(listener).collect();
     let child = sandbox::servant(c"rsttrace-export", &kept, || {
@@ -79,7 +80,7 @@ pub fn start(request: Request) -> io::Result<Tap> {
             eprintln!("rsttrace: warning: cannot export: {error}");
         }
     })?;
-    Ok(Tap::new(write, child, pidfd_open(child, PidfdFlags::empty())?))
+    Ok(Tap::new(write, child, pidfd_open(child, PidfdFlags::empty())?, address))
 }
 
 /// The child's whole life.
@@ -87,7 +88,8 @@ fn live(pipe: OwnedFd, request: Request) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     LocalSet::new().block_on(&runtime, async {
         let pipe = pipe::Receiver::from_owned_fd(pipe)?;
-        let exporter = Exporter { metrics: request.metrics.map(Metrics::serve).transpose()?, otlp: request.otlp.map(Otlp::new) };
+        let exporter = Exporter { metrics: Metrics::default(), otlp: request.otlp.map(Otlp::new) };
+        request.metrics.map(|listener| exporter.metrics.serve(listener)).transpose()?;
         if request.confined {
             sandbox::confine_exporter(&request.readable, &request.ports);
         }
@@ -97,14 +99,17 @@ fn live(pipe: OwnedFd, request: Request) -> io::Result<()> {
 
 /// All that is fed.
 struct Exporter {
-    metrics: Option<Metrics>,
+    metrics: Metrics,
     otlp: Option<Otlp>,
 }
 
 impl Exporter {
     /// Until the trace is over.
-    async fn run(mut self, pipe: pipe::Receiver) -> io::Result<()> {
-        let sending = self.otlp.clone().map(|otlp| spawn_local(async move { otlp.run(|_| Vec::new()).await }));
+    async fn run(self, pipe: pipe::Receiver) -> io::Result<()> {
+        let sending = self.otlp.clone().map(|otlp| {
+            let metrics = self.metrics.clone();
+            spawn_local(async move { otlp.run(&metrics).await })
+        });
         let mut lines = LineSplitter::with_limit(MAX_RECORD);
         let mut chunk = vec![0; CHUNK];
         loop {
@@ -125,7 +130,7 @@ impl Exporter {
         Ok(())
     }
 
-    fn take_line(&mut self, line: Line<'_>) {
+    fn take_line(&self, line: Line<'_>) {
         let Line::Whole { bytes, .. } = line else { return };
         if let Some(number) = bytes.strip_prefix(DROPPED.as_bytes()) {
             self.dropped(std::str::from_utf8(number).ok().and_then(|number| number.parse().ok()).unwrap_or(0));
@@ -135,20 +140,16 @@ impl Exporter {
     }
 
     /// A record, or what begins or ends a run.
-    fn take(&mut self, line: &[u8], saved: &Saved) {
-        if let Some(metrics) = &mut self.metrics {
-            metrics.take(saved);
-        }
+    fn take(&self, line: &[u8], saved: &Saved) {
+        self.metrics.take(saved);
         if let Some(otlp) = &self.otlp {
             otlp.take(line, saved);
         }
     }
 
     /// So many records have not come, all in all.
-    fn dropped(&mut self, total: u64) {
-        if let Some(metrics) = &mut self.metrics {
-            metrics.dropped(total);
-        }
+    fn dropped(&self, total: u64) {
+        self.metrics.dropped(total);
     }
 }
 

@@ -1,8 +1,11 @@
 //! The tracer's end of the pipe to the child that exports.
 
 use std::{
-    io::{self, Write as _},
+    cell::RefCell,
+    io::Write as _,
+    net::SocketAddr,
     os::fd::{AsRawFd, OwnedFd, RawFd},
+    rc::Rc,
     time::{Duration, Instant},
 };
 
@@ -13,29 +16,23 @@ use rustix::{
 };
 
 use super::DROPPED;
-use crate::{
-    model::{Finding, Judged, LateObservation},
-    output::{
-        WallClock,
-        json::{self, JsonFormat},
-        summary::Summary,
-    },
-};
+use crate::{model::Judged, outlet::Sink};
 
 /// Beyond the pipe's own room, so much waits; further records are dropped.
 const MAX_WAITING: usize = 256 << 10;
 /// How long the child may take for what it still has to do at the end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Hands every record to the child, as a line of JSON. Never waits while the trace runs: what finds no room is
+/// Hands every line to the child. Never waits while the trace runs: what finds no room is
 /// dropped as a whole line, and counted.
 #[derive(Debug)]
 pub struct Tap {
+    /// Where metrics are served.
+    pub address: Option<SocketAddr>,
     /// `None`: the child has gone.
     pipe: Option<OwnedFd>,
     child: Pid,
     process: OwnedFd,
-    format: JsonFormat,
     /// Whole lines, but for the beginning of the first.
     waiting: Vec<u8>,
     dropped: u64,
@@ -51,27 +48,12 @@ impl AsRawFd for Tap {
 
 impl Tap {
     /// `pipe` does not block; `process` is the child's pidfd.
-    pub fn new(pipe: OwnedFd, child: Pid, process: OwnedFd) -> Self {
-        Self { pipe: Some(pipe), child, process, format: JsonFormat::default(), waiting: Vec::new(), dropped: 0, told: 0 }
+    pub fn new(pipe: OwnedFd, child: Pid, process: OwnedFd, address: Option<SocketAddr>) -> Self {
+        Self { address, pipe: Some(pipe), child, process, waiting: Vec::new(), dropped: 0, told: 0 }
     }
 
-    pub fn start(&mut self, start: &json::Start) {
-        self.push(|_, out| json::write_start(out, start));
-    }
-
-    pub fn end(&mut self, judged: &Judged, clock: &WallClock) {
-        self.push(|format, out| format.write(out, judged, clock));
-    }
-
-    pub fn late(&mut self, late: &LateObservation, log: &Finding, clock: &WallClock) {
-        self.push(|format, out| format.write_late(out, late, log, clock));
-    }
-
-    pub fn summary(&mut self, summary: &Summary) {
-        self.push(|_, out| json::write_summary(out, summary));
-    }
-
-    fn push(&mut self, line: impl FnOnce(&mut JsonFormat, &mut Vec<u8>) -> io::Result<()>) {
+    /// Takes a line with its end.
+    pub fn push(&mut self, line: &[u8]) {
         if self.waiting.len() >= MAX_WAITING {
             self.flush();
         }
@@ -79,8 +61,7 @@ impl Tap {
             self.dropped += 1;
             return;
         }
-        // Memory takes everything.
-        let _ = line(&mut self.format, &mut self.waiting);
+        self.waiting.extend_from_slice(line);
     }
 
     /// Writes what there is room for.
@@ -120,7 +101,7 @@ impl Tap {
     }
 
     /// Lets the child finish. Returns whether it has, within five seconds.
-    pub fn finish(mut self) -> bool {
+    pub fn finish(&mut self) -> bool {
         let end = Instant::now() + PATIENCE;
         self.flush();
         while self.is_waiting() && self.pipe.as_ref().is_some_and(|pipe| wait(PollFd::new(pipe, PollFlags::OUT), end)) {
@@ -132,6 +113,18 @@ impl Tap {
             let _ = waitpid(Some(self.child), WaitOptions::empty());
         }
         ended
+    }
+}
+
+impl Sink for Rc<RefCell<Tap>> {
+    fn take(&mut self, line: &[u8], _judged: Option<&Judged>, _now_ns: u64) {
+        self.borrow_mut().push(line);
+    }
+
+    fn tick(&mut self, _now_ns: u64) {}
+
+    fn next_deadline_ns(&self) -> Option<u64> {
+        None
     }
 }
 

@@ -7,6 +7,7 @@
 mod broker;
 mod capabilities;
 mod files;
+mod keeper;
 mod syscalls;
 
 use std::{
@@ -21,7 +22,7 @@ use rustix::{
     thread::CapabilitySet,
 };
 
-pub use self::broker::Broker;
+pub use self::{broker::Broker, keeper::Keeper};
 
 /// Runs what opens files that the user has named. Where rsttrace got its capabilities from its file,
 /// they are not the user's: nobody should read /etc/shadow by `--timers`. Root has every right.
@@ -124,7 +125,7 @@ fn fork(life: impl FnOnce()) -> io::Result<Pid> {
 }
 
 /// Signals that are meant for the tracer, and reach its whole process or control group.
-const NOT_FOR_CHILDREN: [libc::c_int; 5] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1];
+const NOT_FOR_CHILDREN: [libc::c_int; 6] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2];
 
 /// A child that serves the tracer for as long as that lives. In `ps` it goes by `name`; the signals that stop the
 /// tracer do not reach it; of all descriptors it has `kept`, and /dev/null in place of stdin, stdout and stderr

@@ -5,6 +5,7 @@
 //! encoded as they come, wait in a queue of a bounded size, and each is at last either delivered or counted as lost.
 
 mod http;
+mod metric;
 mod record;
 mod settings;
 
@@ -25,7 +26,7 @@ use opentelemetry_proto::tonic::{
         metrics::v1::{ExportMetricsServiceRequest, ExportMetricsServiceResponse},
     },
     common::v1::InstrumentationScope,
-    metrics::v1::{Metric, ResourceMetrics, ScopeMetrics},
+    metrics::v1::{ResourceMetrics, ScopeMetrics},
     resource::v1::Resource,
 };
 use prost::Message as _;
@@ -39,6 +40,7 @@ use self::{
     http::{Client, Outcome},
     record::{SCHEMA_URL, log_record, resource},
 };
+use super::metrics::Metrics;
 use crate::{input::json::Saved, output::escape::for_terminal, units::grouped};
 
 /// Encoded records that wait, in bytes; the newest are dropped beyond.
@@ -84,6 +86,8 @@ pub struct Otlp {
 struct Shared {
     settings: Settings,
     resource: Resource,
+    /// Since 1970: what is counted is counted since then.
+    started_ns: u64,
     state: Mutex<State>,
     /// There is something to send.
     bell: Notify,
@@ -141,7 +145,7 @@ impl Otlp {
     pub fn new(settings: Settings) -> Self {
         let resource = resource(&settings);
         let closed = watch::Sender::new(false);
-        Self { shared: Arc::new(Shared { settings, resource, state: Mutex::default(), bell: Notify::new(), closed }) }
+        Self { shared: Arc::new(Shared { settings, resource, started_ns: now_ns(), state: Mutex::default(), bell: Notify::new(), closed }) }
     }
 
     /// Takes what is an end or a late observation; never waits.
@@ -181,8 +185,8 @@ impl Otlp {
         (counts.lost() > 0).then(|| format!("--otlp: {lost} of {taken} records were not delivered: {}", parts.join(", ")))
     }
 
-    /// Sends until closed, then what is left. `metrics` gives their present values.
-    pub async fn run(&self, metrics: impl FnMut(&Counts) -> Vec<Metric>) {
+    /// Sends until closed, then what is left.
+    pub async fn run(&self, metrics: &Metrics) {
         let patience = async {
             self.closed().await;
             sleep(GRACE).await;
@@ -196,7 +200,7 @@ impl Otlp {
         state.counts.left = taken - delivered - no_room - refused;
     }
 
-    async fn deliver(&self, mut metrics: impl FnMut(&Counts) -> Vec<Metric>) {
+    async fn deliver(&self, metrics: &Metrics) {
         let Shared { settings, bell, closed, .. } = &*self.shared;
         let mut client = match Client::new(settings.clone()) {
             Ok(client) => client,
@@ -226,7 +230,7 @@ impl Otlp {
             }
             if metrics_at <= Instant::now() {
                 metrics_at = Instant::now() + settings.interval;
-                self.send_metrics(&mut client, &mut trouble, metrics(&self.counts())).await;
+                self.send_metrics(&mut client, &mut trouble, metrics).await;
                 continue;
             }
             let due = batch.as_ref().map_or_else(|| self.state().due, |batch| Some(batch.at));
@@ -236,7 +240,7 @@ impl Otlp {
                 () = sleep_until(due.map_or(metrics_at, |due| due.min(metrics_at))) => {}
             }
         }
-        self.send_metrics(&mut client, &mut trouble, metrics(&self.counts())).await;
+        self.send_metrics(&mut client, &mut trouble, metrics).await;
     }
 
     /// As many as one request takes, if they should wait no longer.
@@ -295,10 +299,8 @@ impl Otlp {
     }
 
     /// The next ones say all that these did, so what became of them matters little.
-    async fn send_metrics(&self, client: &mut Client, trouble: &mut Trouble, metrics: Vec<Metric>) {
-        if metrics.is_empty() {
-            return;
-        }
+    async fn send_metrics(&self, client: &mut Client, trouble: &mut Trouble, metrics: &Metrics) {
+        let metrics = metric::all(metrics, &self.counts(), self.shared.started_ns, now_ns());
         let scope_metrics = vec![ScopeMetrics { scope: Some(scope()), metrics, schema_url: String::new() }];
         let resource = Some(self.shared.resource.clone());
         let resource_metrics = vec![ResourceMetrics { resource, scope_metrics, schema_url: SCHEMA_URL.to_owned() }];
