@@ -93,7 +93,7 @@ pub enum Task {
     ///
     /// Without filters, --json gives the very lines of the run. What cannot be read is told with its place and skipped. Exit
     /// status: 0 shown, 1 something could not be read, 4 a record met --fail-on.
-    Replay(Replay),
+    Replay(Box<Replay>),
 }
 
 /// What to bring together, and how to show it.

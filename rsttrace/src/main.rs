@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         Some(Task::Explain { cause }) => return explain::run(cause.as_deref()),
         Some(Task::Doctor(request)) => return doctor::run(&request),
         Some(Task::Correlate(request)) => return offline(request, |request, columns| offline::run(&request, columns)),
-        Some(Task::Replay(request)) => return offline(request, replay::run),
+        Some(Task::Replay(request)) => return offline(*request, replay::run),
         None => cli.trace,
     };
     if !trace.replay.is_empty() {

@@ -191,18 +191,7 @@ impl Outlet {
         Ok(())
     }
 
-    /// Whether one end is to be written by itself; it is counted as if it were.
-    pub fn chooses(&mut self, judged: &Judged, people: &mut impl People) -> bool {
-        let chosen = self.shows(judged, people);
-        if chosen {
-            self.summary.count(std::slice::from_ref(judged));
-        }
-        let admitted = chosen && self.admits(judged, None);
-        self.printed += u64::from(admitted);
-        admitted
-    }
-
-    /// The same of an observation that came after its record.
+    /// Whether an observation that came after its record is shown; then it is counted as such.
     pub fn chooses_late(&mut self, late: &LateObservation, people: &mut impl People) -> bool {
         let chosen = self.filter.accepts_late(late, people);
         let counted = if chosen { &mut self.summary.late } else { &mut self.summary.filtered };
@@ -212,7 +201,7 @@ impl Outlet {
     }
 
     /// Whether an end is shown; then it is counted as such.
-    fn shows(&mut self, judged: &Judged, people: &mut impl People) -> bool {
+    pub fn shows(&mut self, judged: &Judged, people: &mut impl People) -> bool {
         // The kernel half passes on what may have left a request unanswered, and all where there is a log.
         if !self.want_fin && judged.is_merely_orderly() {
             self.summary.orderly_here += 1;
@@ -238,7 +227,7 @@ impl Outlet {
     }
 
     /// Whether it is written by itself, and not folded.
-    fn admits(&mut self, judged: &Judged, other: Option<&Judged>) -> bool {
+    pub fn admits(&mut self, judged: &Judged, other: Option<&Judged>) -> bool {
         self.fold.as_mut().is_none_or(|fold| fold.admits(self.now_ns, judged, other))
     }
 

@@ -88,9 +88,12 @@ struct Replay {
     /// It had a time of its own, or it is not known yet.
     started: Option<Timestamp>,
     /// A socket whose other end, of this host too, may be the next record: both are one line of text.
-    first: Option<Box<Judged>>,
+    first: Option<End>,
     people: Recorded,
 }
+
+/// One end of a connection, and the line that tells of it.
+type End = (Vec<u8>, Box<Judged>);
 
 impl Replay {
     fn new(request: Request, columns: Option<usize>) -> Self {
@@ -135,11 +138,11 @@ impl Replay {
         }
         let Told { line, saved } = told;
         match saved {
-            Saved::Teardown(judged) if self.is_json() => {
-                self.people.learn(&judged);
-                if self.outlet.chooses(&judged, &mut self.people) { write_line(out, &line) } else { Ok(()) }
-            }
-            Saved::Teardown(judged) => self.tell_in_text(judged, out),
+            Saved::Teardown(judged) => return self.tell_end((line, judged), out),
+            // The other end would have been the next.
+            _ => self.tell_first(out)?,
+        }
+        match saved {
             Saved::Late(late) if self.is_json() => {
                 if self.outlet.chooses_late(&late, &mut self.people) {
                     write_line(out, &line)
@@ -147,16 +150,13 @@ impl Replay {
                     Ok(())
                 }
             }
-            Saved::Late(late) => {
-                self.tell_first(out)?;
-                self.show(Story::Late(late, Finding::Nothing), out)
-            }
+            Saved::Late(late) => self.outlet.tell(out, self.columns, Story::Late(late, Finding::Nothing), &mut self.people),
             Saved::Start(start) => self.tell_start(&line, &start, out),
             Saved::Summary(sums) => {
                 self.add(&sums);
                 self.tell_other(&line, out)
             }
-            Saved::Other => self.tell_other(&line, out),
+            Saved::Teardown(_) | Saved::Other => self.tell_other(&line, out),
         }
     }
 
@@ -177,32 +177,41 @@ impl Replay {
     }
 
     /// Both ends of a connection within one host stand one behind the other.
-    fn tell_in_text(&mut self, judged: Box<Judged>, out: &mut impl Write) -> io::Result<()> {
-        let cookie_of_peer = |judged: &Judged| judged.teardown.peer.and_then(|peer| peer.cookie);
-        let is_partner = |first: &Judged| {
-            let (a, b) = (first.teardown.cookie, judged.teardown.cookie);
-            a.is_some() && b.is_some() && cookie_of_peer(first) == b && cookie_of_peer(&judged) == a
-        };
-        if self.first.as_deref().is_some_and(is_partner)
-            && let Some(first) = self.first.take()
-        {
-            self.people.learn(&first);
-            return self.show(Story::Ends([*first, *judged].into_iter().collect()), out);
+    fn tell_end(&mut self, end: End, out: &mut impl Write) -> io::Result<()> {
+        match self.first.take() {
+            Some(first) if are_partners(&first.1, &end.1) => self.tell_ends([first, end], out),
+            first => {
+                self.first = Some(end);
+                first.map_or(Ok(()), |first| self.tell_ends([first], out))
+            }
         }
-        self.tell_first(out)?;
-        self.first = Some(judged);
-        Ok(())
     }
 
     fn tell_first(&mut self, out: &mut impl Write) -> io::Result<()> {
-        let Some(first) = self.first.take() else { return Ok(()) };
-        self.people.learn(&first);
-        self.show(Story::Ends(Ends::from_iter([*first])), out)
+        self.first.take().map_or(Ok(()), |first| self.tell_ends([first], out))
     }
 
-    fn show(&mut self, story: Story, out: &mut impl Write) -> io::Result<()> {
-        self.outlet.spent.clear();
-        self.outlet.tell(out, self.columns, story, &mut self.people)
+    /// What is told together.
+    fn tell_ends(&mut self, ends: impl IntoIterator<Item = End>, out: &mut impl Write) -> io::Result<()> {
+        if !self.is_json() {
+            let ends: Ends = ends.into_iter().map(|(_, judged)| *judged).inspect(|judged| self.people.learn(judged)).collect();
+            self.outlet.spent.clear();
+            return self.outlet.tell(out, self.columns, Story::Ends(ends), &mut self.people);
+        }
+        let mut shown = Ends::new();
+        for (line, judged) in ends {
+            self.people.learn(&judged);
+            if self.outlet.done() || !self.outlet.shows(&judged, &mut self.people) {
+                continue;
+            }
+            if self.outlet.admits(&judged, None) {
+                self.outlet.printed += 1;
+                write_line(out, &line)?;
+            }
+            shown.push(*judged);
+        }
+        self.outlet.summary.count(&shown);
+        Ok(())
     }
 
     /// Relative times begin with the run.
@@ -236,30 +245,37 @@ impl Replay {
     }
 }
 
+/// Whether they are both ends of one connection.
+fn are_partners(a: &Judged, b: &Judged) -> bool {
+    let of_peer = |judged: &Judged| judged.teardown.peer.and_then(|peer| peer.cookie);
+    let (first, second) = (a.teardown.cookie, b.teardown.cookie);
+    first.is_some() && second.is_some() && of_peer(a) == second && of_peer(b) == first
+}
+
 fn write_line(out: &mut impl Write, line: &[u8]) -> io::Result<()> {
     out.write_all(line)?;
     out.write_all(b"\n")
 }
 
-/// Of all processes, the one that the present record names.
+/// Of all processes, those that the present records name.
 #[derive(Debug, Default)]
 struct Recorded {
-    owner: Option<(u32, Arc<ProcessInfo>)>,
+    owners: Vec<(u32, Arc<ProcessInfo>)>,
 }
 
 impl Recorded {
     fn learn(&mut self, judged: &Judged) {
-        let known = judged.teardown.owner.as_ref().zip(judged.names.owner.as_ref());
-        self.owner = known.map(|(owner, identity)| {
-            let comm = owner.comm.text().into_owned();
-            (owner.tgid, Arc::new(ProcessInfo { comm, identity: Arc::clone(identity), ..ProcessInfo::default() }))
-        });
+        let Some((owner, identity)) = judged.teardown.owner.as_ref().zip(judged.names.owner.as_ref()) else { return };
+        // Those of the present connection: there are two at most.
+        self.owners.truncate(1);
+        let comm = owner.comm.text().into_owned();
+        self.owners.insert(0, (owner.tgid, Arc::new(ProcessInfo { comm, identity: Arc::clone(identity), ..ProcessInfo::default() })));
     }
 }
 
 impl Lineage for Recorded {
     fn process(&mut self, tgid: u32) -> Option<Arc<ProcessInfo>> {
-        self.owner.as_ref().filter(|(owner, _)| *owner == tgid).map(|(_, info)| Arc::clone(info))
+        self.owners.iter().find(|(owner, _)| *owner == tgid).map(|(_, info)| Arc::clone(info))
     }
 
     fn at(&mut self, party: Party, _: u64) -> Option<Arc<ProcessInfo>> {

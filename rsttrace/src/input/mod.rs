@@ -112,6 +112,7 @@ impl Records {
     ///
     /// # Errors
     /// What reading returns.
+    #[allow(clippy::should_implement_trait, reason = "after an error there is nothing more")]
     pub fn next(&mut self) -> io::Result<Option<Item>> {
         loop {
             if let Some(item) = self.items.pop_front() {
@@ -171,6 +172,7 @@ impl Source {
     ///
     /// # Errors
     /// What reading returns, with the file's name.
+    #[allow(clippy::should_implement_trait, reason = "after an error there is nothing more")]
     pub fn next(&mut self) -> io::Result<Option<Box<Told>>> {
         loop {
             let item = self.records.next().map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.name)))?;
