@@ -428,7 +428,7 @@ impl<W: Write> Live<'_, W> {
         let was_gone = export.borrow().is_gone();
         export.borrow_mut().flush();
         if !was_gone && export.borrow().is_gone() {
-            self.status.warn("the process that exports for rsttrace has ended: metrics are served no longer");
+            self.status.warn("the process that exports for rsttrace has ended: nothing is exported any more");
         }
     }
 
@@ -547,7 +547,7 @@ impl<W: Write> Live<'_, W> {
         if let Some(export) = &self.export {
             let mut line = Vec::new();
             json::write_summary(&mut line, &self.pipeline.outlet.summary)?;
-            export.borrow_mut().push(&line);
+            export.borrow_mut().push_sums(&line);
             self.flush_export();
         }
         if self.config.interim {

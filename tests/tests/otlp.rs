@@ -19,6 +19,7 @@ use opentelemetry_proto::tonic::{
     },
     common::v1::{AnyValue, KeyValue, any_value},
     logs::v1::LogRecord,
+    metrics::v1::{AggregationTemporality, metric::Data, number_data_point},
 };
 use prost::Message;
 use rsttrace_tests::{
@@ -379,6 +380,76 @@ fn what_a_collector_refuses_is_counted() {
     let words = format!("--otlp: {refused} of {all} records were not delivered: {refused} were refused");
     assert!(run.stderr.contains(&words), "expected {words:?}:\n{}", run.stderr);
     assert!(run.stderr.contains("HTTP status 400") && !run.stderr.contains('\u{1b}'), "{}", run.stderr);
+}
+
+/// Values of counters by their labels, of gauges and of histograms (their sum, counts and bounds), as they were sent last.
+fn metrics(collector: &Collector) -> BTreeMap<String, BTreeMap<String, Value>> {
+    let request = collector.look(|got| got.metrics.last().expect("metrics").clone());
+    let scope = &request.resource_metrics[0].scope_metrics[0];
+    let mut all: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
+    for metric in &scope.metrics {
+        let of = all.entry(metric.name.clone()).or_default();
+        match metric.data.as_ref().expect("data") {
+            Data::Sum(sum) => {
+                assert!(sum.is_monotonic && sum.aggregation_temporality() == AggregationTemporality::Cumulative, "{}", metric.name);
+                for point in &sum.data_points {
+                    assert!(point.start_time_unix_nano <= point.time_unix_nano);
+                    let Some(number_data_point::Value::AsInt(n)) = point.value else { panic!("{point:?}") };
+                    let labels = serde_json::to_string(&attributes(&point.attributes)).expect("JSON");
+                    assert!(of.insert(labels, json!(n)).is_none(), "a series stands twice");
+                }
+            }
+            Data::Gauge(_) => {}
+            Data::Histogram(histogram) => {
+                let point = &histogram.data_points[0];
+                assert_eq!(point.bucket_counts.len(), point.explicit_bounds.len() + 1);
+                assert_eq!(point.bucket_counts.iter().sum::<u64>(), point.count);
+                of.insert("count".to_owned(), json!(point.count));
+                of.insert("sum".to_owned(), json!(point.sum));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    all
+}
+
+#[test]
+fn metrics_are_the_sums_of_the_records() {
+    require_root!();
+    let collector = Collector::start(&[Answer::Status(400, None)]);
+    let netns = NetNs::new();
+    let tracer =
+        start(&collector.url(), &netns, &[], &[("OTEL_METRIC_EXPORT_INTERVAL", "200"), ("OTEL_EXPORTER_OTLP_COMPRESSION", "none")]);
+    some_ends(&tracer, &netns, 3);
+    collector.wait("metrics while it traces", |got| got.metrics.len() > 1 && got.plan.is_empty());
+    some_ends(&tracer, &netns, 2);
+    let run = tracer.stop();
+    let metrics = metrics(&collector);
+    let mut ends: BTreeMap<String, Value> = BTreeMap::new();
+    let (mut delays, mut lost) = ((0, 0.0), 0);
+    for record in run.teardowns() {
+        let service = if record["role"] == "client" { &record["remote"] } else { &record["local"] };
+        let labels = json!({ "end": record["end"], "cause": record["cause"], "harm": record["harm"],
+            "process": record["owner"]["comm"], "service_port": service["port"].to_string() });
+        let n = ends.entry(labels.to_string()).or_insert(json!(0));
+        *n = json!(n.as_u64().expect("a number") + 1);
+        lost += record["lost_bytes"].as_u64().expect("a number");
+        if let Some(us) = record["observer"]["delay_us"].as_u64() {
+            delays = (delays.0 + 1, delays.1 + us as f64 / 1e6);
+        }
+    }
+    assert_eq!(metrics["rsttrace.teardowns"], ends);
+    assert_eq!(metrics["rsttrace.lost"].values().filter_map(Value::as_u64).sum::<u64>(), lost);
+    assert_eq!(metrics["rsttrace.observation_delay"]["count"], delays.0);
+    // JSON has whole microseconds.
+    assert!((metrics["rsttrace.observation_delay"]["sum"].as_f64().expect("a number") - delays.1).abs() < 1e-5);
+    let of = |name: &str, labels: Value| metrics[name][&labels.to_string()].clone();
+    let (delivered, refused) =
+        (of("rsttrace.otlp.delivered_records", json!({})), of("rsttrace.otlp.lost_records", json!({ "reason": "refused" })));
+    assert_eq!(delivered, collector.records().len());
+    assert_eq!(delivered.as_u64().zip(refused.as_u64()).map(|(a, b)| a + b), Some(told(&run).len() as u64));
+    assert_eq!(of("rsttrace.orderly", json!({})), run.summary["orderly"]);
+    assert_eq!(of("rsttrace.lost_events", json!({})), run.summary["lost"]["total"]);
 }
 
 /// Nobody listens.
