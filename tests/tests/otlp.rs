@@ -3,10 +3,11 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fs,
+    env, fs,
     io::{BufRead, BufReader, Read, Write},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream},
-    process::Command,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    path::PathBuf,
+    process::{Command, Stdio},
     sync::{Arc, Condvar, Mutex},
     thread,
 };
@@ -25,7 +26,7 @@ use prost::Message;
 use rsttrace_tests::{
     DEADLINE, NetNs, Pair, Run, Tracer, binary,
     peers::{abort, connect_from, linger_zero},
-    require_root,
+    require_root, require_tool, wait_until,
 };
 use serde_json::{Map, Value, json};
 
@@ -501,4 +502,172 @@ fn a_dead_collector_costs_bounded_memory_and_no_record() {
     assert_eq!((lost, of, no_room + left), (all - dropped.unwrap_or(0), lost, lost), "{line}");
     assert!(no_room > 0, "{line}");
     println!("{line}; memory {before} KiB before, {most} KiB after");
+}
+
+/// The numbers of docs/fleet.md: `RSTTRACE_BIN=target/release/rsttrace cargo test -p rsttrace-tests --test otlp -- --ignored --nocapture`.
+#[test]
+#[ignore = "measures, and proves nothing"]
+fn what_a_record_costs() {
+    const STEPS: usize = 10;
+    require_root!();
+    let gzip = |bytes: &[u8]| {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(bytes).and_then(|()| gzip.finish()).expect("memory").len()
+    };
+    // At a time, and in one request.
+    for connections in [1, 10, 100] {
+        let collector = Collector::start(&[]);
+        let netns = NetNs::new();
+        let recording = env::temp_dir().join(format!("rsttrace-cost-{}", std::process::id()));
+        let tracer = start(&collector.url(), &netns, &["--record", &recording.display().to_string()], &[]);
+        let exporter = exporter(&tracer);
+        for n in 1..=STEPS {
+            storm(&netns, connections);
+            tracer.wait_n("the records", n * connections * 2, |record| record["record"] == "teardown");
+            collector.wait("the records", |got| {
+                let of = |got: &ExportLogsServiceRequest| got.resource_logs[0].scope_logs[0].log_records.len();
+                got.logs.iter().map(of).sum::<usize>() == n * connections * 2
+            });
+        }
+        let cpu: u64 = fs::read_to_string(format!("/proc/{exporter}/schedstat"))
+            .expect("schedstat")
+            .split(' ')
+            .next()
+            .expect("a number")
+            .parse()
+            .expect("a number");
+        let memory = memory(exporter, "VmHWM");
+        let run = tracer.stop();
+        let json: String = run.teardowns().map(|record| format!("{record}\n")).collect();
+        let n = run.teardowns().count();
+        let recorded = fs::metadata(&recording).expect("a recording").len() as usize;
+        let _ = fs::remove_file(&recording);
+        let (sent, plain, requests) = collector.look(|got| (got.bytes.0, got.bytes.1, got.logs.len()));
+        println!(
+            "{connections} connections at a time: {n} records in {requests} requests; bytes per record: OTLP {}, gzip {}; JSON {}, gzip {}; recording {}; exporter: {} us of CPU per record, {memory} KiB at most",
+            plain / n,
+            sent / n,
+            json.len() / n,
+            gzip(json.as_bytes()) / n,
+            recorded / n,
+            cpu / 1_000 / n as u64
+        );
+    }
+}
+
+/// The program that needs no library, where there is one (`cargo xtask vm` makes it), or else the one that is tested.
+fn static_binary() -> (PathBuf, bool) {
+    let program = env::current_exe().expect("this program");
+    let target = program.ancestors().nth(3).expect("cargo's target directory");
+    let built = target.join("x86_64-unknown-linux-gnu/release/rsttrace");
+    if built.is_file() { (built, true) } else { (binary().into(), false) }
+}
+
+/// Answers for one name: 127.0.0.1.
+fn serve_dns(name: &'static str) {
+    let socket = UdpSocket::bind("127.0.0.1:53").expect("port 53 in a namespace of our own");
+    let question: Vec<u8> = name.split('.').flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat()).chain([0]).collect();
+    thread::spawn(move || {
+        let mut query = [0; 512];
+        while let Ok((n, from)) = socket.recv_from(&mut query) {
+            let end = 12 + question.len();
+            let asked = query[12..n].to_ascii_lowercase();
+            let is_known = asked.starts_with(&question);
+            let is_a = is_known && query[end..end + 2] == [0, 1];
+            let code = if is_known { 0 } else { 3 };
+            let mut answer = [&query[..2], &[0x81, 0x80 | code, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0]].concat();
+            let end = 12 + asked.iter().position(|&byte| byte == 0).expect("a name") + 5;
+            answer.extend(&query[12..end]);
+            if is_a {
+                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, 1]);
+            }
+            let _ = socket.send_to(&answer, from);
+        }
+    });
+}
+
+/// Without the machine's libc, its NSS modules and its configuration, by /etc/hosts and by DNS.
+#[test]
+fn a_collector_is_found_by_its_name() {
+    require_root!();
+    let (program, is_static) = static_binary();
+    println!("{}, static: {is_static}", program.display());
+    let netns = NetNs::new();
+    let collector = netns.run_in(|| {
+        serve_dns("collector.example");
+        Collector::start(&[])
+    });
+    let directory = env::temp_dir().join(format!("rsttrace-names-{}", std::process::id()));
+    fs::create_dir(&directory).expect("a directory");
+    fs::write(directory.join("hosts"), "127.0.0.1 written.example\n").expect("a file");
+    fs::write(directory.join("resolv.conf"), "nameserver 127.0.0.1\noptions timeout:1\n").expect("a file");
+    let hidden = if is_static { "mount -t tmpfs none /usr/lib && " } else { "" };
+    for (n, name) in ["written.example", "collector.example"].into_iter().enumerate() {
+        let script = format!(
+            "mount --bind {0}/hosts /etc/hosts && mount --bind {0}/resolv.conf /etc/resolv.conf && {hidden}exec \"$@\"",
+            directory.display()
+        );
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &script, "sh"]).arg(&program).args(["--json", "-v", "--otlp"]);
+        command.arg(format!("http://{name}:{}", collector.address.port())).args(["--netns", &netns.inode().to_string()]);
+        netns.enter(&mut command);
+        let tracer = Tracer::start_command(command);
+        some_ends(&tracer, &netns, 1);
+        let run = tracer.stop();
+        assert!(!run.stderr.contains("--otlp: "), "{name}: {}", run.stderr);
+        assert_eq!(collector.records().len(), 2 * (n + 1), "{name}");
+    }
+    let _ = fs::remove_dir_all(&directory);
+}
+
+/// `openssl s_server` between us and the exporter: what it decrypts, we read, and it encrypts what we say.
+#[test]
+fn a_collector_behind_tls_must_have_the_right_certificate() {
+    require_root!();
+    require_tool!("openssl");
+    let netns = NetNs::new();
+    let directory = env::temp_dir().join(format!("rsttrace-tls-{}", std::process::id()));
+    fs::create_dir(&directory).expect("a directory");
+    let path = |name: &str| directory.join(name).display().to_string();
+    let make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE";
+    for name in ["right", "wrong"] {
+        let mut openssl = Command::new("sh");
+        openssl.args(["-c", &format!("{make} -keyout {} -out {} 2>&1", path(&format!("{name}.key")), path(&format!("{name}.pem")))]);
+        let output = openssl.output().expect("openssl");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+    let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    let mut server = Command::new("openssl");
+    server.args(["s_server", "-quiet", "-accept", &address.to_string(), "-cert", &path("right.pem"), "-key", &path("right.key")]);
+    let mut server = server.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("openssl");
+    wait_until("it listens", || TcpStream::connect(address).is_ok());
+
+    let url = format!("https://{address}");
+    let tracer = start(&url, &netns, &[], &[("OTEL_EXPORTER_OTLP_CERTIFICATE", &path("wrong.pem"))]);
+    some_ends(&tracer, &netns, 1);
+    let said = tracer.wait_stderr("trying again");
+    assert!(said.contains("TLS: ") && said.contains("certificate"), "{said}");
+    assert!(tracer.stop().stderr.contains("2 of 2 records were not delivered"));
+
+    let tracer = start(&url, &netns, &[], &[("OTEL_EXPORTER_OTLP_CERTIFICATE", &path("right.pem"))]);
+    some_ends(&tracer, &netns, 1);
+    let mut reader = BufReader::new(server.stdout.take().expect("a pipe"));
+    let (asked, _, body) = request(&mut reader).expect("a request");
+    let mut plain = Vec::new();
+    GzDecoder::new(&body[..]).read_to_end(&mut plain).expect("gzip");
+    let logs = ExportLogsServiceRequest::decode(&plain[..]).expect("logs");
+    assert_eq!((asked.as_str(), logs.resource_logs[0].scope_logs[0].log_records.len()), ("/v1/logs", 2));
+    let mut stdin = server.stdin.take().expect("a pipe");
+    write!(stdin, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").and_then(|()| stdin.flush()).expect("a reader");
+    let answers = thread::spawn(move || {
+        while request(&mut reader).is_some() {
+            let _ = write!(stdin, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").and_then(|()| stdin.flush());
+        }
+    });
+    let run = tracer.stop();
+    assert!(!run.stderr.contains("--otlp: "), "{}", run.stderr);
+    let _ = server.kill();
+    let _ = server.wait();
+    answers.join().expect("no panic");
+    let _ = fs::remove_dir_all(&directory);
 }
