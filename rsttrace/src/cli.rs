@@ -89,11 +89,57 @@ pub enum Task {
     /// whole log was not understood.
     #[command(visible_alias = "join")]
     Correlate(Correlate),
+    /// Compare two files of records, such as before and after a deploy
+    ///
+    /// Rates per hour by harm, cause, process and remote address, the largest differences first, and what is new or gone.
+    /// A difference that may be chance is not called one (docs/diff.md). Reads recordings and what --json wrote; - is
+    /// standard input. Exit status: 0 compared, 1 something could not be read.
+    Diff(Diff),
+    /// Make a page of a file of records: timeline, causes explained, top talkers, every verdict
+    ///
+    /// One HTML file that needs nothing else and asks no network. Exit status: 0 made, 1 something could not be read.
+    Report(Report),
     /// Show what was recorded with --record or saved with --json, with the same filters and outputs
     ///
     /// Without filters, --json gives the very lines of the run. What cannot be read is told with its place and skipped. Exit
     /// status: 0 shown, 1 something could not be read, 4 a record met --fail-on.
     Replay(Box<Replay>),
+}
+
+/// What to compare, and how to show it.
+#[derive(Clone, Debug, Args)]
+pub struct Diff {
+    /// A recording, or what rsttrace --json wrote
+    #[arg(value_name = "BEFORE")]
+    pub before: std::path::PathBuf,
+
+    /// Another one
+    #[arg(value_name = "AFTER")]
+    pub after: std::path::PathBuf,
+
+    /// One JSON object (docs/diff.md)
+    #[arg(short, long)]
+    pub json: bool,
+
+    /// Colours in text
+    #[arg(long, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
+    pub color: ColorChoice,
+
+    /// No characters beyond ASCII in text (the default outside UTF-8)
+    #[arg(long)]
+    pub ascii: bool,
+}
+
+/// What to make a page of.
+#[derive(Clone, Debug, Args)]
+pub struct Report {
+    /// A recording, or what rsttrace --json wrote; - is standard input
+    #[arg(value_name = "FILE")]
+    pub file: std::path::PathBuf,
+
+    /// Where the page goes; a file that is there is replaced. - is standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: std::path::PathBuf,
 }
 
 /// What to bring together, and how to show it.
@@ -249,6 +295,13 @@ pub struct Show {
     /// One JSON object per line (docs/json.md)
     #[arg(short, long, help_heading = "Output")]
     pub json: bool,
+
+    /// No line per record: one table by cause, process and remote address, at the end and on SIGUSR1
+    ///
+    /// With numbers, distributions and an example of each row, the worst first (docs/summary.md). Not with --json, whose
+    /// last line is a summary.
+    #[arg(long, conflicts_with_all = ["json", "rate_limit"], help_heading = "Output")]
+    pub summary: bool,
 
     /// Write at most N lines per second of ends that are alike; the rest is one line with a count
     ///

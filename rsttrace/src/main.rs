@@ -5,13 +5,13 @@ use std::{net::TcpListener, process::ExitCode};
 use clap::Parser as _;
 use rsttrace::{
     cli::{self, Cli, Task},
-    config::{Config, UsageError},
-    doctor, explain, export,
+    config::Config,
+    diff, doctor, explain, export,
     follow::Doors,
     offline,
     output::escape::for_terminal,
     probe::ProbeError,
-    replay, run,
+    replay, report, run,
     sandbox::{self, Broker},
     status,
 };
@@ -29,7 +29,9 @@ fn main() -> ExitCode {
         Some(Task::Explain { cause }) => return explain::run(cause.as_deref()),
         Some(Task::Doctor(request)) => return doctor::run(&request),
         Some(Task::Correlate(request)) => return offline(request, |request, columns| offline::run(&request, columns)),
+        Some(Task::Diff(request)) => return offline(request, |request, columns| diff::run(&request, columns)),
         Some(Task::Replay(request)) => return offline(*request, replay::run),
+        Some(Task::Report(request)) => return offline(request, |request, _| report::run(&request)),
         None => cli.trace,
     };
     if !trace.replay.is_empty() {
@@ -114,7 +116,7 @@ fn export_request(config: &Config) -> Result<export::Request, String> {
 /// What reads files that the user has named, and traces nothing.
 fn offline<Cli, Request>(cli: Cli, run: impl FnOnce(Request, Option<usize>) -> anyhow::Result<ExitCode>) -> ExitCode
 where
-    Request: TryFrom<Cli, Error = UsageError>,
+    Request: TryFrom<Cli, Error: std::fmt::Display>,
 {
     let request = match Request::try_from(cli) {
         Ok(request) => request,

@@ -74,6 +74,7 @@ const TESTS: [Need; 15] = [
     Need { packages: &["libcap2-bin"], why: "file capabilities (setcap)", met: || host::find("setcap").is_some() },
     Need { packages: &["python3"], why: "processes that start while they are traced", met: || host::find("python3").is_some() },
     Need { packages: &["openssl"], why: "certificates for TLS", met: || host::find("openssl").is_some() },
+    Need { packages: &["chromium"], why: "to open the report's page and see what it asks for", met: || host::find("chromium").is_some() },
     Need {
         packages: &["prometheus"],
         why: "to fetch the metrics, and to judge the alert rules",

@@ -57,7 +57,7 @@ impl Metrics {
             Saved::Late(late) => late.observer.delay_ns.into_iter().for_each(|ns| totals.all.delay.add(ns)),
             Saved::Start(start) => totals.start = Some(start.clone()),
             Saved::Summary(sums) => totals.sums = Some(sums.clone()),
-            Saved::Other => {}
+            Saved::Folded(_) | Saved::Other => {}
         }
     }
 
@@ -260,4 +260,89 @@ impl ServicePort {
 /// A bound or a sum on the wire.
 pub fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text;
+
+    use super::*;
+    use crate::{
+        input::json,
+        model::{Comm, Role, TcpState},
+    };
+
+    const LINE: &str = include_str!("../../tests/corpus/record.json");
+
+    fn record(change: impl FnOnce(&mut Teardown)) -> Saved {
+        let Ok(Saved::Teardown(mut judged)) = json::read(LINE.as_bytes()) else { panic!("a record") };
+        change(&mut judged.teardown);
+        Saved::Teardown(judged)
+    }
+
+    fn page(metrics: &Metrics) -> String {
+        let mut page = String::new();
+        text::encode(&mut page, &metrics.0.registry()).unwrap();
+        page
+    }
+
+    fn series(metrics: &Metrics, name: &str) -> Vec<String> {
+        page(metrics).lines().filter(|line| line.starts_with(name)).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn beyond_so_many_sets_of_labels_all_processes_are_one() {
+        let mut metrics = Metrics(Shared::default());
+        let ends = 3 * MAX_LABEL_SETS as u64;
+        for n in 0..ends {
+            let name = format!("worker-{n}");
+            metrics.take(&record(|teardown| teardown.owner.as_mut().unwrap().comm = Comm::from(name.as_str())));
+        }
+        let told = series(&metrics, "rsttrace_teardowns_total");
+        assert_eq!(told.len(), MAX_LABEL_SETS + 1);
+        let other = told.iter().find(|line| line.contains(r#"process="other",service_port="other""#)).unwrap();
+        assert!(other.ends_with(&format!("}} {}", ends - MAX_LABEL_SETS as u64)), "{other}");
+        let sum: u64 = told.iter().map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum();
+        assert_eq!(sum, ends);
+    }
+
+    #[test]
+    fn a_port_is_a_services_or_unknown() {
+        let port = |role, state, local: u16, remote: u16| {
+            let Saved::Teardown(judged) = record(|teardown| {
+                (teardown.role, teardown.state) = (role, state);
+                (teardown.local.port, teardown.remote.port) = (local, remote);
+            }) else {
+                panic!("a record")
+            };
+            ServicePort::of(&judged.teardown)
+        };
+        let socket = Some(TcpState::Established);
+        assert_eq!(port(Some(Role::Server), socket, 40_000, 50_000), ServicePort::Number(40_000), "it listens there");
+        assert_eq!(port(Some(Role::Client), socket, 40_000, 443), ServicePort::Number(443));
+        assert_eq!(port(None, socket, 40_000, 443), ServicePort::Number(443));
+        assert_eq!(port(None, socket, 443, 40_000), ServicePort::Number(443));
+        assert_eq!(port(None, socket, 443, 80), ServicePort::Unknown);
+        assert_eq!(port(None, socket, 40_000, 50_000), ServicePort::Unknown);
+        assert_eq!(port(None, None, 443, 40_000), ServicePort::Unknown, "whoever scans ports chooses it");
+    }
+
+    #[test]
+    fn labels_are_escaped_and_unknown_is_a_word() {
+        let mut metrics = Metrics(Shared::default());
+        metrics.take(&record(|teardown| teardown.owner.as_mut().unwrap().comm = Comm::from("a\"b\\c\nd")));
+        metrics.take(&record(|teardown| (teardown.owner, teardown.observer, teardown.closer) = (None, None, None)));
+        let told = series(&metrics, "rsttrace_teardowns_total");
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told.iter().any(|line| line.contains(r#"process="a\"b\\c\nd","#)), "{told:?}");
+        assert!(told.iter().any(|line| line.contains(r#"process="unknown","#)), "{told:?}");
+    }
+
+    #[test]
+    fn a_run_without_records_serves_zeros() {
+        let metrics = Metrics(Shared::default());
+        assert_eq!(series(&metrics, "rsttrace_teardowns_total"), Vec::<String>::new());
+        assert_eq!(series(&metrics, "rsttrace_lost_events_total"), ["rsttrace_lost_events_total 0"]);
+        assert!(page(&metrics).ends_with("# EOF\n"));
+    }
 }

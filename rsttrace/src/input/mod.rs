@@ -1,5 +1,6 @@
 //! Records that were saved. Hostile: a file may come from anywhere.
 
+mod account;
 mod blocks;
 pub mod json;
 
@@ -13,6 +14,7 @@ use std::{
 
 use anyhow::Context as _;
 
+pub use self::account::{Account, read_all};
 use self::blocks::Blocks;
 use crate::{
     applog::{Line, LineSplitter},
