@@ -55,7 +55,7 @@ const NGINX: Need = Need { packages: &["nginx-light"], why: "the proxy of the ng
 const TCPDUMP: Need = Need { packages: &["tcpdump"], why: "witness of the packets", met: || host::find("tcpdump").is_some() };
 const STRACE: Need = Need { packages: &["strace"], why: "witness of the system calls", met: || host::find("strace").is_some() };
 
-const TESTS: [Need; 13] = [
+const TESTS: [Need; 15] = [
     Need { packages: &["valgrind"], why: "to count instructions", met: || host::find("valgrind").is_some() },
     NGINX,
     Need { packages: &["haproxy"], why: "the proxy of the HAProxy scenarios", met: || host::find("haproxy").is_some() },
@@ -72,6 +72,8 @@ const TESTS: [Need; 13] = [
     Need { packages: &["systemd"], why: "to check the example unit (systemd-analyze)", met: || host::find("systemd-analyze").is_some() },
     Need { packages: &["libcap2-bin"], why: "file capabilities (setcap)", met: || host::find("setcap").is_some() },
     Need { packages: &["python3"], why: "processes that start while they are traced", met: || host::find("python3").is_some() },
+    Need { packages: &["fish"], why: "to complete in", met: || host::find("fish").is_some() },
+    Need { packages: &["zsh"], why: "to complete in", met: || host::find("zsh").is_some() },
     Need { packages: &["openssl"], why: "certificates for TLS", met: || host::find("openssl").is_some() },
 ];
 
