@@ -56,11 +56,15 @@ pub fn run(command: &mut Command, doing: &str) -> Result<()> {
     Ok(())
 }
 
+/// Where cargo keeps what it fetched, as far as the environment says.
+pub fn cargo_home() -> Option<PathBuf> {
+    let default = || Some(Path::new(&env::var_os("HOME")?).join(".cargo"));
+    env::var_os("CARGO_HOME").map(PathBuf::from).or_else(default)
+}
+
 /// Where `cargo install` puts programs, as far as the environment says.
 pub fn install_dir() -> Option<PathBuf> {
-    let home = || env::var_os("HOME").map(|home| Path::new(&home).join(".cargo"));
-    let base = ["CARGO_INSTALL_ROOT", "CARGO_HOME"].into_iter().find_map(env::var_os).map(PathBuf::from);
-    Some(base.or_else(home)?.join("bin"))
+    Some(env::var_os("CARGO_INSTALL_ROOT").map(PathBuf::from).or_else(cargo_home)?.join("bin"))
 }
 
 /// A program in PATH.

@@ -6,6 +6,7 @@
 //! none of LLVM's development files, are needed.
 
 mod apt;
+pub mod deny;
 mod linker;
 
 use std::{
@@ -96,6 +97,9 @@ pub fn run(options: &Options) -> Result<()> {
         // What both lists have is named once.
         needs.extend(BENCH.iter().filter(|need| !options.tests || !TESTS.iter().any(|other| other.packages == need.packages)));
     }
+    if options.tests && !options.check {
+        for_dependencies();
+    }
     let missing = unmet(needs);
     let linker = linker_problem();
     if missing.is_empty() && linker.is_none() {
@@ -121,6 +125,15 @@ pub fn for_build() -> Result<()> {
 /// What `test` needs. A tool that cannot be installed is no error: the tests that use it say so.
 pub fn for_tests() -> Result<()> {
     for_build_and(&TESTS, "tests that need it are skipped")
+}
+
+/// What looking at the dependencies needs; no error either.
+pub fn for_dependencies() {
+    if !deny::is_installed()
+        && let Err(error) = deny::install()
+    {
+        eprintln!("setup: {error:#}; dependencies are not checked");
+    }
 }
 
 /// What `bench` needs. A tool that cannot be installed is no error here either.
