@@ -21,6 +21,7 @@ use self::components::Component;
 use crate::{build, host, setup, sums::Sums};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+const MAINTAINER: &str = "The rsttrace authors <https://github.com/rsttrace/rsttrace/issues>";
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -37,7 +38,7 @@ const FILES: [(&str, &str); 6] = [
     ("docs/completions/rsttrace.fish", "share/fish/vendor_completions.d/rsttrace.fish"),
     // Not /lib/systemd: where /lib is a link, which it is on every Debian since 12, an archive must not bring a directory.
     ("docs/rsttrace.service", "lib/systemd/system/rsttrace.service"),
-    ("CHANGELOG.md", "share/doc/rsttrace/changelog.gz"),
+    ("CHANGELOG.md", "share/doc/rsttrace/CHANGELOG.md.gz"),
 ];
 
 pub fn run(options: &Options) -> Result<()> {
@@ -136,19 +137,22 @@ fn place(source: &Path, destination: &Path) -> Result<()> {
 fn archive(tree: &Path, file: &Path, epoch: &str) -> Result<()> {
     let mut tar = Command::new("tar");
     tar.args(["--create", "--use-compress-program=gzip --best --no-name", "--sort=name", "--format=gnu"]);
-    tar.args([
-        "--owner=0",
-        "--group=0",
-        "--numeric-owner",
-        &format!("--mtime=@{epoch}"),
-        &format!("--transform=s,^usr,rsttrace-{VERSION},"),
-    ]);
+    tar.args(["--owner=0", "--group=0", "--numeric-owner", &format!("--mtime=@{epoch}")]);
+    tar.arg(format!("--transform=s,^usr,rsttrace-{VERSION},"));
+    // Only Debian's zsh knows the other one.
+    tar.arg("--transform=s,zsh/vendor-completions,zsh/site-functions,");
     tar.arg("--file").arg(file).arg("--directory").arg(tree).arg("usr");
     host::run(&mut tar, "making the archive")
 }
 
 fn package(tree: &Path, file: &Path, components: &[Component], epoch: &str) -> Result<()> {
     let control = tree.join("DEBIAN");
+    let changelog = tree.join("changelog");
+    let date = output(Command::new("date").args(["--utc", "--rfc-email", &format!("--date=@{epoch}")]).env("LC_ALL", "C"))?;
+    let entry = format!("rsttrace ({VERSION}) unstable; urgency=medium\n\n  * CHANGELOG.md.gz has it.\n\n -- {MAINTAINER}  {date}");
+    write(&changelog, entry)?;
+    place(&changelog, &tree.join("usr/share/doc/rsttrace/changelog.gz"))?;
+    fs::remove_file(&changelog).with_context(|| format!("cannot remove {}", changelog.display()))?;
     let size = output(Command::new("du").args(["--summarize", "--apparent-size", "--block-size=1K"]).arg(tree.join("usr")))?;
     let sums = output(Command::new("sh").args(["-c", "find usr -type f | LC_ALL=C sort | xargs md5sum"]).current_dir(tree))?;
     let built_using: Vec<String> = components.iter().filter_map(Component::built_using).collect();
@@ -159,7 +163,7 @@ fn package(tree: &Path, file: &Path, components: &[Component], epoch: &str) -> R
             "Package: rsttrace\n\
              Version: {VERSION}\n\
              Architecture: amd64\n\
-             Maintainer: The rsttrace authors <https://github.com/rsttrace/rsttrace/issues>\n\
+             Maintainer: {MAINTAINER}\n\
              Installed-Size: {}\n\
              Built-Using: {}\n\
              Section: net\n\
