@@ -72,6 +72,12 @@ pub fn find_in_path(name: &str) -> Option<PathBuf> {
     path_dirs().map(|dir| dir.join(name)).find(|file| is_executable(file))
 }
 
+/// A program in PATH, which counts, or else where `cargo install` put it outside of that.
+pub fn find_installed(name: &str) -> Option<PathBuf> {
+    let installed = || Some(install_dir()?.join(name)).filter(|file| is_executable(file));
+    find_in_path(name).or_else(installed)
+}
+
 /// A program in PATH or where an administrator's PATH would have it.
 pub fn find(name: &str) -> Option<PathBuf> {
     let system = SYSTEM_DIRS.iter().map(|dir| Path::new(dir).join(name));

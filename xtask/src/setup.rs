@@ -6,7 +6,7 @@
 //! none of LLVM's development files, are needed.
 
 mod apt;
-pub mod deny;
+mod deny;
 mod linker;
 
 use std::{
@@ -127,13 +127,14 @@ pub fn for_tests() -> Result<()> {
     for_build_and(&TESTS, "tests that need it are skipped")
 }
 
-/// What looking at the dependencies needs; no error either.
-pub fn for_dependencies() {
-    if !deny::is_installed()
+/// cargo-deny, which looks at the dependencies, installed where it is missing; no error either.
+pub fn for_dependencies() -> Option<PathBuf> {
+    if deny::find().is_none()
         && let Err(error) = deny::install()
     {
         eprintln!("setup: {error:#}; dependencies are not checked");
     }
+    deny::find()
 }
 
 /// What `bench` needs. A tool that cannot be installed is no error here either.

@@ -1,6 +1,6 @@
 //! cargo-deny, which looks at what rsttrace depends on.
 
-use std::{process::Stdio, time::Instant};
+use std::{path::PathBuf, time::Instant};
 
 use anyhow::Result;
 
@@ -8,10 +8,8 @@ use crate::host;
 
 const VERSION: &str = "0.20.2";
 
-pub fn is_installed() -> bool {
-    let mut cargo = host::cargo();
-    cargo.args(["deny", "--version"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    cargo.status().is_ok_and(|status| status.success())
+pub fn find() -> Option<PathBuf> {
+    host::find_installed("cargo-deny")
 }
 
 pub fn install() -> Result<()> {
