@@ -74,7 +74,9 @@ fn toolchain() -> Result<Command, Box<dyn Error>> {
     if !in_path("bpf-linker") {
         return Err("bpf-linker is not in PATH; run `cargo xtask setup`".into());
     }
-    for name in ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "CARGO_TARGET_DIR", "RUSTUP_TOOLCHAIN"] {
+    for name in
+        ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "CARGO_TARGET_DIR", "CARGO_PROFILE_RELEASE_STRIP", "RUSTUP_TOOLCHAIN"]
+    {
         cargo.env_remove(name);
     }
     Ok(cargo)
