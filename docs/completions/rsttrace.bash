@@ -34,6 +34,9 @@ _rsttrace() {
             rsttrace,join)
                 cmd="rsttrace__subcmd__correlate"
                 ;;
+            rsttrace,replay)
+                cmd="rsttrace__subcmd__replay"
+                ;;
             *)
                 ;;
         esac
@@ -41,21 +44,57 @@ _rsttrace() {
 
     case "${cmd}" in
         rsttrace)
-            opts="-p -L -D -4 -6 -a -j -q -v -d -c -h -V --pid --cmdline --container --unit --local-port --remote-port --port --addr --local-addr --remote-addr --ipv4 --ipv6 --netns --errno --end --fin --harm --cause --fail-on --timers --error-log --log-format --unmatched --http --http-query --json --rate-limit --time --color --ascii --quiet --verbose --duration --count --join-timeout --max-sockets --buffer --syscall-hooks --without --help --version explain doctor correlate join"
+            opts="-r -w -p -L -D -4 -6 -a -j -q -v -c -d -h -V --replay --record --record-size --record-time --record-files --keep --keep-size --trigger --pid --container --unit --local-port --remote-port --port --addr --local-addr --remote-addr --ipv4 --ipv6 --netns --errno --end --fin --harm --cause --cmdline --json --rate-limit --time --color --ascii --quiet --verbose --count --fail-on --timers --error-log --log-format --unmatched --http --http-query --duration --join-timeout --max-sockets --buffer --syscall-hooks --without --help --version explain doctor correlate join replay"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --replay)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -r)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --record)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -w)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --record-size)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --record-time)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --record-files)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --keep)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --keep-size)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --trigger)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --pid)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 -p)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --cmdline)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -119,6 +158,30 @@ _rsttrace() {
                     COMPREPLY=($(compgen -W "admin-kill listener-closed keepalive-timeout retransmit-timeout connect-timeout user-timeout zero-window-timeout undelivered-after-close out-of-memory refused-by-icmp unreachable gave-up-connecting close-with-unread-data linger-zero disconnect data-after-close linger2-abort silent-close closed-port no-connection accept-queue-overflow time-wait protocol-error refused reset-before-accept connect-probe write-after-peer-close keepalive-race closed-before-answer reset-while-closing reset-after-local-fin stale-connection no-connection-at-peer request-not-confirmed server-abort-before-response server-abort-mid-response peer-abort-idle peer-abort-mid-response peer-abort-after-response peer-abort-before-response orderly orderly-unread gave-up-waiting client-gave-up unknown" -- "${cur}"))
                     return 0
                     ;;
+                --cmdline)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --rate-limit)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --time)
+                    COMPREPLY=($(compgen -W "local utc relative" -- "${cur}"))
+                    return 0
+                    ;;
+                --color)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                --count)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --fail-on)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -135,31 +198,11 @@ _rsttrace() {
                     COMPREPLY=($(compgen -W "nginx nginx-access haproxy envoy" -- "${cur}"))
                     return 0
                     ;;
-                --rate-limit)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --time)
-                    COMPREPLY=($(compgen -W "local utc relative" -- "${cur}"))
-                    return 0
-                    ;;
-                --color)
-                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
-                    return 0
-                    ;;
                 --duration)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 -d)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --count)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                -c)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -257,6 +300,112 @@ _rsttrace() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        rsttrace__subcmd__replay)
+            opts="-p -L -D -4 -6 -a -j -q -v -c -h --pid --container --unit --local-port --remote-port --port --addr --local-addr --remote-addr --ipv4 --ipv6 --netns --errno --end --fin --harm --cause --json --rate-limit --time --color --ascii --quiet --verbose --count --fail-on --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --pid)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -p)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --container)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --unit)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --local-port)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -L)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --remote-port)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -D)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --port)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --addr)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --local-addr)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --remote-addr)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --netns)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --errno)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --end)
+                    COMPREPLY=($(compgen -W "reset reset-received reset-sent timeout error fin" -- "${cur}"))
+                    return 0
+                    ;;
+                --harm)
+                    COMPREPLY=($(compgen -W "lost possible unknown none" -- "${cur}"))
+                    return 0
+                    ;;
+                --cause)
+                    COMPREPLY=($(compgen -W "admin-kill listener-closed keepalive-timeout retransmit-timeout connect-timeout user-timeout zero-window-timeout undelivered-after-close out-of-memory refused-by-icmp unreachable gave-up-connecting close-with-unread-data linger-zero disconnect data-after-close linger2-abort silent-close closed-port no-connection accept-queue-overflow time-wait protocol-error refused reset-before-accept connect-probe write-after-peer-close keepalive-race closed-before-answer reset-while-closing reset-after-local-fin stale-connection no-connection-at-peer request-not-confirmed server-abort-before-response server-abort-mid-response peer-abort-idle peer-abort-mid-response peer-abort-after-response peer-abort-before-response orderly orderly-unread gave-up-waiting client-gave-up unknown" -- "${cur}"))
+                    return 0
+                    ;;
+                --rate-limit)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --time)
+                    COMPREPLY=($(compgen -W "local utc relative" -- "${cur}"))
+                    return 0
+                    ;;
+                --color)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                --count)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --fail-on)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

@@ -37,9 +37,7 @@ pub struct Place {
 impl Kind {
     fn of(judged: &Judged) -> Self {
         let (t, verdict) = (&judged.teardown, &judged.verdict);
-        let service_port = if t.role == Some(Role::Client) { t.remote.port } else { t.local.port };
-        let process = t.parties().next().map(|party| party.process_comm);
-        let place = Some(Place { role: t.role, process, service_port, remote: t.remote.addr });
+        let place = Some(Place { role: t.role, process: t.process(), service_port: t.service_port(), remote: t.remote.addr });
         Self { end: t.end, cause: verdict.cause, harm: verdict.harm, place }
     }
 }

@@ -15,10 +15,12 @@ use crate::{
     applog::{Format, Line, LineSplitter, LogFormat, Parsed},
     config::Look,
     correlate::{Book, Correlator, Facts, LineClock, Origin, Patience, Window},
-    input::json::{self as saved, Saved},
+    input::{self, Told, json::Saved},
     model::{Finding, LogLine},
     output::{
-        WallClock, json,
+        WallClock,
+        escape::for_terminal,
+        json,
         summary::{self, LogCounts},
         text::TextFormat,
     },
@@ -51,13 +53,9 @@ const PATIENCE: Patience =
     Patience { record_ns: 3_000_000_000, lag_ns: 2_000_000_000, entangled_ns: 12_000_000_000, line_ns: 20_000_000_000 };
 /// How often records and lines are settled, on their own clock.
 const TURN_NS: u64 = 100_000_000;
-/// Longer records are no records.
-const MAX_RECORD: usize = 1 << 20;
 const CHUNK: usize = 256 << 10;
 /// A log in more pieces is taken for several.
 const MAX_PIECES: usize = 1_000;
-/// Faults of one file that are told one by one.
-const MAX_TOLD: u64 = 10;
 
 /// Runs it.
 ///
@@ -98,36 +96,25 @@ fn sum_up(sources: &[Source], join: &Join<'_>) -> ExitCode {
     counts.of_ends = join.correlator.tally();
     let mut code = ExitCode::SUCCESS;
     for source in sources {
-        let name = source.name();
+        let name = &source.name;
         match &source.reader {
-            Reader::Events if source.faults > 0 => {
-                eprintln!(
-                    "rsttrace: {name}: {} of {} lines are no records and were skipped",
-                    grouped(source.faults),
-                    grouped(source.lines)
-                );
-                code = FAILED.into();
+            Reader::Events(events) => {
+                if events.sum_up() {
+                    code = FAILED.into();
+                }
             }
-            Reader::Log { .. } if source.faults > 0 && source.faults == source.lines => {
+            Reader::Log(_) if source.faults > 0 && source.faults == source.lines => {
                 eprintln!("rsttrace: {name}: none of {} lines is understood; --log-format names other formats", grouped(source.lines));
                 code = FAILED.into();
             }
-            Reader::Log { .. } => {
+            Reader::Log(_) => {
                 counts.lines += source.lines;
                 counts.malformed += source.faults;
             }
-            Reader::Events => {}
         }
     }
     eprintln!("{}", summary::log_words(&counts));
     code
-}
-
-/// What is told in the order in which it stands in the file of records.
-#[derive(Debug)]
-struct Told {
-    value: Value,
-    saved: Saved,
 }
 
 /// A line that may be about a record, or a record.
@@ -171,7 +158,7 @@ impl Join<'_> {
                     let facts = match &told.saved {
                         Saved::Teardown(judged) => vec![Facts::of(judged)],
                         Saved::Late(late) => vec![Facts::of_late(late)],
-                        Saved::Other => Vec::new(),
+                        _ => Vec::new(),
                     };
                     self.correlator.push_record(now_ns, facts, told);
                 }
@@ -234,11 +221,12 @@ impl Join<'_> {
         }
         if self.request.json {
             // What it had before stays, but for what is known better now.
-            if !matches!(told.saved, Saved::Other) {
-                told.value["log"] = serde_json::to_value(json::certain(&finding))?;
-                told.value["log_candidates"] = json::candidates(&finding).into();
+            let mut value: Value = serde_json::from_slice(&told.line)?;
+            if told.saved.at_ns().is_some() {
+                value["log"] = serde_json::to_value(json::certain(&finding))?;
+                value["log_candidates"] = json::candidates(&finding).into();
             }
-            return json::line(out, &told.value);
+            return json::line(out, &value);
         }
         let clock = WallClock::new(0, 0);
         match told.saved {
@@ -250,21 +238,15 @@ impl Join<'_> {
                 let columns = self.columns;
                 self.text_from(late.at_ns).write_late(out, &late, &finding, &clock, columns)
             }
-            Saved::Other => Ok(()),
+            _ => Ok(()),
         }
     }
 }
 
-/// A file, read in pieces.
+/// A file, and what it gives next.
 struct Source {
-    path: PathBuf,
-    file: Box<dyn Read>,
-    splitter: LineSplitter,
-    buffer: Vec<u8>,
-    ended: bool,
+    name: String,
     reader: Reader,
-    /// What was read and not yet taken, in reverse.
-    items: Vec<Item>,
     next: Option<Item>,
     last_ns: u64,
     lines: u64,
@@ -272,53 +254,46 @@ struct Source {
 }
 
 enum Reader {
-    Events,
-    Log { origin: Origin, format: Box<dyn LogFormat> },
+    Events(input::Source),
+    Log(Box<Log>),
+}
+
+/// A log, read in pieces.
+struct Log {
+    file: Box<dyn Read>,
+    splitter: LineSplitter,
+    buffer: Vec<u8>,
+    ended: bool,
+    origin: Origin,
+    format: Box<dyn LogFormat>,
+    /// What was read and not yet taken, in reverse.
+    items: Vec<Item>,
 }
 
 impl Source {
     fn events(path: &Path) -> anyhow::Result<Self> {
-        Self::open(path, Reader::Events, LineSplitter::with_limit(MAX_RECORD))
+        Ok(Self::new(path, Reader::Events(input::Source::open(path)?)))
     }
 
     fn log(path: &Path, book: Book, format: Format, file: usize) -> anyhow::Result<Self> {
         let origin = Origin { book, file };
-        Self::open(path, Reader::Log { origin, format: format.parser() }, LineSplitter::new())
-    }
-
-    fn open(path: &Path, reader: Reader, splitter: LineSplitter) -> anyhow::Result<Self> {
         let file: Box<dyn Read> = if path.as_os_str() == "-" {
             Box::new(io::stdin())
         } else {
             Box::new(File::open(path).with_context(|| format!("cannot open {}", path.display()))?)
         };
-        Ok(Self {
-            path: path.to_owned(),
-            file,
-            splitter,
-            buffer: vec![0; CHUNK],
-            ended: false,
-            reader,
-            items: Vec::new(),
-            next: None,
-            last_ns: 0,
-            lines: 0,
-            faults: 0,
-        })
+        let (splitter, buffer, items) = (LineSplitter::new(), vec![0; CHUNK], Vec::new());
+        Ok(Self::new(path, Reader::Log(Box::new(Log { file, splitter, buffer, ended: false, origin, format: format.parser(), items }))))
     }
 
-    fn name(&self) -> String {
-        crate::output::escape::for_terminal(&self.path.to_string_lossy()).into_owned()
+    fn new(path: &Path, reader: Reader) -> Self {
+        Self { name: for_terminal(&path.to_string_lossy()).into_owned(), reader, next: None, last_ns: 0, lines: 0, faults: 0 }
     }
 
     /// When it happened. What stands later in a file is not earlier, however it is stamped.
     fn next_ns(&self) -> u64 {
         let own = match &self.next {
-            Some(Item::Record(told)) => match &told.saved {
-                Saved::Teardown(judged) => judged.teardown.at_ns,
-                Saved::Late(late) => late.at_ns,
-                Saved::Other => 0,
-            },
+            Some(Item::Record(told)) => told.saved.at_ns().unwrap_or(0),
             Some(Item::Line { order_ns, .. }) => *order_ns,
             None => 0,
         };
@@ -327,47 +302,61 @@ impl Source {
 
     /// Makes the next item ready, if there is one.
     fn fill(&mut self, clock: &LineClock) -> io::Result<()> {
-        while self.next.is_none() {
-            if let Some(item) = self.items.pop() {
-                self.next = Some(item);
-                self.last_ns = self.next_ns();
-            } else if self.ended {
-                return Ok(());
-            } else {
-                self.read(clock).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display())))?;
-            }
+        if self.next.is_none() {
+            self.next = self.read(clock)?;
+            self.last_ns = self.next_ns();
         }
         Ok(())
     }
 
-    fn read(&mut self, clock: &LineClock) -> io::Result<()> {
+    fn read(&mut self, clock: &LineClock) -> io::Result<Option<Item>> {
+        let Self { name, reader, lines, faults, .. } = self;
+        match reader {
+            Reader::Events(events) => Ok(events.next()?.map(Item::Record)),
+            Reader::Log(log) => loop {
+                if log.items.is_empty() && !log.ended {
+                    let read = log.read(clock, |number, why| {
+                        *lines += 1;
+                        let Some(why) = why else { return };
+                        *faults += 1;
+                        if *faults <= input::MAX_TOLD {
+                            eprintln!("rsttrace: {name}:{number}: {}", for_terminal(&why));
+                        }
+                    });
+                    read.map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}")))?;
+                } else {
+                    return Ok(log.items.pop());
+                }
+            },
+        }
+    }
+}
+
+impl Log {
+    /// Reads on. `each`: what is told of each line: its number, and what is wrong with it.
+    fn read(&mut self, clock: &LineClock, mut each: impl FnMut(u64, Option<String>)) -> io::Result<()> {
         let n = match self.file.read(&mut self.buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             read => read?,
         };
-        let name = self.name();
-        let Self { splitter, buffer, reader, items, lines, faults, .. } = self;
-        let mut each = |line: Line<'_>| {
-            *lines += 1;
-            let (number, item) = match line {
-                Line::TooLong { number, length } => (number, Err(format!("{} bytes are too many for one line", grouped(length)))),
-                Line::Whole { number, bytes } => (number, reader.item(bytes, clock)),
-            };
-            match item {
-                Ok(item) => items.extend(item),
-                Err(why) => {
-                    *faults += 1;
-                    if *faults <= MAX_TOLD {
-                        eprintln!("rsttrace: {name}:{number}: {}", crate::output::escape::for_terminal(&why));
-                    }
+        let Self { splitter, buffer, items, origin, format, .. } = self;
+        let mut take = |line: Line<'_>| match line {
+            Line::TooLong { number, length } => each(number, Some(format!("{} bytes are too many for one line", grouped(length)))),
+            Line::Whole { number, bytes } => match format.parse(bytes) {
+                Parsed::About(about) => {
+                    let window = clock.window(&about.time, None, 0);
+                    items.push(Item::Line { origin: *origin, line: about, window, order_ns: window.from_ns });
+                    each(number, None);
                 }
-            }
+                Parsed::Other => each(number, None),
+                Parsed::Malformed => each(number, Some("is not understood".to_owned())),
+            },
         };
         if n == 0 {
             self.ended = true;
-            splitter.finish(&mut each);
+            splitter.finish(&mut take);
         } else {
-            splitter.push(&buffer[..n], &mut each);
+            splitter.push(&buffer[..n], &mut take);
         }
         self.items.reverse();
         // A line is not later than the one behind it, whatever it says: else one with a wrong stamp would
@@ -380,26 +369,5 @@ impl Source {
             }
         }
         Ok(())
-    }
-}
-
-impl Reader {
-    fn item(&self, line: &[u8], clock: &LineClock) -> Result<Option<Item>, String> {
-        match self {
-            Self::Events if line.trim_ascii().is_empty() => Ok(None),
-            Self::Events => {
-                let saved = saved::read(line)?;
-                let value = serde_json::from_slice(line).map_err(|error| error.to_string())?;
-                Ok(Some(Item::Record(Box::new(Told { value, saved }))))
-            }
-            Self::Log { origin, format } => match format.parse(line) {
-                Parsed::About(about) => {
-                    let window = clock.window(&about.time, None, 0);
-                    Ok(Some(Item::Line { origin: *origin, line: about, window, order_ns: window.from_ns }))
-                }
-                Parsed::Other => Ok(None),
-                Parsed::Malformed => Err("is not understood".to_owned()),
-            },
-        }
     }
 }

@@ -9,7 +9,7 @@
 
 use std::{fs, path::Path};
 
-use clap::{Command, CommandFactory as _};
+use clap::{Arg, ArgGroup, Command, CommandFactory as _};
 use clap_complete::{Generator as _, Shell};
 use rsttrace::cli::Cli;
 
@@ -60,8 +60,14 @@ complete -c rsttrace -n "__fish_rsttrace_using_subcommand explain" -f -a "(rsttr
 /// the subcommand.
 fn command() -> Command {
     let whole = Cli::command();
-    let told = whole.get_arguments().filter(|arg| !arg.is_hide_set() && !arg.is_last_set()).cloned();
-    Command::new("rsttrace").version("").disable_help_subcommand(true).args(told).subcommands(whole.get_subcommands().cloned())
+    let (told, untold): (Vec<&Arg>, Vec<&Arg>) = whole.get_arguments().partition(|arg| !arg.is_hide_set() && !arg.is_last_set());
+    Command::new("rsttrace")
+        .version("")
+        .disable_help_subcommand(true)
+        .args(told)
+        // Empty ones: others name what they cannot be used with.
+        .groups(untold.into_iter().map(|arg| ArgGroup::new(arg.get_id())))
+        .subcommands(whole.get_subcommands())
 }
 
 fn script(shell: Shell) -> String {

@@ -42,6 +42,8 @@ const TEARDOWN: &[(&str, &[&str])] = &[
             "cause",
             "initiator",
             "harm",
+            "lost_bytes",
+            "unconfirmed_bytes",
             "evidence",
             "verdict",
             "log",

@@ -9,7 +9,7 @@ use std::{
 use rsttrace_tests::{binary, require_tool};
 
 /// What has been typed, and what its last word becomes.
-const LINES: [(&str, &str); 12] = [
+const LINES: [(&str, &str); 13] = [
     ("rsttrace doc", "doctor"),
     ("rsttrace --rate", "--rate-limit"),
     ("rsttrace --harm po", "possible"),
@@ -21,6 +21,7 @@ const LINES: [(&str, &str); 12] = [
     ("rsttrace correlate --log-format hap", "haproxy"),
     ("rsttrace doctor --bun", "--bundle"),
     ("rsttrace doctor --without iter", "iter/task_file"),
+    ("rsttrace replay --harm po", "possible"),
     ("rsttrace -p nginx -- tail -n 1 /proc/self/statu", "/proc/self/status"),
 ];
 

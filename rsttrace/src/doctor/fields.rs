@@ -151,6 +151,8 @@ static SOURCES: &[Source] = &[
     source("cause", EVERYTHING, &[]),
     source("initiator", EVERYTHING, &[]),
     source("harm", EVERYTHING, &[]),
+    source("lost_bytes", EVERYTHING, &[]),
+    source("unconfirmed_bytes", EVERYTHING, &[]),
     source("evidence.last_speaker", END, &["tcp_sock__lsndtime", "inet_connection_sock__lrcvtime", "tcp_sock__snd_wl1"]),
     source("evidence.reused", END, &["tcp_sock__lsndtime", "inet_connection_sock__lrcvtime", "tcp_sock__snd_wl1"]),
     source("evidence.linger", END, &["sock__skc_flags", "SOCK_LINGER", "sock__sk_lingertime"]),

@@ -161,6 +161,22 @@ impl Teardown {
         self.owner.iter().map(Party::from).chain(tasks.map(Party::from))
     }
 
+    /// Whose connection it is called in a table: its holder, else who noticed or closed it.
+    pub fn process(&self) -> Option<Comm> {
+        self.parties().next().map(|party| party.process_comm)
+    }
+
+    /// The server's port: ours, unless we connected. The other one is of no use to anybody who counts.
+    pub fn service_port(&self) -> u16 {
+        if self.role == Some(Role::Client) { self.remote.port } else { self.local.port }
+    }
+
+    /// Since the last data either way; `None`: there was none, or no full socket.
+    pub fn idle_ms(&self) -> Option<u64> {
+        let idle = self.idle?;
+        idle.sent_ms.into_iter().chain(idle.received_ms).min()
+    }
+
     /// When whoever held the socket certainly still did: closing it may be long before its end.
     pub fn held_ns(&self) -> u64 {
         let closed = self.fin.first_ns.filter(|_| self.fin.first == Some(FirstFin::Local));

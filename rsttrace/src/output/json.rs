@@ -394,6 +394,8 @@ impl JsonFormat {
                 cause: Word(verdict.cause.name()),
                 initiator: Word(verdict.initiator.name()),
                 harm: Word(verdict.harm.name()),
+                lost_bytes: verdict.damage.lost(),
+                unconfirmed_bytes: verdict.damage.unconfirmed,
                 evidence: evidence(t, verdict),
                 verdict: verdict.words.as_str(),
                 log: certain(log).map(Rare),
