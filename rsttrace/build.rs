@@ -19,7 +19,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     // TARGET/PROFILE/build/rsttrace-HASH/out: beside the profiles, so that all of them share one.
     let target_dir = out.ancestors().nth(4).unwrap_or(&out).join("ebpf");
-    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("..");
+    let package = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
+    let root = package.parent().unwrap_or(&package);
     let kernel_half = root.join("rsttrace-ebpf");
     println!("cargo::rerun-if-changed={}", kernel_half.display());
     println!("cargo::rerun-if-changed={}", root.join("rsttrace-common").display());
@@ -27,13 +28,17 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut cargo = toolchain()?;
     let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
-    let flags = [
+    let mut flags = vec![
         // v3 has 32-bit arithmetic and jumps; kernels from 5.1 accept it.
         "-Ctarget-cpu=v3".to_owned(),
         "-Clink-arg=--btf".to_owned(),
         "-Cdebuginfo=2".to_owned(),
         format!("--cfg=bpf_target_arch=\"{arch}\""),
+        // The same wherever it is built: BTF has the names of source files.
+        format!("--remap-path-prefix={}=/rsttrace", root.display()),
     ];
+    let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(Path::new(&env::var_os("HOME")?).join(".cargo")));
+    flags.extend(cargo_home.map(|home| format!("--remap-path-prefix={}=/cargo", home.display())));
     cargo
         .args(["build", "--release", "--target", TARGET, "--manifest-path"])
         .arg(kernel_half.join("Cargo.toml"))
@@ -69,7 +74,9 @@ fn toolchain() -> Result<Command, Box<dyn Error>> {
     if !in_path("bpf-linker") {
         return Err("bpf-linker is not in PATH; run `cargo xtask setup`".into());
     }
-    for name in ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "CARGO_TARGET_DIR", "RUSTUP_TOOLCHAIN"] {
+    for name in
+        ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "CARGO_TARGET_DIR", "CARGO_PROFILE_RELEASE_STRIP", "RUSTUP_TOOLCHAIN"]
+    {
         cargo.env_remove(name);
     }
     Ok(cargo)

@@ -1,13 +1,17 @@
 //! The command line, and nothing but it.
 
 use std::{
+    error::Error,
+    ffi::OsStr,
+    marker::PhantomData,
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroU32,
+    str::FromStr,
 };
 
 use clap::{
-    ArgAction, Args, Parser, Subcommand, ValueEnum,
-    builder::{PossibleValuesParser, Styles, TypedValueParser},
+    ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint,
+    builder::{PossibleValue, PossibleValuesParser, Styles, TypedValueParser},
 };
 use jiff::{SignedDuration, tz::TimeZone};
 
@@ -73,6 +77,7 @@ pub enum Task {
     /// Say what a cause means, why it happens, and what to change
     Explain {
         /// A word of the record's "cause"; without it, all of them
+        #[arg(value_parser = Offers::<String>::new(causes()), hide_possible_values = true)]
         cause: Option<String>,
     },
     /// Say what works on this machine and what does not: rights, hooks, fields, clocks
@@ -281,11 +286,13 @@ pub struct Select {
     pub fin: bool,
 
     /// Only ends that hurt this much: lost, possible, unknown, none
-    #[arg(long, value_name = "HARM", value_delimiter = ',', help_heading = "Ends")]
+    #[arg(long, value_name = "HARM", value_delimiter = ',', value_parser = Offers::<Harm>::new(harms()), hide_possible_values = true)]
+    #[arg(help_heading = "Ends")]
     pub harm: Vec<Harm>,
 
     /// Only ends of these causes (rsttrace explain lists them)
-    #[arg(long, value_name = "CAUSE", value_delimiter = ',', help_heading = "Ends")]
+    #[arg(long, value_name = "CAUSE", value_delimiter = ',', value_parser = Offers::<Cause>::new(causes()), hide_possible_values = true)]
+    #[arg(help_heading = "Ends")]
     pub cause: Vec<Cause>,
 }
 
@@ -394,7 +401,7 @@ pub struct Trace {
     ///
     /// What CMD prints goes to stderr, because stdout carries records only. Where rsttrace stops
     /// first (--count, --duration), CMD goes on.
-    #[arg(last = true, value_name = "CMD", help_heading = "Processes")]
+    #[arg(last = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments, help_heading = "Processes")]
     pub command: Vec<std::ffi::OsString>,
 
     /// More timers to match idle times with: lines of SECONDS NAME
@@ -498,6 +505,42 @@ pub struct Replay {
 
     #[command(flatten)]
     pub show: Show,
+}
+
+/// A value that is read by its own rules, in its own words where it is refused; a shell offers these words for it.
+#[derive(Clone)]
+struct Offers<T> {
+    words: Vec<&'static str>,
+    read: PhantomData<fn() -> T>,
+}
+
+impl<T> Offers<T> {
+    fn new(words: Vec<&'static str>) -> Self {
+        Self { words, read: PhantomData }
+    }
+}
+
+impl<T> TypedValueParser for Offers<T>
+where
+    T: FromStr<Err: Into<Box<dyn Error + Send + Sync>>> + Clone + Send + Sync + 'static,
+{
+    type Value = T;
+
+    fn parse_ref(&self, command: &clap::Command, arg: Option<&clap::Arg>, value: &OsStr) -> Result<T, clap::Error> {
+        (|text: &str| text.parse::<T>()).parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(self.words.iter().map(PossibleValue::new)))
+    }
+}
+
+fn causes() -> Vec<&'static str> {
+    Cause::ALL.iter().map(|cause| cause.name()).collect()
+}
+
+fn harms() -> Vec<&'static str> {
+    Harm::ALL.iter().map(|harm| harm.name()).collect()
 }
 
 fn hooks() -> PossibleValuesParser {

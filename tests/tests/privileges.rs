@@ -75,7 +75,7 @@ fn the_unit_file_is_one_that_systemd_understands() {
     let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/rsttrace.service");
     let unit = fs::read_to_string(docs).expect("the unit file");
     // Also where rsttrace and its man page are not installed.
-    let unit = unit.replace("/usr/local/bin/rsttrace", "/bin/true").replace("Documentation=man:rsttrace(1)\n", "");
+    let unit = unit.replace("ExecStart=rsttrace", "ExecStart=true").replace("Documentation=man:rsttrace(1)\n", "");
     let directory = std::env::temp_dir().join(format!("rsttrace-unit-{}", std::process::id()));
     fs::create_dir(&directory).expect("a directory");
     fs::write(directory.join("rsttrace.service"), unit).expect("a copy");

@@ -56,16 +56,26 @@ pub fn run(command: &mut Command, doing: &str) -> Result<()> {
     Ok(())
 }
 
+/// Where cargo keeps what it fetched, as far as the environment says.
+pub fn cargo_home() -> Option<PathBuf> {
+    let default = || Some(Path::new(&env::var_os("HOME")?).join(".cargo"));
+    env::var_os("CARGO_HOME").map(PathBuf::from).or_else(default)
+}
+
 /// Where `cargo install` puts programs, as far as the environment says.
 pub fn install_dir() -> Option<PathBuf> {
-    let home = || env::var_os("HOME").map(|home| Path::new(&home).join(".cargo"));
-    let base = ["CARGO_INSTALL_ROOT", "CARGO_HOME"].into_iter().find_map(env::var_os).map(PathBuf::from);
-    Some(base.or_else(home)?.join("bin"))
+    Some(env::var_os("CARGO_INSTALL_ROOT").map(PathBuf::from).or_else(cargo_home)?.join("bin"))
 }
 
 /// A program in PATH.
 pub fn find_in_path(name: &str) -> Option<PathBuf> {
     path_dirs().map(|dir| dir.join(name)).find(|file| is_executable(file))
+}
+
+/// A program in PATH, which counts, or else where `cargo install` put it outside of that.
+pub fn find_installed(name: &str) -> Option<PathBuf> {
+    let installed = || Some(install_dir()?.join(name)).filter(|file| is_executable(file));
+    find_in_path(name).or_else(installed)
 }
 
 /// A program in PATH or where an administrator's PATH would have it.

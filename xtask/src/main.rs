@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod confusion;
 mod demo;
+mod dist;
 mod host;
 mod setup;
 mod sums;
@@ -31,6 +32,8 @@ enum Command {
     Demo(demo::Options),
     /// Set up, build, then make ends of every kind and compare what is reported with what was made
     Confusion(confusion::Options),
+    /// Set up, build, then make a Debian package and an archive in target/dist
+    Dist(dist::Options),
     /// Set up, build, then run all tests
     Test(test::Options),
     /// Set up, build, then measure what tracing costs, beside what people use instead
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Build => build::run(),
         Command::Demo(options) => demo::run(&options),
         Command::Confusion(options) => confusion::run(&options),
+        Command::Dist(options) => dist::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Vm(options) => vm::run(&options),

@@ -6,6 +6,7 @@
 //! none of LLVM's development files, are needed.
 
 mod apt;
+mod deny;
 mod linker;
 mod wheel;
 
@@ -73,6 +74,8 @@ const TESTS: [Need; 15] = [
     Need { packages: &["systemd"], why: "to check the example unit (systemd-analyze)", met: || host::find("systemd-analyze").is_some() },
     Need { packages: &["libcap2-bin"], why: "file capabilities (setcap)", met: || host::find("setcap").is_some() },
     Need { packages: &["python3"], why: "processes that start while they are traced", met: || host::find("python3").is_some() },
+    Need { packages: &["fish"], why: "to complete in", met: || host::find("fish").is_some() },
+    Need { packages: &["zsh"], why: "to complete in", met: || host::find("zsh").is_some() },
     Need { packages: &["openssl"], why: "certificates for TLS", met: || host::find("openssl").is_some() },
     Need { packages: &["chromium"], why: "to open the report's page and see what it asks for", met: || host::find("chromium").is_some() },
     Need {
@@ -106,6 +109,9 @@ pub fn run(options: &Options) -> Result<()> {
         // What both lists have is named once.
         needs.extend(BENCH.iter().filter(|need| !options.tests || !TESTS.iter().any(|other| other.packages == need.packages)));
     }
+    if options.tests && !options.check {
+        for_dependencies();
+    }
     let missing = unmet(needs);
     let linker = linker_problem();
     let wheel = !options.tests || wheel::is_there();
@@ -138,6 +144,16 @@ pub fn for_tests() -> Result<()> {
         eprintln!("setup: {error:#}; tests that need it are skipped");
     }
     Ok(())
+}
+
+/// cargo-deny, which looks at the dependencies, installed where it is missing; no error either.
+pub fn for_dependencies() -> Option<PathBuf> {
+    if deny::find().is_none()
+        && let Err(error) = deny::install()
+    {
+        eprintln!("setup: {error:#}; dependencies are not checked");
+    }
+    deny::find()
 }
 
 /// What `bench` needs. A tool that cannot be installed is no error here either.

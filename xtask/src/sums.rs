@@ -9,6 +9,8 @@ pub struct Sums {
     returned_early: usize,
     /// `name: why`
     pub skipped: Vec<String>,
+    /// What cannot be looked at here, and why; no failure anywhere.
+    pub left_out: Vec<String>,
     pub failed: Vec<String>,
     ok: Vec<String>,
     /// Failed at first, and passed alone.

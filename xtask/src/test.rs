@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{build, host, setup, sums::Sums, vm};
+use crate::{build, dist, host, setup, sums::Sums, vm};
 
 /// Scenarios run several tracers at once; more than this only makes them wait for each other.
 const MAX_THREADS: usize = 4;
@@ -53,12 +53,17 @@ pub fn run(options: &Options) -> Result<()> {
         lint(&["fmt", "--all", "--check"], &mut sums)?;
         // The kernel half, which is no default member, does not compile for this machine.
         lint(&["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"], &mut sums)?;
-    }
-    if options.filters.is_empty() {
+        dependencies(&mut sums)?;
         println!("test: other kernels");
         match vm::test() {
             Ok(other) => sums.add("other kernels", other),
             Err(error) => sums.note("other kernels", Some(format!("{error:#}"))),
+        }
+        // With the tracer that the other kernels have run.
+        println!("test: packages");
+        match dist::test() {
+            Ok(packages) => sums.add("packages", packages),
+            Err(error) => sums.note("packages", Some(format!("{error:#}"))),
         }
     }
     sums.add_skips(&fs::read_to_string(&skips).with_context(|| format!("cannot read {}", skips.display()))?);
@@ -71,13 +76,36 @@ fn lint(args: &[&str], sums: &mut Sums) -> Result<()> {
     let mut probe = host::cargo();
     let probe = probe.args([tool, "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
     if !probe.context("cannot start cargo")?.success() {
-        println!("test: cargo {tool} is not installed here: left out");
+        sums.left_out.push(format!("cargo {tool}: not installed here"));
         return Ok(());
     }
     println!("test: cargo {}", args.join(" "));
     if !host::cargo().args(args).status().context("cannot start cargo")?.success() {
         sums.failed.push(format!("cargo {}", args.join(" ")));
     }
+    Ok(())
+}
+
+/// Licences, versions and sources of what is depended on; known faults too, where the database of them can be had.
+fn dependencies(sums: &mut Sums) -> Result<()> {
+    let Some(program) = setup::for_dependencies() else {
+        sums.skipped.push("cargo deny: it cannot be installed here".to_owned());
+        return Ok(());
+    };
+    let deny = |args: &[&str]| {
+        let mut deny = Command::new(&program);
+        deny.args(args).current_dir(host::root());
+        deny
+    };
+    let mut check = vec!["check", "licenses", "bans", "sources"];
+    if deny(&["fetch", "db"]).output().context("cannot start cargo-deny")?.status.success() {
+        check.push("advisories");
+    } else {
+        sums.left_out.push("cargo deny check advisories: the database of known faults cannot be fetched from here".to_owned());
+    }
+    println!("test: cargo deny {}", check.join(" "));
+    let passed = deny(&check).status().context("cannot start cargo-deny")?.success();
+    sums.note("cargo deny", (!passed).then(|| "the messages above say why".to_owned()));
     Ok(())
 }
 
@@ -98,6 +126,7 @@ fn run_tests(cargo: &mut Command) -> Result<Sums> {
 }
 
 fn report(sums: &Sums, options: &Options, tracer: &Path) -> Result<()> {
+    list("left out", &sums.left_out);
     list("skipped", &sums.skipped);
     list("passed only alone, at the second attempt", &sums.again);
     list("failed", &sums.failed);

@@ -15,12 +15,8 @@ const VERSION: &str = "0.13.0";
 /// The LLVMs that this version knows.
 const LLVMS: std::ops::RangeInclusive<u32> = 21..=23;
 
-/// The one in PATH, which counts, or else the one that `cargo install` put outside of it.
 pub fn find() -> Option<PathBuf> {
-    host::find_in_path("bpf-linker").or_else(|| {
-        let installed = host::install_dir()?.join("bpf-linker");
-        host::is_executable(&installed).then_some(installed)
-    })
+    host::find_installed("bpf-linker")
 }
 
 /// What keeps bpf-linker from linking what this compiler makes.

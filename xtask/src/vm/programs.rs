@@ -10,10 +10,8 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::{initramfs::Archive, kernels::Kernel};
-use crate::host;
+use crate::{build, host};
 
-const TARGET: &str = "x86_64-unknown-linux-gnu";
-const STATIC: &str = "-Ctarget-feature=+crt-static";
 /// Which test programs a guest runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
@@ -40,12 +38,15 @@ pub struct Programs {
 impl Programs {
     /// Builds them.
     pub fn build(scope: Scope) -> Result<Self> {
-        build(&["rsttrace"], "building a static rsttrace")?;
-        build(&["rsttrace-tests", "--bin", "guest", "--bin", "workload", "--no-default-features"], "building a static workload")?;
-        let release = host::target_dir()?.join(TARGET).join("release");
+        let tracer = build::static_tracer()?;
+        let workload = ["--package", "rsttrace-tests", "--bin", "guest", "--bin", "workload", "--no-default-features"];
+        let mut cargo = host::cargo();
+        cargo.args(["build", "--quiet", "--release"]).args(workload);
+        host::run(build::statically(&mut cargo), "building a static workload")?;
+        let release = build::static_release()?;
         let mut files = vec![
             ("init".to_owned(), release.join("guest")),
-            ("bin/rsttrace".to_owned(), release.join("rsttrace")),
+            ("bin/rsttrace".to_owned(), tracer),
             ("bin/workload".to_owned(), release.join("workload")),
         ];
         for tool in TOOLS {
@@ -81,22 +82,13 @@ fn inside(file: &Path) -> String {
     file.display().to_string().trim_start_matches('/').to_owned()
 }
 
-fn cargo(args: &[&str]) -> Command {
-    let mut cargo = host::cargo();
-    cargo.args(args).args(["--quiet", "--target", TARGET, "--package", "rsttrace-tests"]).env("CARGO_ENCODED_RUSTFLAGS", STATIC);
-    cargo
-}
-
-fn build(package: &[&str], doing: &str) -> Result<()> {
-    let mut cargo = host::cargo();
-    cargo.args(["build", "--quiet", "--release", "--target", TARGET, "--package"]).args(package);
-    host::run(cargo.env("CARGO_ENCODED_RUSTFLAGS", STATIC), doing)
-}
-
 /// The test programs, each by the name that cargo knows it by, and what they start beside them.
 fn build_scenarios(scenarios: &[&str], helpers: &[&str]) -> Result<Vec<(String, PathBuf)>> {
-    let mut cargo = cargo(&["test", "--no-run", "--message-format=json", "--no-default-features", "--features", "harness"]);
-    cargo.args(scenarios.iter().flat_map(|name| ["--test", name]));
+    let mut cargo = host::cargo();
+    cargo.args(["test", "--no-run", "--quiet", "--message-format=json", "--package", "rsttrace-tests"]);
+    build::statically(&mut cargo)
+        .args(["--no-default-features", "--features", "harness"])
+        .args(scenarios.iter().flat_map(|name| ["--test", name]));
     // A guest has little memory.
     cargo.env("CARGO_PROFILE_DEV_DEBUG", "0").env("CARGO_PROFILE_DEV_STRIP", "symbols");
     let output = cargo.stderr(Stdio::inherit()).output().context("building static scenarios: cannot start cargo")?;
