@@ -79,6 +79,12 @@ pub enum Task {
     /// Takes about a second and leaves nothing behind. Exit status: 0 all fine, 1 degraded, 3 this
     /// machine cannot run it.
     Doctor(Doctor),
+    /// Show on the whole terminal, live, how connections end: by cause, process, remote address and port
+    ///
+    /// Traces as rsttrace does, with the same flags, or looks through FILE: a recording, or records that were
+    /// saved with --json. ? says what the keys do. Where stdout is no terminal, there is a summary at the end
+    /// (docs/top.md). Exit status: as the tracer's; with FILE, 1 if something was no record.
+    Top(Box<Top>),
     /// Join saved records with saved logs, as --error-log does while they are made
     ///
     /// Reads records that were saved with --json, and logs of the same time. Lines that cannot be
@@ -86,6 +92,16 @@ pub enum Task {
     /// whole log was not understood.
     #[command(visible_alias = "join")]
     Correlate(Correlate),
+}
+
+/// What the live screen is about.
+#[derive(Clone, Debug, Args)]
+pub struct Top {
+    /// Saved records, instead of tracing; - is standard input
+    pub file: Option<std::path::PathBuf>,
+
+    #[command(flatten)]
+    pub trace: Trace,
 }
 
 /// What to bring together, and how to show it.

@@ -7,13 +7,14 @@ use thiserror::Error;
 
 use crate::{
     applog::Format,
-    cli::{ColorChoice, Correlate, EndChoice, TimeChoice, Trace},
+    cli::{self, ColorChoice, Correlate, EndChoice, TimeChoice, Trace},
     enrich,
     filter::{AddrFilter, Condition, Family, Filter, PortSet, ProcessSelector},
     follow,
     model::EndKind,
     offline,
     output::text::{Appearance, TimeFormat},
+    top,
     verdict::timers::Timers,
 };
 
@@ -129,6 +130,29 @@ impl TryFrom<Correlate> for offline::Request {
             json: cli.json,
             look: Look { time: cli.time, color: cli.color, ascii: cli.ascii, timeline: false, silence: cli.unmatched },
         })
+    }
+}
+
+impl TryFrom<cli::Top> for top::Request {
+    type Error = UsageError;
+
+    fn try_from(cli: cli::Top) -> Result<Self, UsageError> {
+        let cli::Top { file, trace } = cli;
+        let refused = |words: &str| Err(UsageError(words.to_owned()));
+        if trace.json || trace.rate_limit.is_some() {
+            return refused("top shows every record on a screen of its own: --json and --rate-limit are for rsttrace without it");
+        }
+        let (wants_stdin, says_more_or_less) =
+            (trace.error_log.iter().any(|path| path.as_os_str() == "-"), trace.quiet || trace.verbose > 0);
+        let traces = !trace.command.is_empty() || trace.duration.is_some() || trace.count.is_some() || !trace.error_log.is_empty();
+        // Wrong values are told before there is a screen.
+        let config = Config::try_from(trace)?;
+        if file.is_some() && (traces || !config.filter_words.is_empty()) {
+            return refused("FILE is shown as it is: flags that choose what to trace do not go with it; f on the screen filters");
+        }
+        // Behind the name of this task; what is traced is for the tracer to read.
+        let flags = std::env::args_os().skip(2).collect();
+        Ok(Self { file, flags, look: config.look, wants_stdin, says_more_or_less })
     }
 }
 

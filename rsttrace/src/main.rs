@@ -13,7 +13,7 @@ use rsttrace::{
     probe::ProbeError,
     run,
     sandbox::{self, Broker},
-    status,
+    status, top,
 };
 
 /// Failed while running.
@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Some(Task::Explain { cause }) => return explain::run(cause.as_deref()),
         Some(Task::Doctor(request)) => return doctor::run(&request),
         Some(Task::Correlate(request)) => return correlate(request),
+        Some(Task::Top(request)) => return on_top(*request),
         None => cli.trace,
     };
     if trace.verbose >= 2 {
@@ -84,6 +85,26 @@ fn correlate(cli: cli::Correlate) -> ExitCode {
         Ok(Err(error)) => {
             complain(&format!("{error:#}"));
             FAILED.into()
+        }
+        Err(error) => {
+            complain(&format!("cannot change capabilities: {error}"));
+            FAILED.into()
+        }
+    }
+}
+
+fn on_top(cli: cli::Top) -> ExitCode {
+    match sandbox::as_the_user(|| top::Request::try_from(cli)) {
+        Ok(Ok(request)) => match top::run(request) {
+            Ok(code) => code,
+            Err(error) => {
+                complain(&format!("{error:#}"));
+                FAILED.into()
+            }
+        },
+        Ok(Err(error)) => {
+            complain(&error.to_string());
+            USAGE.into()
         }
         Err(error) => {
             complain(&format!("cannot change capabilities: {error}"));

@@ -68,7 +68,8 @@ fn line() -> String {
 fn a_saved_record_gets_its_line_and_keeps_all_else() {
     let files = Files::new();
     // What a later version adds must not be lost either.
-    let events = files.write("events", &format!("{{\"schema\":1,\"record\":\"of-the-future\"}}\n{}", RECORD.replacen('{', "{\"later\":[1],", 1)));
+    let events =
+        files.write("events", &format!("{{\"schema\":1,\"record\":\"of-the-future\"}}\n{}", RECORD.replacen('{', "{\"later\":[1],", 1)));
     let log = files.write("log", &line());
     let output = correlate(&["--events", &events, "--error-log", &log, "--log-zone", "UTC", "--json"]);
     assert_eq!((output.status.code(), said(&output).as_str()), (Some(0), "log: 1 line about ends of connections: 1 joined\n"));
