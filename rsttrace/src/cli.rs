@@ -92,6 +92,11 @@ pub enum Task {
     /// whole log was not understood.
     #[command(visible_alias = "join")]
     Correlate(Correlate),
+    /// Show what was recorded with --record or saved with --json, with the same filters and outputs
+    ///
+    /// Without filters, --json gives the very lines of the run. What cannot be read is told with its place and skipped. Exit
+    /// status: 0 shown, 1 something could not be read, 4 a record met --fail-on.
+    Replay(Replay),
 }
 
 /// What the live screen is about.
@@ -172,9 +177,9 @@ pub struct Doctor {
     pub without: Vec<String>,
 }
 
-/// What to trace, and how to show it.
+/// Which records are meant; the same for a live run and for a file.
 #[derive(Clone, Debug, Args)]
-pub struct Trace {
+pub struct Select {
     /// Only connections of these processes and their descendants: PID, or exact name
     ///
     /// A name is the process's comm or its executable's name. A connection belongs to a process
@@ -182,10 +187,6 @@ pub struct Trace {
     /// name that nobody has yet, rsttrace waits for it.
     #[arg(short, long, value_name = "PID|NAME", value_delimiter = ',', help_heading = "Processes")]
     pub pid: Vec<String>,
-
-    /// Only processes whose command line contains TEXT, and their descendants
-    #[arg(long, value_name = "TEXT", help_heading = "Processes")]
-    pub cmdline: Vec<String>,
 
     /// Only processes in these containers: the id or its first digits, at least 4
     ///
@@ -197,13 +198,6 @@ pub struct Trace {
     /// Only processes in these units of systemd: nginx (nginx.service), session-3.scope
     #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "Processes")]
     pub unit: Vec<UnitName>,
-
-    /// Run CMD, trace it and its descendants, and stop when it ends
-    ///
-    /// What CMD prints goes to stderr, because stdout carries records only. Where rsttrace stops
-    /// first (--count, --duration), CMD goes on.
-    #[arg(last = true, value_name = "CMD", help_heading = "Processes")]
-    pub command: Vec<std::ffi::OsString>,
 
     /// Only these ports at our end: 80,443,8000-8099
     #[arg(short = 'L', long, value_name = "PORTS", help_heading = "Connections")]
@@ -260,43 +254,11 @@ pub struct Trace {
     /// Only ends of these causes (rsttrace explain lists them)
     #[arg(long, value_name = "CAUSE", value_delimiter = ',', help_heading = "Ends")]
     pub cause: Vec<Cause>,
+}
 
-    /// Exit with status 4 if a record is like this: harm=lost, cause=keepalive-race
-    #[arg(long, value_name = "WHAT", help_heading = "Run")]
-    pub fail_on: Vec<Condition>,
-
-    /// More timers to match idle times with: lines of SECONDS NAME
-    #[arg(long, value_name = "FILE", help_heading = "Output")]
-    pub timers: Vec<std::path::PathBuf>,
-
-    /// Join the lines of this error log with the records that they are about; - is standard input
-    ///
-    /// Follows the file through rotation. A record then names the request that it hit, as the
-    /// application logged it, and orderly ends that the log complains of are shown too
-    /// (docs/logs.md). May be given several times.
-    #[arg(long, value_name = "FILE", help_heading = "Log")]
-    pub error_log: Vec<std::path::PathBuf>,
-
-    /// What writes the log
-    #[arg(long, value_name = "FORMAT", value_parser = log_formats(), default_value = "nginx", requires = "error_log", help_heading = "Log")]
-    pub log_format: Format,
-
-    /// Show lines of the log without a record, and errors without a line
-    #[arg(long, requires = "error_log", help_heading = "Log")]
-    pub unmatched: bool,
-
-    /// Name the HTTP/1 request that each connection was about, of the chosen processes
-    ///
-    /// Needs --pid, --cmdline or CMD: what these processes receive and send is looked at, as far as it is plain
-    /// text; the last request's line is shown, without its query, and whether its answer was complete
-    /// (docs/http.md).
-    #[arg(long, help_heading = "Output")]
-    pub http: bool,
-
-    /// Show the query of requests too (`?...`); needs --http
-    #[arg(long, requires = "http", help_heading = "Output")]
-    pub http_query: bool,
-
+/// How records are shown; the same for a live run and for a file.
+#[derive(Clone, Debug, Args)]
+pub struct Show {
     /// One JSON object per line (docs/json.md)
     #[arg(short, long, help_heading = "Output")]
     pub json: bool,
@@ -330,13 +292,106 @@ pub struct Trace {
     #[arg(short, long, action = ArgAction::Count, help_heading = "Output")]
     pub verbose: u8,
 
-    /// Stop after this time: 30s, 5m, 1h30m
-    #[arg(short, long, value_name = "TIME", value_parser = duration, help_heading = "Run")]
-    pub duration: Option<std::time::Duration>,
-
     /// Stop after N records that were written
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Run")]
     pub count: Option<u64>,
+
+    /// Exit with status 4 if a record is like this: harm=lost, cause=keepalive-race
+    #[arg(long, value_name = "WHAT", help_heading = "Run")]
+    pub fail_on: Vec<Condition>,
+}
+
+/// What to trace, and how to show it.
+#[derive(Clone, Debug, Args)]
+pub struct Trace {
+    /// Show what is in FILE instead of tracing: the same as rsttrace replay FILE
+    #[arg(short = 'r', long, value_name = "FILE", help_heading = "Record and replay")]
+    #[arg(conflicts_with_all = ["cmdline", "command", "error_log", "http", "duration", "record"])]
+    pub replay: Vec<std::path::PathBuf>,
+
+    /// Record everything that is shown in FILE, whatever stdout has: rsttrace replay shows it again
+    ///
+    /// The file is appended to, and can be read at any time and after a crash: at most the last second is missing. It is
+    /// a sequence of gzip members with lines of JSON (zcat FILE). SIGHUP opens it again by its name (docs/recordings.md).
+    #[arg(short = 'w', long, value_name = "FILE", help_heading = "Record and replay")]
+    pub record: Option<std::path::PathBuf>,
+
+    /// Begin a new file when this one has reached SIZE: 100M; the others become FILE.1, FILE.2
+    #[arg(long, value_name = "SIZE", value_parser = size, requires = "record", help_heading = "Record and replay")]
+    pub record_size: Option<u64>,
+
+    /// Begin a new file after TIME: 1h
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "record", help_heading = "Record and replay")]
+    pub record_time: Option<std::time::Duration>,
+
+    /// Keep N files in all, and remove the oldest
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000), help_heading = "Record and replay")]
+    pub record_files: u32,
+
+    /// Keep the last TIME in memory, and write it to the file of --record on SIGUSR2 or --trigger
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "record", help_heading = "Record and replay")]
+    pub keep: Option<std::time::Duration>,
+
+    /// Memory that --keep may take, compressed; beyond it the oldest is dropped
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size, help_heading = "Record and replay")]
+    pub keep_size: u64,
+
+    /// With --keep: write what is kept when a record is like this: harm=lost, cause=keepalive-race
+    #[arg(long, value_name = "WHAT", requires = "keep", help_heading = "Record and replay")]
+    pub trigger: Vec<Condition>,
+
+    #[command(flatten)]
+    pub select: Select,
+
+    /// Only processes whose command line contains TEXT, and their descendants
+    #[arg(long, value_name = "TEXT", help_heading = "Processes")]
+    pub cmdline: Vec<String>,
+
+    #[command(flatten)]
+    pub show: Show,
+
+    /// Run CMD, trace it and its descendants, and stop when it ends
+    ///
+    /// What CMD prints goes to stderr, because stdout carries records only. Where rsttrace stops
+    /// first (--count, --duration), CMD goes on.
+    #[arg(last = true, value_name = "CMD", help_heading = "Processes")]
+    pub command: Vec<std::ffi::OsString>,
+
+    /// More timers to match idle times with: lines of SECONDS NAME
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub timers: Vec<std::path::PathBuf>,
+
+    /// Join the lines of this error log with the records that they are about; - is standard input
+    ///
+    /// Follows the file through rotation. A record then names the request that it hit, as the
+    /// application logged it, and orderly ends that the log complains of are shown too
+    /// (docs/logs.md). May be given several times.
+    #[arg(long, value_name = "FILE", help_heading = "Log")]
+    pub error_log: Vec<std::path::PathBuf>,
+
+    /// What writes the log
+    #[arg(long, value_name = "FORMAT", value_parser = log_formats(), default_value = "nginx", requires = "error_log", help_heading = "Log")]
+    pub log_format: Format,
+
+    /// Show lines of the log without a record, and errors without a line
+    #[arg(long, requires = "error_log", help_heading = "Log")]
+    pub unmatched: bool,
+
+    /// Name the HTTP/1 request that each connection was about, of the chosen processes
+    ///
+    /// Needs --pid, --cmdline or CMD: what these processes receive and send is looked at, as far as it is plain
+    /// text; the last request's line is shown, without its query, and whether its answer was complete
+    /// (docs/http.md).
+    #[arg(long, help_heading = "Output")]
+    pub http: bool,
+
+    /// Show the query of requests too (`?...`); needs --http
+    #[arg(long, requires = "http", help_heading = "Output")]
+    pub http_query: bool,
+
+    /// Stop after this time: 30s, 5m, 1h30m
+    #[arg(short, long, value_name = "TIME", value_parser = duration, help_heading = "Run")]
+    pub duration: Option<std::time::Duration>,
 
     /// Print a record that is still incomplete after this time
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration, help_heading = "Run")]
@@ -362,9 +417,27 @@ pub struct Trace {
     #[arg(long, value_name = "HOOK", value_delimiter = ',', value_parser = hooks(), help_heading = "Run")]
     pub without: Vec<String>,
 
+    /// In JSON, a summary about every second while something has changed; the last one counts
+    #[arg(long, hide = true, requires = "json", help_heading = "Run")]
+    pub interim: bool,
+
     /// Keep all privileges after attaching, and run without a sandbox (docs/privileges.md)
     #[arg(long, hide = true, help_heading = "Run")]
     pub keep_privileges: bool,
+}
+
+/// Which files, which of their records, and how to show them.
+#[derive(Clone, Debug, Args)]
+pub struct Replay {
+    /// Recordings, or records as --json wrote them, one after the other; - is standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<std::path::PathBuf>,
+
+    #[command(flatten)]
+    pub select: Select,
+
+    #[command(flatten)]
+    pub show: Show,
 }
 
 fn hooks() -> PossibleValuesParser {
@@ -394,6 +467,12 @@ fn duration(text: &str) -> Result<std::time::Duration, String> {
         .and_then(|duration| std::time::Duration::try_from(duration).ok())
         .filter(|duration| !duration.is_zero())
         .ok_or_else(|| "expected a time such as 500ms, 30s or 1h30m".to_owned())
+}
+
+/// In bytes; 64 KiB at least.
+fn size(text: &str) -> Result<u64, String> {
+    let size = parse_size::Config::new().with_binary().parse_size(text).ok();
+    size.filter(|size| *size >= 64 << 10).ok_or_else(|| "expected a size of 64k at least, such as 100M or 1G".to_owned())
 }
 
 /// The ring buffer's sizes are 4 KiB to 1 GiB.

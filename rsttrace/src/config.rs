@@ -2,18 +2,25 @@
 
 use std::{ffi::OsString, num::NonZeroU32, path::PathBuf, time::Duration};
 
+use anyhow::Context as _;
 use jiff::{Timestamp, tz::TimeZone};
 use thiserror::Error;
 
 use crate::{
     applog::Format,
-    cli::{self, ColorChoice, Correlate, EndChoice, TimeChoice, Trace},
+    cli::{self, ColorChoice, Correlate, EndChoice, Replay, Select, Show, TimeChoice, Trace},
     enrich,
     filter::{AddrFilter, Condition, Family, Filter, PortSet, ProcessSelector},
     follow,
     model::EndKind,
     offline,
-    output::text::{Appearance, TimeFormat},
+    output::{
+        escape,
+        text::{Appearance, TimeFormat},
+    },
+    recording::{Keep, Limits, Place, Recorder, Shelf},
+    replay,
+    sandbox::{self, Keeper},
     top,
     verdict::timers::Timers,
 };
@@ -52,6 +59,40 @@ pub struct Config {
     pub command: Vec<OsString>,
     pub keep_privileges: bool,
     pub log: Option<LogConfig>,
+    pub record: Option<RecordConfig>,
+    /// Summaries in JSON while the run goes on.
+    pub interim: bool,
+}
+
+/// Where everything that is shown is recorded.
+#[derive(Clone, Debug)]
+pub struct RecordConfig {
+    pub path: PathBuf,
+    pub limits: Limits,
+    /// All in all, of those that are full and the present one.
+    pub files: u32,
+    pub keep: Option<Keep>,
+}
+
+impl RecordConfig {
+    /// Opens the file, and what it takes to open the next one. `confined`: this process will not be able to. Called
+    /// while it has one thread: it forks.
+    ///
+    /// # Errors
+    /// Which file, and why.
+    pub fn open(&self, confined: bool) -> anyhow::Result<Recorder> {
+        let name = escape::for_terminal(&self.path.to_string_lossy()).into_owned();
+        let open = || {
+            let place = Place::new(&self.path, self.files)?;
+            let file = place.begin()?;
+            Ok::<_, std::io::Error>((place, file))
+        };
+        let (place, file) = sandbox::as_the_user(open).flatten().with_context(|| format!("--record: {name}"))?;
+        let written = file.metadata().map_or(0, |metadata| metadata.len());
+        let shelf: Box<dyn Shelf> =
+            if confined { Box::new(Keeper::start(place).context("--record: cannot fork")?) } else { Box::new(place) };
+        Ok(Recorder::new(name, shelf, file, written, self.limits, self.keep.clone()))
+    }
 }
 
 /// The log that is joined with the records.
@@ -138,21 +179,26 @@ impl TryFrom<cli::Top> for top::Request {
 
     fn try_from(cli: cli::Top) -> Result<Self, UsageError> {
         let cli::Top { file, trace } = cli;
-        let refused = |words: &str| Err(UsageError(words.to_owned()));
-        if trace.json || trace.rate_limit.is_some() {
-            return refused("top shows every record on a screen of its own: --json and --rate-limit are for rsttrace without it");
+        if trace.show.json || trace.show.rate_limit.is_some() {
+            return Err(UsageError("--json and --rate-limit do not go with top, which shows every record".to_owned()));
         }
-        let (wants_stdin, says_more_or_less) =
-            (trace.error_log.iter().any(|path| path.as_os_str() == "-"), trace.quiet || trace.verbose > 0);
-        let traces = !trace.command.is_empty() || trace.duration.is_some() || trace.count.is_some() || !trace.error_log.is_empty();
-        // Wrong values are told before there is a screen.
-        let config = Config::try_from(trace)?;
-        if file.is_some() && (traces || !config.filter_words.is_empty()) {
-            return refused("FILE is shown as it is: flags that choose what to trace do not go with it; f on the screen filters");
+        if file.is_some() && !(trace.command.is_empty() && trace.replay.is_empty()) {
+            return Err(UsageError("top shows one thing: FILE, or what it traces".to_owned()));
         }
-        // Behind the name of this task; what is traced is for the tracer to read.
-        let flags = std::env::args_os().skip(2).collect();
-        Ok(Self { file, flags, look: config.look, wants_stdin, says_more_or_less })
+        let replays = file.is_some();
+        let files: Vec<_> = file.into_iter().chain(trace.replay.iter().cloned()).collect();
+        Ok(Self {
+            reads_stdin: trace.error_log.iter().chain(&files).any(|path| path.as_os_str() == "-"),
+            replays,
+            file: files.first().map(|path| path.display().to_string()),
+            // Wrong values are told before there is a screen.
+            look: match files.is_empty() {
+                true => Config::try_from(trace)?.look,
+                false => replay::Request::try_from(Replay { files, select: trace.select, show: trace.show })?.look,
+            },
+            // Behind the name of this task.
+            flags: std::env::args_os().skip(2).collect(),
+        })
     }
 }
 
@@ -161,54 +207,31 @@ impl TryFrom<Trace> for Config {
 
     fn try_from(cli: Trace) -> Result<Self, UsageError> {
         let filter_words = filter_words(&cli);
-        let mut processes = cli.pid.iter().map(|text| selector(text)).collect::<Result<Vec<_>, _>>()?;
+        let mut filter = filter(cli.select.clone(), running)?;
         for text in &cli.cmdline {
             if text.is_empty() {
                 return Err(UsageError("--cmdline: an empty text is part of every command line".to_owned()));
             }
-            processes.push(ProcessSelector::Cmdline(text.clone()));
+            filter.processes.push(ProcessSelector::Cmdline(text.clone()));
         }
-        if cli.http && processes.is_empty() && cli.command.is_empty() {
+        if cli.http && filter.processes.is_empty() && cli.command.is_empty() {
             return Err(UsageError("--http needs processes to look at: --pid, --cmdline or -- CMD".to_owned()));
         }
-        let ends: Vec<EndKind> = cli.end.iter().flat_map(|end| kinds(*end)).copied().collect();
-        let want_fin = cli.fin || ends.contains(&EndKind::Fin);
-        let family = match (cli.ipv4, cli.ipv6) {
-            (true, _) => Some(Family::V4),
-            (_, true) => Some(Family::V6),
-            _ => None,
-        };
         Ok(Self {
-            filter: Filter {
-                processes,
-                containers: cli.container,
-                units: cli.unit,
-                local_ports: PortSet::union(cli.local_port),
-                remote_ports: PortSet::union(cli.remote_port),
-                either_port: PortSet::union(cli.port),
-                addr: AddrFilter(cli.addr),
-                local_addr: AddrFilter(cli.local_addr),
-                remote_addr: AddrFilter(cli.remote_addr),
-                family,
-                netns: cli.netns.as_deref().map(netns).transpose()?,
-                errnos: cli.errno,
-                ends,
-                harms: cli.harm,
-                causes: cli.cause,
-            },
             timers: timers(&cli.timers)?,
-            fail_on: cli.fail_on,
             filter_words,
-            want_fin,
+            want_fin: cli.select.fin || filter.ends.contains(&EndKind::Fin),
+            filter,
             http: cli.http,
             http_query: cli.http_query,
-            json: cli.json,
-            rate_limit: cli.rate_limit,
-            look: Look { time: cli.time, color: cli.color, ascii: cli.ascii, timeline: cli.verbose >= 1, silence: cli.unmatched },
-            quiet: cli.quiet,
-            verbose: cli.verbose,
+            json: cli.show.json,
+            rate_limit: cli.show.rate_limit,
+            look: look(&cli.show, cli.unmatched),
+            fail_on: cli.show.fail_on,
+            quiet: cli.show.quiet,
+            verbose: cli.show.verbose,
             duration: cli.duration,
-            count: cli.count,
+            count: cli.show.count,
             join_timeout: cli.join_timeout,
             max_sockets: cli.max_sockets,
             buffer_bytes: cli.buffer,
@@ -217,22 +240,85 @@ impl TryFrom<Trace> for Config {
             command: cli.command,
             keep_privileges: cli.keep_privileges,
             log: log(cli.error_log, cli.log_format, cli.unmatched)?,
+            record: cli.record.map(|path| RecordConfig {
+                path,
+                limits: Limits { bytes: cli.record_size, time: cli.record_time },
+                files: cli.record_files,
+                keep: cli.keep.map(|time| Keep { time, bytes: cli.keep_size, triggers: cli.trigger }),
+            }),
+            interim: cli.interim,
         })
     }
 }
 
-fn selector(text: &str) -> Result<ProcessSelector, UsageError> {
-    if text.is_empty() {
-        return Err(UsageError("--pid: expected a process number or name".to_owned()));
+impl TryFrom<Replay> for replay::Request {
+    type Error = UsageError;
+
+    fn try_from(cli: Replay) -> Result<Self, UsageError> {
+        if cli.files.iter().filter(|path| path.as_os_str() == "-").count() > 1 {
+            return Err(UsageError("standard input (-) can be only one of the files".to_owned()));
+        }
+        let Replay { files, select, show } = cli;
+        Ok(Self {
+            files,
+            filter_words: select_words(&select),
+            filter: filter(select, recorded)?,
+            json: show.json,
+            rate_limit: show.rate_limit,
+            look: look(&show, false),
+            fail_on: show.fail_on,
+            quiet: show.quiet,
+            count: show.count,
+        })
     }
-    if !text.bytes().all(|b| b.is_ascii_digit()) {
-        return Ok(ProcessSelector::Name(text.to_owned()));
-    }
+}
+
+/// `number`: which process a number means.
+fn filter(select: Select, number: impl Fn(&str) -> Result<u32, UsageError>) -> Result<Filter, UsageError> {
+    let selector = |text: &String| match text.bytes().all(|b| b.is_ascii_digit()) {
+        _ if text.is_empty() => Err(UsageError("--pid: expected a process number or name".to_owned())),
+        true => number(text).map(ProcessSelector::Pid),
+        false => Ok(ProcessSelector::Name(text.clone())),
+    };
+    Ok(Filter {
+        processes: select.pid.iter().map(selector).collect::<Result<_, _>>()?,
+        containers: select.container,
+        units: select.unit,
+        local_ports: PortSet::union(select.local_port),
+        remote_ports: PortSet::union(select.remote_port),
+        either_port: PortSet::union(select.port),
+        addr: AddrFilter(select.addr),
+        local_addr: AddrFilter(select.local_addr),
+        remote_addr: AddrFilter(select.remote_addr),
+        family: match (select.ipv4, select.ipv6) {
+            (true, _) => Some(Family::V4),
+            (_, true) => Some(Family::V6),
+            _ => None,
+        },
+        netns: select.netns.as_deref().map(netns).transpose()?,
+        errnos: select.errno,
+        ends: select.end.iter().flat_map(|end| kinds(*end)).copied().collect(),
+        harms: select.harm,
+        causes: select.cause,
+    })
+}
+
+/// `silence`: that a log has nothing about an error is said.
+fn look(show: &Show, silence: bool) -> Look {
+    Look { time: show.time, color: show.color, ascii: show.ascii, timeline: show.verbose >= 1, silence }
+}
+
+/// The process that has this number now, or whose thread has it.
+fn running(text: &str) -> Result<u32, UsageError> {
     text.parse()
         .ok()
         .and_then(enrich::process_of)
-        .map(ProcessSelector::Pid)
         .ok_or_else(|| UsageError(format!("--pid: there is no process {text}; give a name to wait for one that starts later")))
+}
+
+/// The process that had this number.
+fn recorded(text: &str) -> Result<u32, UsageError> {
+    text.parse().map_err(|_| UsageError(format!("--pid: {text} is no process number")))
 }
 
 /// The well-known timers and those of the files.
@@ -287,25 +373,30 @@ fn netns(text: &str) -> Result<u32, UsageError> {
 
 /// Every filter as the user gave it, `name=value`.
 fn filter_words(cli: &Trace) -> Vec<String> {
-    let mut words: Vec<String> = cli.pid.iter().map(|value| format!("pid={value}")).collect();
-    words.extend(cli.cmdline.iter().map(|value| format!("cmdline={value}")));
-    words.extend(cli.container.iter().map(|value| format!("container={value}")));
-    words.extend(cli.unit.iter().map(|value| format!("unit={value}")));
+    let mut words: Vec<String> = cli.cmdline.iter().map(|value| format!("cmdline={value}")).collect();
     if let Some(command) = cli.command.first() {
         words.push(format!("command={}", command.to_string_lossy()));
     }
-    words.extend(cli.local_port.iter().map(|value| format!("local-port={value}")));
-    words.extend(cli.remote_port.iter().map(|value| format!("remote-port={value}")));
-    words.extend(cli.port.iter().map(|value| format!("port={value}")));
-    words.extend(cli.addr.iter().map(|value| format!("addr={value}")));
-    words.extend(cli.local_addr.iter().map(|value| format!("local-addr={value}")));
-    words.extend(cli.remote_addr.iter().map(|value| format!("remote-addr={value}")));
-    words.extend(cli.ipv4.then(|| "ipv4".to_owned()));
-    words.extend(cli.ipv6.then(|| "ipv6".to_owned()));
-    words.extend(cli.netns.iter().map(|value| format!("netns={value}")));
-    words.extend(cli.errno.iter().map(|value| format!("errno={value}")));
-    words.extend(cli.end.iter().flat_map(|end| kinds(*end)).map(|kind| format!("end={}", kind.name())));
-    words.extend(cli.harm.iter().map(|harm| format!("harm={harm}")));
-    words.extend(cli.cause.iter().map(|cause| format!("cause={cause}")));
+    words.extend(select_words(&cli.select));
+    words
+}
+
+fn select_words(select: &Select) -> Vec<String> {
+    let mut words: Vec<String> = select.pid.iter().map(|value| format!("pid={value}")).collect();
+    words.extend(select.container.iter().map(|value| format!("container={value}")));
+    words.extend(select.unit.iter().map(|value| format!("unit={value}")));
+    words.extend(select.local_port.iter().map(|value| format!("local-port={value}")));
+    words.extend(select.remote_port.iter().map(|value| format!("remote-port={value}")));
+    words.extend(select.port.iter().map(|value| format!("port={value}")));
+    words.extend(select.addr.iter().map(|value| format!("addr={value}")));
+    words.extend(select.local_addr.iter().map(|value| format!("local-addr={value}")));
+    words.extend(select.remote_addr.iter().map(|value| format!("remote-addr={value}")));
+    words.extend(select.ipv4.then(|| "ipv4".to_owned()));
+    words.extend(select.ipv6.then(|| "ipv6".to_owned()));
+    words.extend(select.netns.iter().map(|value| format!("netns={value}")));
+    words.extend(select.errno.iter().map(|value| format!("errno={value}")));
+    words.extend(select.end.iter().flat_map(|end| kinds(*end)).map(|kind| format!("end={}", kind.name())));
+    words.extend(select.harm.iter().map(|harm| format!("harm={harm}")));
+    words.extend(select.cause.iter().map(|cause| format!("cause={cause}")));
     words
 }

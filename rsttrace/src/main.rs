@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use rsttrace::{
     cli::{self, Cli, Task},
-    config::Config,
+    config::{Config, UsageError},
     doctor, explain,
     follow::Doors,
     offline,
     output::escape::for_terminal,
     probe::ProbeError,
-    run,
+    replay, run,
     sandbox::{self, Broker},
     status, top,
 };
@@ -28,11 +28,16 @@ fn main() -> ExitCode {
     let trace = match cli.task {
         Some(Task::Explain { cause }) => return explain::run(cause.as_deref()),
         Some(Task::Doctor(request)) => return doctor::run(&request),
-        Some(Task::Correlate(request)) => return correlate(request),
-        Some(Task::Top(request)) => return on_top(*request),
+        Some(Task::Correlate(request)) => return offline(request, |request, columns| offline::run(&request, columns)),
+        Some(Task::Replay(request)) => return offline(request, replay::run),
+        Some(Task::Top(request)) => return on_screen(*request),
         None => cli.trace,
     };
-    if trace.verbose >= 2 {
+    if !trace.replay.is_empty() {
+        let request = cli::Replay { files: trace.replay, select: trace.select, show: trace.show };
+        return offline(request, replay::run);
+    }
+    if trace.show.verbose >= 2 {
         // Both halves of rsttrace; the loader's own chatter only where RUST_LOG asks for it.
         env_logger::Builder::new().filter_module("rsttrace", log::LevelFilter::Debug).parse_default_env().init();
     }
@@ -55,6 +60,13 @@ fn main() -> ExitCode {
             return FAILED.into();
         }
     };
+    let record = match config.record.as_ref().map(|record| record.open(!config.keep_privileges)).transpose() {
+        Ok(record) => record,
+        Err(error) => {
+            complain(&format!("{error:#}"));
+            return FAILED.into();
+        }
+    };
     let broker = (!config.keep_privileges).then(|| Broker::start(files.clone()));
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -63,7 +75,7 @@ fn main() -> ExitCode {
             return FAILED.into();
         }
     };
-    match runtime.block_on(run::run(config, files, broker)) {
+    match runtime.block_on(run::run(config, files, record, broker)) {
         Ok(code) => code,
         Err(error) => {
             complain(&format!("{error:#}"));
@@ -72,15 +84,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn correlate(cli: cli::Correlate) -> ExitCode {
-    let request = match offline::Request::try_from(cli) {
+/// What reads files that the user has named, and traces nothing.
+fn offline<Cli, Request>(cli: Cli, run: impl FnOnce(Request, Option<usize>) -> anyhow::Result<ExitCode>) -> ExitCode
+where
+    Request: TryFrom<Cli, Error = UsageError>,
+{
+    let request = match Request::try_from(cli) {
         Ok(request) => request,
         Err(error) => {
             complain(&error.to_string());
             return USAGE.into();
         }
     };
-    match sandbox::as_the_user(|| offline::run(&request, status::columns())) {
+    match sandbox::as_the_user(|| run(request, status::columns())) {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => {
             complain(&format!("{error:#}"));
@@ -93,24 +109,22 @@ fn correlate(cli: cli::Correlate) -> ExitCode {
     }
 }
 
-fn on_top(cli: cli::Top) -> ExitCode {
-    match sandbox::as_the_user(|| top::Request::try_from(cli)) {
-        Ok(Ok(request)) => match top::run(request) {
-            Ok(code) => code,
-            Err(error) => {
-                complain(&format!("{error:#}"));
-                FAILED.into()
-            }
-        },
+fn on_screen(cli: cli::Top) -> ExitCode {
+    let request = match sandbox::as_the_user(|| top::Request::try_from(cli)) {
+        Ok(Ok(request)) => request,
         Ok(Err(error)) => {
             complain(&error.to_string());
-            USAGE.into()
+            return USAGE.into();
         }
         Err(error) => {
             complain(&format!("cannot change capabilities: {error}"));
-            FAILED.into()
+            return FAILED.into();
         }
-    }
+    };
+    top::run(&request).unwrap_or_else(|error| {
+        complain(&format!("{error:#}"));
+        FAILED.into()
+    })
 }
 
 /// What it says may quote arguments, which may come from anywhere.

@@ -15,7 +15,7 @@ use crate::{
     applog::{Format, Line, LineSplitter, LogFormat, Parsed},
     config::Look,
     correlate::{Book, Correlator, Facts, LineClock, Origin, Patience, Window},
-    input::{self, Fault, Position, Records, Told, json::Saved},
+    input::{self, Told, json::Saved},
     model::{Finding, LogLine},
     output::{
         WallClock,
@@ -56,8 +56,6 @@ const TURN_NS: u64 = 100_000_000;
 const CHUNK: usize = 256 << 10;
 /// A log in more pieces is taken for several.
 const MAX_PIECES: usize = 1_000;
-/// Faults of one file that are told one by one.
-const MAX_TOLD: u64 = 10;
 
 /// Runs it.
 ///
@@ -100,13 +98,10 @@ fn sum_up(sources: &[Source], join: &Join<'_>) -> ExitCode {
     for source in sources {
         let name = &source.name;
         match &source.reader {
-            Reader::Events(_) if source.faults > 0 => {
-                eprintln!(
-                    "rsttrace: {name}: {} of {} lines are no records and were skipped",
-                    grouped(source.faults),
-                    grouped(source.lines)
-                );
-                code = FAILED.into();
+            Reader::Events(events) => {
+                if events.sum_up() {
+                    code = FAILED.into();
+                }
             }
             Reader::Log(_) if source.faults > 0 && source.faults == source.lines => {
                 eprintln!("rsttrace: {name}: none of {} lines is understood; --log-format names other formats", grouped(source.lines));
@@ -116,7 +111,6 @@ fn sum_up(sources: &[Source], join: &Join<'_>) -> ExitCode {
                 counts.lines += source.lines;
                 counts.malformed += source.faults;
             }
-            Reader::Events(_) => {}
         }
     }
     eprintln!("{}", summary::log_words(&counts));
@@ -260,7 +254,7 @@ struct Source {
 }
 
 enum Reader {
-    Events(Records),
+    Events(input::Source),
     Log(Box<Log>),
 }
 
@@ -278,7 +272,7 @@ struct Log {
 
 impl Source {
     fn events(path: &Path) -> anyhow::Result<Self> {
-        Ok(Self::new(path, Reader::Events(Records::open(path)?)))
+        Ok(Self::new(path, Reader::Events(input::Source::open(path)?)))
     }
 
     fn log(path: &Path, book: Book, format: Format, file: usize) -> anyhow::Result<Self> {
@@ -309,7 +303,7 @@ impl Source {
     /// Makes the next item ready, if there is one.
     fn fill(&mut self, clock: &LineClock) -> io::Result<()> {
         if self.next.is_none() {
-            self.next = self.read(clock).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.name)))?;
+            self.next = self.read(clock)?;
             self.last_ns = self.next_ns();
         }
         Ok(())
@@ -317,30 +311,19 @@ impl Source {
 
     fn read(&mut self, clock: &LineClock) -> io::Result<Option<Item>> {
         let Self { name, reader, lines, faults, .. } = self;
-        let mut wrong = |at: Position, why: &str| {
-            *faults += 1;
-            if *faults <= MAX_TOLD {
-                eprintln!("rsttrace: {name}:{at}: {}", for_terminal(why));
-            }
-        };
         match reader {
-            Reader::Events(records) => loop {
-                let item = records.next()?;
-                *lines += u64::from(item.is_some());
-                match item {
-                    Some(input::Item::Told(told)) => return Ok(Some(Item::Record(told))),
-                    Some(input::Item::Fault(Fault { at, why })) => wrong(at, &why),
-                    None => return Ok(None),
-                }
-            },
+            Reader::Events(events) => Ok(events.next()?.map(Item::Record)),
             Reader::Log(log) => loop {
                 if log.items.is_empty() && !log.ended {
-                    log.read(clock, |number, why| {
+                    let read = log.read(clock, |number, why| {
                         *lines += 1;
-                        if let Some(why) = why {
-                            wrong(Position::Line(number), &why);
+                        let Some(why) = why else { return };
+                        *faults += 1;
+                        if *faults <= input::MAX_TOLD {
+                            eprintln!("rsttrace: {name}:{number}: {}", for_terminal(&why));
                         }
-                    })?;
+                    });
+                    read.map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}")))?;
                 } else {
                     return Ok(log.items.pop());
                 }

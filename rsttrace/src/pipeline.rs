@@ -1,5 +1,5 @@
-//! The path of an event through user space: decode, join, judge, enrich, filter, output. Driven by the
-//! live ring or by recorded bytes.
+//! The path of an event through user space: decode, join, judge, and on to the outlet. Driven by the live
+//! ring or by recorded bytes.
 
 use std::{
     io::{self, Write},
@@ -7,24 +7,17 @@ use std::{
     time::Duration,
 };
 
-use smallvec::SmallVec;
-
 use crate::{
     audit::Tally,
     correlate::{Correlator, Facts, HELD_BACK_NS, Patience},
     decode::Decoder,
     enrich::Processes,
-    filter::{Condition, Filter},
-    fold::Fold,
+    filter::{Lineage, ProcessInfo},
     follow::Counts,
     join::Joiner,
-    model::{Event, Finding, Judged, LateObservation, LogLine, Names, Record, Seen, Teardown},
-    output::{
-        WallClock,
-        json::{self, JsonFormat},
-        summary::{LogCounts, Summary},
-        text::{self, TextFormat},
-    },
+    model::{Event, Finding, Judged, Names, Party, Record, Seen, Teardown},
+    outlet::{Ends, Outlet, People, Story},
+    output::summary::LogCounts,
     probe::Counters,
     verdict::{self, timers::Timers},
 };
@@ -32,34 +25,16 @@ use crate::{
 /// How far events of different CPUs, and of an interrupt within another, may be out of order.
 const DISORDER_NS: u64 = 1_000_000;
 
-/// How records are written.
-#[derive(Debug)]
-pub enum Format {
-    Json(JsonFormat),
-    Text(TextFormat),
-}
-
-/// Everything between the bytes of an event and the bytes of a line.
+/// Everything between the bytes of an event and a judged record, and the outlet behind it.
 #[derive(Debug)]
 pub struct Pipeline {
     pub decoder: Decoder,
     pub joiner: Joiner,
     pub processes: Processes,
-    pub filter: Filter,
-    pub format: Format,
-    pub clock: WallClock,
-    pub summary: Summary,
-    /// Stop after this many records.
-    pub limit: Option<u64>,
-    /// Orderly ends are records too.
-    pub want_fin: bool,
+    pub outlet: Outlet,
     pub timers: Timers,
     /// Processes have the numbers here that the kernel half reports.
     pub numbers_are_ours: bool,
-    pub fail_on: Vec<Condition>,
-    /// A shown record met one of these conditions.
-    pub failed: bool,
-    pub printed: u64,
     pub ready: Vec<Record>,
     /// Every event, whatever is shown: for the comparison with the kernel's counters.
     pub tally: Tally,
@@ -67,22 +42,15 @@ pub struct Pipeline {
     pub log: Option<LogJoin>,
     /// Processes that have become another program since somebody looked.
     pub execs: Vec<u32>,
-    /// Where lines of ends that are alike are limited.
-    pub fold: Option<Fold>,
     /// Of records that are written: the next ones' words need no memory of their own.
     spare_words: Vec<String>,
     last_event_ns: u64,
-    now_ns: u64,
 }
 
 /// The join of log lines with records.
 #[derive(Debug)]
 pub struct LogJoin {
     pub correlator: Correlator<Story>,
-    /// Lines without a record are written too.
-    pub show_unmatched: bool,
-    /// Shown records of an error that a call returned, and no line about it.
-    pub errors_without_line: u64,
     /// Lines that were read.
     pub counts: Counts,
 }
@@ -94,30 +62,19 @@ const LINE_FOLLOWS_NS: u64 = 100_000_000;
 
 impl LogJoin {
     /// `join_timeout`: how long a record may take to come; `immediate`: lines are read as they are written.
-    pub fn new(join_timeout: Duration, immediate: bool, show_unmatched: bool) -> Self {
+    pub fn new(join_timeout: Duration, immediate: bool) -> Self {
         let join_ns = u64::try_from(join_timeout.as_nanos()).unwrap_or(u64::MAX);
         let record_ns = if immediate { LINE_FOLLOWS_NS } else { LINE_FOLLOWS_NS + HELD_BACK_NS };
         let lag_ns = join_ns.saturating_add(record_ns);
         let entangled_ns = lag_ns.saturating_mul(3);
         let patience = Patience { record_ns, lag_ns, entangled_ns, line_ns: entangled_ns.saturating_add(lag_ns.saturating_mul(2)) };
-        Self { correlator: Correlator::new(patience), show_unmatched, errors_without_line: 0, counts: Counts::default() }
+        Self { correlator: Correlator::new(patience), counts: Counts::default() }
     }
 
-    fn counts(&self) -> LogCounts {
+    fn counts(&self, errors_without_line: u64) -> LogCounts {
         let Counts { lines, malformed, too_long } = self.counts;
-        LogCounts { lines, malformed, too_long, of_ends: self.correlator.tally(), errors_without_line: self.errors_without_line }
+        LogCounts { lines, malformed, too_long, of_ends: self.correlator.tally(), errors_without_line }
     }
-}
-
-/// One socket that ended, or both ends of a connection within this host.
-pub type Ends = SmallVec<[Judged; 2]>;
-
-/// What is told together.
-#[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "most are ends, and a box would cost each of them an allocation")]
-pub enum Story {
-    Ends(Ends),
-    Late(Box<LateObservation>, Finding),
 }
 
 impl Story {
@@ -139,30 +96,20 @@ impl Story {
 }
 
 impl Pipeline {
-    pub fn new(decoder: Decoder, joiner: Joiner, filter: Filter, format: Format, clock: WallClock, limit: Option<u64>) -> Self {
+    pub fn new(decoder: Decoder, joiner: Joiner, outlet: Outlet) -> Self {
         Self {
             decoder,
             joiner,
             processes: Processes::default(),
-            filter,
-            format,
-            clock,
-            summary: Summary::default(),
-            limit,
-            want_fin: true,
+            outlet,
             timers: Timers::well_known(),
             numbers_are_ours: true,
-            fail_on: Vec::new(),
-            failed: false,
-            printed: 0,
             ready: Vec::new(),
             tally: Tally::default(),
             log: None,
             execs: Vec::new(),
-            fold: None,
             spare_words: Vec::new(),
             last_event_ns: 0,
-            now_ns: 0,
         }
     }
 
@@ -183,7 +130,7 @@ impl Pipeline {
             }
             Err(error) => {
                 log::debug!("{error}");
-                self.summary.undecodable += 1;
+                self.outlet.summary.undecodable += 1;
             }
         }
     }
@@ -191,20 +138,19 @@ impl Pipeline {
     /// Tells what has waited long enough. `now_ns`: the present where nothing is left to read;
     /// else the time of the last event, because what completes a story may be among the unread.
     pub fn tick(&mut self, now_ns: Option<u64>) {
-        self.now_ns = now_ns.unwrap_or(self.last_event_ns);
-        self.joiner.tick(self.now_ns, &mut self.ready);
+        self.outlet.now_ns = now_ns.unwrap_or(self.last_event_ns);
+        self.joiner.tick(self.outlet.now_ns, &mut self.ready);
     }
 
     /// Whether [`Pipeline::write`] has something to do.
     pub fn has_ready(&self) -> bool {
-        !self.ready.is_empty() || self.next_line_ns().is_some_and(|at_ns| at_ns <= self.now_ns)
+        !self.ready.is_empty() || self.next_line_ns().is_some_and(|at_ns| at_ns <= self.outlet.now_ns)
     }
 
     /// When something is due that waits for nothing but time.
     fn next_line_ns(&self) -> Option<u64> {
         let log = self.log.as_ref().and_then(|log| log.correlator.next_deadline_ns());
-        let folded = self.fold.as_ref().and_then(Fold::next_deadline_ns);
-        log.into_iter().chain(folded).min()
+        log.into_iter().chain(self.outlet.next_deadline_ns()).min()
     }
 
     /// What is complete can be written with more in a moment.
@@ -229,7 +175,7 @@ impl Pipeline {
     /// # Errors
     /// What writing returns.
     pub fn write(&mut self, out: &mut impl Write, columns: Option<usize>) -> io::Result<bool> {
-        let now_ns = self.now_ns;
+        let now_ns = self.outlet.now_ns;
         self.write_until(out, columns, now_ns)
     }
 
@@ -240,21 +186,21 @@ impl Pipeline {
     pub fn finish(&mut self, out: &mut impl Write, columns: Option<usize>) -> io::Result<()> {
         self.joiner.finish(&mut self.ready);
         self.write_until(out, columns, u64::MAX)?;
-        self.write_folded(out, columns, u64::MAX).map(|_| ())
+        self.outlet.tick(out, columns, u64::MAX).map(|_| ())
     }
 
     fn write_until(&mut self, out: &mut impl Write, columns: Option<usize>, until_ns: u64) -> io::Result<bool> {
-        let wrote_folded = self.write_folded(out, columns, self.now_ns)?;
-        let before = self.printed;
+        let wrote_folded = self.outlet.tick(out, columns, self.outlet.now_ns)?;
+        let before = self.outlet.printed;
         let mut ready = std::mem::take(&mut self.ready);
         for record in ready.drain(..) {
-            if self.done() {
+            if self.outlet.done() {
                 break;
             }
             let story = self.judge(record);
             match &mut self.log {
-                Some(log) => log.correlator.push_record(self.now_ns, story.facts(), story),
-                None => self.write_story(out, columns, story)?,
+                Some(log) => log.correlator.push_record(self.outlet.now_ns, story.facts(), story),
+                None => self.tell(out, columns, story)?,
             }
         }
         self.ready = ready;
@@ -266,16 +212,16 @@ impl Pipeline {
             });
             let unmatched = log.correlator.take_unmatched();
             for story in told {
-                if self.done() {
+                if self.outlet.done() {
                     break;
                 }
-                self.write_story(out, columns, story)?;
+                self.tell(out, columns, story)?;
             }
-            if self.write_unmatched(out, columns, &unmatched)? {
+            if self.outlet.tell_unmatched(out, columns, &unmatched)? {
                 return Ok(true);
             }
         }
-        Ok(wrote_folded || self.printed > before)
+        Ok(wrote_folded || self.outlet.printed > before)
     }
 
     /// The kernel half's part of it is told; names and a verdict are added.
@@ -297,165 +243,35 @@ impl Pipeline {
         Judged { teardown, verdict, names: Names { owner, ..Names::default() }, log: Finding::Nothing }
     }
 
-    fn write_story(&mut self, out: &mut impl Write, columns: Option<usize>, story: Story) -> io::Result<()> {
-        match story {
-            Story::Ends(ends) => self.write_ends(out, columns, ends),
-            Story::Late(late, log) => self.write_late(out, columns, &late, &log),
-        }
-    }
-
-    /// Lines that no record belongs to, where they are asked for. Returns whether there were any.
-    fn write_unmatched(&mut self, out: &mut impl Write, columns: Option<usize>, lines: &[Arc<LogLine>]) -> io::Result<bool> {
-        if !self.log.as_ref().is_some_and(|log| log.show_unmatched) {
-            return Ok(false);
-        }
-        for line in lines {
-            match &self.format {
-                Format::Json(_) => json::write_unmatched(out, line)?,
-                Format::Text(text) => text.write_unmatched(out, line, columns)?,
+    fn tell(&mut self, out: &mut impl Write, columns: Option<usize>, story: Story) -> io::Result<()> {
+        let tells_names = self.tells_names();
+        let mut people = Known { processes: &mut self.processes, tells_names };
+        self.outlet.tell(out, columns, story, &mut people)?;
+        for Judged { mut teardown, verdict, .. } in self.outlet.spent.drain(..) {
+            if self.spare_words.len() < MAX_WAITING {
+                self.spare_words.push(verdict.words);
             }
+            // Nobody's request is kept for the sake of the memory around it.
+            teardown.http = None;
+            self.joiner.spare_teardowns.give(teardown);
         }
-        Ok(!lines.is_empty())
-    }
-
-    fn write_ends(&mut self, out: &mut impl Write, columns: Option<usize>, ends: Ends) -> io::Result<()> {
-        // In text both ends are one line, and folded as one.
-        let as_line = self.fold.is_some() && matches!(self.format, Format::Text(_));
-        let mut shown = Ends::new();
-        let mut admitted = SmallVec::<[bool; 2]>::new();
-        for mut judged in ends {
-            let room = as_line || !self.done();
-            if !room || !self.shows(&mut judged) {
-                self.give_back(judged);
-                continue;
-            }
-            let admits = as_line || self.admits(&judged, None);
-            self.printed += u64::from(admits);
-            admitted.push(admits);
-            shown.push(judged);
-        }
-        self.summary.count(&shown);
-        if as_line && !self.admits_line(&shown) {
-            self.printed -= shown.len() as u64;
-            admitted.fill(false);
-        }
-        let mut written = Ends::new();
-        for (mut judged, admitted) in shown.into_iter().zip(admitted) {
-            if admitted {
-                self.find_names(&mut judged);
-                written.push(judged);
-            } else {
-                self.give_back(judged);
-            }
-        }
-        match (&mut self.format, &written[..]) {
-            (Format::Json(json), ends) => ends.iter().try_for_each(|judged| json.write(out, judged, &self.clock))?,
-            (Format::Text(_), []) => {}
-            (Format::Text(text), [judged]) => text.write(out, judged, None, &self.clock, columns)?,
-            (Format::Text(text), [first, second, ..]) => text.write(out, first, Some(second), &self.clock, columns)?,
-        }
-        written.into_iter().for_each(|judged| self.give_back(judged));
         Ok(())
-    }
-
-    fn give_back(&mut self, judged: Judged) {
-        if self.spare_words.len() < MAX_WAITING {
-            self.spare_words.push(judged.verdict.words);
-        }
-        let mut teardown = judged.teardown;
-        // Nobody's request is kept for the sake of the memory around it.
-        teardown.http = None;
-        self.joiner.spare_teardowns.give(teardown);
-    }
-
-    /// Whether an end is shown; then it is counted as such.
-    fn shows(&mut self, judged: &mut Judged) -> bool {
-        // The kernel half passes on what may have left a request unanswered, and all where there is a log.
-        if !self.want_fin && judged.is_merely_orderly() {
-            self.summary.orderly_here += 1;
-            return false;
-        }
-        if !self.filter.accepts(judged, &mut self.processes) {
-            self.summary.filtered += 1;
-            return false;
-        }
-        self.failed |= self.fail_on.iter().any(|condition| condition.is_met(judged));
-        if let Some(log) = &mut self.log {
-            log.errors_without_line += u64::from(judged.teardown.observer.is_some() && judged.log == Finding::Nothing);
-        }
-        true
-    }
-
-    /// The same of what is one line in text.
-    fn admits_line(&mut self, ends: &[Judged]) -> bool {
-        match ends {
-            [a, b] if text::leads(a, b) => self.admits(a, Some(b)),
-            [a, b] => self.admits(b, Some(a)),
-            [one] => self.admits(one, None),
-            _ => true,
-        }
-    }
-
-    /// Whether it is written by itself, and not folded.
-    fn admits(&mut self, judged: &Judged, other: Option<&Judged>) -> bool {
-        self.fold.as_mut().is_none_or(|fold| fold.admits(self.now_ns, judged, other))
-    }
-
-    /// Writes what was folded in a second that is over. Returns whether there was anything.
-    fn write_folded(&mut self, out: &mut impl Write, columns: Option<usize>, until_ns: u64) -> io::Result<bool> {
-        let folded = self.fold.as_mut().map(|fold| fold.take(until_ns)).unwrap_or_default();
-        for folded in &folded {
-            match &mut self.format {
-                Format::Json(_) => json::write_folded(out, folded, &self.clock)?,
-                Format::Text(text) => text.write_folded(out, folded, &self.clock, columns)?,
-            }
-        }
-        Ok(!folded.is_empty())
-    }
-
-    fn write_late(&mut self, out: &mut impl Write, columns: Option<usize>, late: &LateObservation, log: &Finding) -> io::Result<()> {
-        if !self.filter.accepts_late(late, &mut self.processes) {
-            self.summary.filtered += 1;
-            return Ok(());
-        }
-        self.summary.late += 1;
-        self.printed += 1;
-        match &mut self.format {
-            Format::Json(json) => json.write_late(out, late, log, &self.clock),
-            Format::Text(text) => text.write_late(out, late, log, &self.clock, columns),
-        }
-    }
-
-    /// The record limit is reached.
-    pub fn done(&self) -> bool {
-        self.limit.is_some_and(|limit| self.printed >= limit)
     }
 
     /// Puts the kernel half's counters into the summary.
     pub fn count(&mut self, counters: &Counters) {
-        self.summary.orderly_in_kernel = counters.orderly;
-        self.summary.lost_records = counters.lost_records;
-        self.summary.skipped = counters.skipped.clone();
-        self.summary.lost_by_hook = rsttrace_common::hook::NAMES.iter().copied().zip(counters.lost_by_hook).collect();
-        self.summary.evicted = counters.untracked + self.joiner.evicted();
-        self.summary.log = self.log.as_ref().map(LogJoin::counts);
+        let Outlet { summary, errors_without_line, .. } = &mut self.outlet;
+        summary.orderly_in_kernel = counters.orderly;
+        summary.lost_records = counters.lost_records;
+        summary.skipped = counters.skipped.clone();
+        summary.lost_by_hook = rsttrace_common::hook::NAMES.iter().copied().zip(counters.lost_by_hook).collect();
+        summary.evicted = counters.untracked + self.joiner.evicted();
+        summary.log = self.log.as_ref().map(|log| log.counts(*errors_without_line));
     }
 
     /// Whether anything that is written, or chosen by, needs more of processes than the kernel half reports.
     pub fn tells_names(&self) -> bool {
-        let shown = match &self.format {
-            Format::Json(_) => true,
-            Format::Text(text) => text.has_timeline(),
-        };
-        self.numbers_are_ours && (shown || self.filter.asks_for_places() || self.log.is_some())
-    }
-
-    fn find_names(&mut self, judged: &mut Judged) {
-        if self.tells_names() {
-            judged.names = self.processes.names(&judged.teardown);
-        } else {
-            judged.names.nat = self.processes.nat(&judged.teardown);
-        }
+        self.numbers_are_ours && (self.outlet.tells_names() || self.outlet.filter.asks_for_places() || self.log.is_some())
     }
 
     /// A socket that still lives, and that nobody used since it was accepted, is looked up.
@@ -465,6 +281,32 @@ impl Pipeline {
             && let Some(inode) = teardown.inode
         {
             teardown.owner = self.processes.holder(inode);
+        }
+    }
+}
+
+/// The processes of this host.
+struct Known<'a> {
+    processes: &'a mut Processes,
+    tells_names: bool,
+}
+
+impl Lineage for Known<'_> {
+    fn process(&mut self, tgid: u32) -> Option<Arc<ProcessInfo>> {
+        self.processes.process(tgid)
+    }
+
+    fn at(&mut self, party: Party, at_ns: u64) -> Option<Arc<ProcessInfo>> {
+        self.processes.at(party, at_ns)
+    }
+}
+
+impl People for Known<'_> {
+    fn name(&mut self, judged: &mut Judged) {
+        if self.tells_names {
+            judged.names = self.processes.names(&judged.teardown);
+        } else {
+            judged.names.nat = self.processes.nat(&judged.teardown);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The live run: attach, say so, move events until told to stop, sum up.
 
 use std::{
+    cell::RefCell,
     io::{self, BufWriter, IsTerminal as _, Write},
     os::fd::{AsFd as _, AsRawFd, RawFd},
     path::Path,
@@ -30,14 +31,16 @@ use crate::{
     fold::Fold,
     follow::{Doors, Logs, Place},
     join::Joiner,
+    outlet::{Format, Outlet, Sink},
     output::{
         WallClock,
         json::{self, JsonFormat},
         text::TextFormat,
     },
-    pipeline::{Format, LogJoin, Pipeline},
-    probe::{Choice, Options, Probe, preflight},
+    pipeline::{LogJoin, Pipeline},
+    probe::{Choice, Counters, Options, Probe, preflight},
     reconcile::Reconciliation,
+    recording::{Message, Recorder},
     sandbox::{Broker, Sandbox},
     status::Status,
     stdout::Stdout,
@@ -70,7 +73,12 @@ const FOUND: u8 = 4;
 ///
 /// # Errors
 /// What ends a run that had begun; `ProbeError` in the chain where it could not begin.
-pub async fn run(config: Config, files: Option<Doors>, broker: Option<io::Result<Broker>>) -> anyhow::Result<ExitCode> {
+pub async fn run(
+    config: Config,
+    files: Option<Doors>,
+    record: Option<Recorder>,
+    broker: Option<io::Result<Broker>>,
+) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::install()?;
     // A live line would mix with JSON on the same terminal, and with what CMD writes there.
     let live_wanted = config.command.is_empty() && !(config.json && io::stdout().is_terminal());
@@ -99,10 +107,11 @@ pub async fn run(config: Config, files: Option<Doors>, broker: Option<io::Result
     decoder.queries = config.http_query;
     let format =
         if config.json { Format::Json(JsonFormat::default()) } else { Format::Text(TextFormat::new(config.look.on_stdout(started))) };
-    let mut pipeline = Pipeline::new(decoder, joiner, config.filter.clone(), format, clock, config.count);
+    let mut pipeline = Pipeline::new(decoder, joiner, Outlet::new(config.filter.clone(), format, clock, config.count));
     let confined = broker.is_some();
     let mut logs = files.zip(config.log.as_ref()).map(|(files, log)| open_logs(log, files, &status));
-    pipeline.log = config.log.as_ref().map(|log| LogJoin::new(config.join_timeout, log.is_immediate(), log.show_unmatched));
+    pipeline.log = config.log.as_ref().map(|log| LogJoin::new(config.join_timeout, log.is_immediate()));
+    pipeline.outlet.show_unmatched = config.log.as_ref().is_some_and(|log| log.show_unmatched);
     match broker {
         Some(Ok(broker)) => {
             pipeline.processes = broker.clone().into();
@@ -120,12 +129,14 @@ pub async fn run(config: Config, files: Option<Doors>, broker: Option<io::Result
         // Whoever is killed with its connections has a name from here.
         pipeline.processes.remember_all();
     }
+    let recorder = record.map(|record| Rc::new(RefCell::new(record)));
+    pipeline.outlet.sinks.extend(recorder.iter().map(|recorder| Box::new(Rc::clone(recorder)) as Box<dyn Sink>));
     pipeline.timers = config.timers.clone();
-    pipeline.want_fin = config.want_fin;
-    pipeline.fail_on = config.fail_on.clone();
-    pipeline.fold = config.rate_limit.map(Fold::new);
-    pipeline.summary.started = started;
-    pipeline.summary.filters = !config.filter_words.is_empty();
+    pipeline.outlet.want_fin = config.want_fin;
+    pipeline.outlet.fail_on = config.fail_on.clone();
+    pipeline.outlet.fold = config.rate_limit.map(Fold::new);
+    pipeline.outlet.summary.started = started;
+    pipeline.outlet.summary.filters = !config.filter_words.is_empty();
     let reconciliation = Reconciliation::begin(&probe, config.filter.netns, &mut pipeline.tally);
 
     let end = config.duration.map(|duration| std::time::Instant::now() + duration);
@@ -136,7 +147,7 @@ pub async fn run(config: Config, files: Option<Doors>, broker: Option<io::Result
         }
     };
     let mut out = BufWriter::with_capacity(64 * 1024, Stdout::new(Arc::clone(&signals.stopping), end, say_losses));
-    if pipeline.filter.chooses_processes() {
+    if pipeline.outlet.filter.chooses_processes() {
         choose_processes(&probe, &mut pipeline);
     }
     status.permanent(&ready_line(&config, &probe, &mut pipeline.processes, &status));
@@ -150,6 +161,8 @@ pub async fn run(config: Config, files: Option<Doors>, broker: Option<io::Result
         reconciliation,
         tracing: None,
         logs,
+        recorder,
+        interim: None,
     };
     let mut child = live.spawn()?;
     if confined {
@@ -166,7 +179,7 @@ pub async fn run(config: Config, files: Option<Doors>, broker: Option<io::Result
     }
     // What could not be written must not be tried again when the buffer is dropped.
     let _ = out.into_parts();
-    let code = if pipeline.failed { ExitCode::from(FOUND) } else { ExitCode::SUCCESS };
+    let code = if pipeline.outlet.failed { ExitCode::from(FOUND) } else { ExitCode::SUCCESS };
     match result {
         Ok(()) => Ok(code),
         // Whoever read our output has gone: nothing is wrong, and nobody is left to tell.
@@ -187,6 +200,7 @@ struct Signals {
     term: Signal,
     hup: Signal,
     usr1: Signal,
+    usr2: Signal,
 }
 
 impl Signals {
@@ -206,6 +220,7 @@ impl Signals {
             term: listen(SignalKind::terminate())?,
             hup: listen(SignalKind::hangup())?,
             usr1: listen(SignalKind::user_defined1())?,
+            usr2: listen(SignalKind::user_defined2())?,
         })
     }
 }
@@ -232,6 +247,9 @@ struct Live<'a, W: Write> {
     /// What is traced, in words, and when that was counted.
     tracing: Option<(Instant, String)>,
     logs: Option<Logs>,
+    recorder: Option<Rc<RefCell<Recorder>>>,
+    /// Records, orderly ends and lost events when a summary was last written.
+    interim: Option<(u64, u64, u64)>,
 }
 
 /// A descriptor that is watched, and owned elsewhere.
@@ -265,13 +283,13 @@ impl<W: Write> Live<'_, W> {
         let mut next_census = Instant::now() + CENSUS;
         // An exec whose event was lost is made good by it.
         let takes_census = self.config.http || self.pipeline.tells_names();
-        let chooses = chooses_by_program(&self.pipeline.filter);
+        let chooses = chooses_by_program(&self.pipeline.outlet.filter);
         // Events were there since the last look, so that some may have been lost.
         let mut looks = false;
         loop {
             let moved = self.move_events()?;
             looks |= moved != Moved::Nothing;
-            if self.pipeline.done() {
+            if self.pipeline.outlet.done() {
                 return Ok(());
             }
             if moved == Moved::Batch {
@@ -290,9 +308,13 @@ impl<W: Write> Live<'_, W> {
                 biased;
                 _ = signals.int.recv() => return Ok(()),
                 _ = signals.term.recv() => return Ok(()),
-                _ = signals.hup.recv() => return Ok(()),
+                _ = signals.hup.recv() => match &self.recorder {
+                    Some(recorder) => recorder.borrow_mut().reopen(monotonic_ns()),
+                    None => return Ok(()),
+                },
                 () = at(stop_at) => return Ok(()),
                 _ = signals.usr1.recv() => self.say_summary(),
+                _ = signals.usr2.recv() => self.dump(),
                 () = closed(stdout.as_ref()) => return Err(io::ErrorKind::BrokenPipe.into()),
                 () = readable(kernel_log.as_ref()) => self.probe.flush_log(),
                 () = readable(log_files.as_ref()) => {}
@@ -308,7 +330,7 @@ impl<W: Write> Live<'_, W> {
                 () = at(gathered), if moved == Moved::Some => {}
                 () = readable(Some(&ring)), if moved == Moved::Nothing => {}
                 () = at(due) => {}
-                () = at(Some(next_look)), if looks || self.status.wants_ticks() => {}
+                () = at(Some(next_look)), if looks || self.config.interim || self.status.wants_ticks() => {}
                 () = at(Some(next_census)), if takes_census => {}
             }
             // Whose events come first matters only while there are some.
@@ -352,7 +374,27 @@ impl<W: Write> Live<'_, W> {
                 );
             }
         }
+        self.say_of_recording();
         Ok(moved)
+    }
+
+    /// Writes what `--keep` has in memory.
+    fn dump(&mut self) {
+        match &self.recorder {
+            Some(recorder) => recorder.borrow_mut().dump(monotonic_ns()),
+            None => self.status.warn("SIGUSR2: nothing is kept (--keep)"),
+        }
+        self.say_of_recording();
+    }
+
+    fn say_of_recording(&self) {
+        let messages = self.recorder.as_ref().map(|recorder| recorder.borrow_mut().take_messages());
+        for message in messages.into_iter().flatten() {
+            match message {
+                Message::Note(words) => self.status.permanent(&words),
+                Message::Warning(words) => self.status.warn(&words),
+            }
+        }
     }
 
     /// Takes what has been logged.
@@ -385,7 +427,7 @@ impl<W: Write> Live<'_, W> {
             })
             .with_context(|| format!("cannot run {}", program.to_string_lossy()))?;
         self.probe.choose(std::process::id(), false);
-        self.pipeline.filter.processes.extend(child.id().map(ProcessSelector::Pid));
+        self.pipeline.outlet.filter.processes.extend(child.id().map(ProcessSelector::Pid));
         Ok(Some(child))
     }
 
@@ -394,7 +436,7 @@ impl<W: Write> Live<'_, W> {
         let mut found = false;
         for tgid in std::mem::take(&mut self.pipeline.execs) {
             self.pipeline.processes.has_changed(tgid);
-            let chosen = self.pipeline.filter.means(tgid, &mut self.pipeline.processes);
+            let chosen = self.pipeline.outlet.filter.means(tgid, &mut self.pipeline.processes);
             self.probe.choose(tgid, chosen);
             found |= chosen;
         }
@@ -414,19 +456,16 @@ impl<W: Write> Live<'_, W> {
     }
 
     fn write_start(&mut self) -> io::Result<()> {
-        if !self.config.json {
-            return Ok(());
-        }
         let uname = rustix::system::uname();
         let start = json::Start {
-            time: crate::output::Rfc3339(self.pipeline.summary.started).to_string(),
+            time: crate::output::Rfc3339(self.pipeline.outlet.summary.started).to_string(),
             version: env!("CARGO_PKG_VERSION"),
             kernel: uname.release().to_string_lossy().into_owned(),
             host: uname.nodename().to_string_lossy().into_owned(),
             hooks: self.probe.hooks.iter().map(|hook| (hook.name, hook.how)).collect(),
             filters: self.config.filter_words.clone(),
         };
-        json::write_start(self.out, &start)?;
+        self.pipeline.outlet.tell_start(self.out, &start)?;
         self.out.flush()
     }
 
@@ -435,7 +474,13 @@ impl<W: Write> Live<'_, W> {
     fn look(&mut self) -> bool {
         let counters = self.probe.counters();
         self.pipeline.count(&counters);
-        let unsaid = self.status.losses(self.pipeline.summary.lost_total());
+        let unsaid = self.status.losses(self.pipeline.outlet.summary.lost_total());
+        if self.config.interim
+            && let Err(error) = self.tell_interim(&counters)
+        {
+            // The next record that is written will say so.
+            log::debug!("{error}");
+        }
         if !self.status.wants_ticks() {
             return unsaid;
         }
@@ -443,8 +488,23 @@ impl<W: Write> Live<'_, W> {
             self.tracing = Some((Instant::now(), tracing(self.config, &mut self.pipeline.processes)));
         }
         let tracing = self.tracing.as_ref().map_or("", |(_, words)| words);
-        self.status.live(&format!("tracing {tracing}: {} orderly, {} records", grouped(counters.orderly), grouped(self.pipeline.printed)));
+        self.status.live(&format!(
+            "tracing {tracing}: {} orderly, {} records",
+            grouped(counters.orderly),
+            grouped(self.pipeline.outlet.printed)
+        ));
         unsaid
+    }
+
+    /// A summary for a reader who shows how it goes, where it is another one than before.
+    fn tell_interim(&mut self, counters: &Counters) -> io::Result<()> {
+        let now = (self.pipeline.outlet.printed, counters.orderly, counters.lost_by_hook.iter().sum());
+        if self.interim.replace(now) == Some(now) {
+            return Ok(());
+        }
+        self.pipeline.outlet.summary.stopped = Timestamp::now();
+        self.pipeline.outlet.tell_interim(self.out)?;
+        self.out.flush()
     }
 
     /// Everything that is still there, as it stands.
@@ -461,25 +521,27 @@ impl<W: Write> Live<'_, W> {
         self.status.clear();
         self.pipeline.finish(self.out, self.status.columns())?;
         let counters = self.probe.counters();
-        self.pipeline.summary.audit =
-            Some(self.reconciliation.compare(&counted, &self.pipeline.tally, &counters, self.pipeline.summary.undecodable));
+        self.pipeline.outlet.summary.audit =
+            Some(self.reconciliation.compare(&counted, &self.pipeline.tally, &counters, self.pipeline.outlet.summary.undecodable));
         self.update_summary();
-        if self.config.json {
-            json::write_summary(self.out, &self.pipeline.summary)?;
+        self.pipeline.outlet.tell_summary(self.out)?;
+        if let Some(recorder) = &self.recorder {
+            recorder.borrow_mut().close();
         }
+        self.say_of_recording();
         self.out.flush()
     }
 
     fn update_summary(&mut self) {
         let counters = self.probe.counters();
         self.pipeline.count(&counters);
-        self.pipeline.summary.stopped = Timestamp::now();
+        self.pipeline.outlet.summary.stopped = Timestamp::now();
     }
 
     fn say_summary(&mut self) {
         self.update_summary();
         let mut text = Vec::new();
-        if self.pipeline.summary.write(&mut text).is_ok() {
+        if self.pipeline.outlet.summary.write(&mut text).is_ok() {
             self.status.permanent(String::from_utf8_lossy(&text).trim_end());
         }
     }
@@ -504,7 +566,7 @@ fn chooses_by_program(filter: &Filter) -> bool {
 fn choose_processes(probe: &Probe, pipeline: &mut Pipeline) {
     for _ in 0..2 {
         for (tgid, _) in pipeline.processes.all() {
-            if pipeline.filter.means(tgid, &mut pipeline.processes) {
+            if pipeline.outlet.filter.means(tgid, &mut pipeline.processes) {
                 probe.choose(tgid, true);
             }
         }

@@ -15,12 +15,13 @@ use rsttrace::{
     filter::{Filter, ProcessInfo},
     fold::Fold,
     join::Joiner,
+    outlet::{Format, Outlet},
     output::{
         WallClock,
         json::JsonFormat,
         text::{Appearance, TextFormat, TimeFormat},
     },
-    pipeline::{Format, Pipeline},
+    pipeline::Pipeline,
 };
 
 use recording::events;
@@ -65,10 +66,13 @@ fn replay_limited(format: Format, columns: Option<usize>, rate_limit: Option<Non
     let reasons = REASONS.map(|(number, name)| (number, name.to_owned()));
     let first_ns = events()[0][8..16].try_into().map(u64::from_ne_bytes).unwrap();
     let clock = WallClock::new("2026-11-22T07:52:00Z".parse::<Timestamp>().unwrap().as_nanosecond(), first_ns);
-    let mut pipeline =
-        Pipeline::new(Decoder::new(4_000_000, reasons), Joiner::new(1_000_000_000, 4096), Filter::default(), format, clock, None);
+    let mut pipeline = Pipeline::new(
+        Decoder::new(4_000_000, reasons),
+        Joiner::new(1_000_000_000, 4096),
+        Outlet::new(Filter::default(), format, clock, None),
+    );
     pipeline.processes = Processes::from(Nobody);
-    pipeline.fold = rate_limit.map(Fold::new);
+    pipeline.outlet.fold = rate_limit.map(Fold::new);
     let mut out = Vec::new();
     for event in events() {
         pipeline.feed(&event);
@@ -76,7 +80,7 @@ fn replay_limited(format: Format, columns: Option<usize>, rate_limit: Option<Non
         pipeline.write(&mut out, columns).unwrap();
     }
     pipeline.finish(&mut out, columns).unwrap();
-    assert_eq!(pipeline.summary.undecodable, 0);
+    assert_eq!(pipeline.outlet.summary.undecodable, 0);
     String::from_utf8(out).unwrap()
 }
 
@@ -168,10 +172,7 @@ fn counted(reasons: bool) -> Vec<(u32, Counts)> {
     let mut pipeline = Pipeline::new(
         Decoder::new(4_000_000, names),
         Joiner::new(1_000_000_000, 4096),
-        Filter::default(),
-        Format::Json(JsonFormat::default()),
-        WallClock::new(0, 0),
-        None,
+        Outlet::new(Filter::default(), Format::Json(JsonFormat::default()), WallClock::new(0, 0), None),
     );
     pipeline.tally.reasons = reasons;
     events().iter().for_each(|event| pipeline.feed(event));

@@ -27,12 +27,13 @@ use rsttrace::{
     filter::{Filter, ProcessInfo},
     join::Joiner,
     model::{Comm, Event, Identity, Place, Record},
+    outlet::{Format, Outlet},
     output::{
         WallClock,
         json::JsonFormat,
         text::{Appearance, TextFormat, TimeFormat},
     },
-    pipeline::{Format, Pipeline},
+    pipeline::Pipeline,
     spare::Spare,
 };
 use rsttrace_common::{EndEvent, Header, Sizes, SockId, TaskEvent, kind};
@@ -103,11 +104,11 @@ impl Steady {
         };
         let decoder = Decoder::new(4_000_000, (0..40).map(|number| (number, format!("REASON_{number}"))));
         let clock = WallClock::new(Timestamp::now().as_nanosecond(), monotonic_ns());
-        let mut pipeline = Pipeline::new(decoder, Joiner::new(1_000_000_000, 1 << 18), Filter::default(), format, clock, None);
+        let mut pipeline = Pipeline::new(decoder, Joiner::new(1_000_000_000, 1 << 18), Outlet::new(Filter::default(), format, clock, None));
         let events = recording::events();
         // Later than every event: whoever was looked at once is known.
         pipeline.processes = Processes::from(Recorded::read(&pipeline.decoder, &events)).with_clock(|| u64::MAX / 2);
-        pipeline.want_fin = false;
+        pipeline.outlet.want_fin = false;
         let last_ns = events.iter().map(|event| read(event, TS)).max().ok_or("the recording is empty")?;
         Ok(Self { pipeline, events, last_ns, writes, out: Vec::new(), records: 0, bytes: 0, busy: Duration::ZERO })
     }
@@ -122,9 +123,9 @@ impl Steady {
             self.pipeline.tick(Some(self.last_ns + ROUND_NS / 2));
             self.out.clear();
             if self.writes {
-                let before = self.pipeline.printed;
+                let before = self.pipeline.outlet.printed;
                 let _ = self.pipeline.write(&mut self.out, None);
-                self.records += self.pipeline.printed - before;
+                self.records += self.pipeline.outlet.printed - before;
             } else {
                 for record in self.pipeline.ready.drain(..) {
                     let halves = match record {

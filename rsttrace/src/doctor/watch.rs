@@ -21,8 +21,9 @@ use crate::{
     decode::Decoder,
     filter::Filter,
     join::Joiner,
+    outlet::{Format, Outlet},
     output::{WallClock, json::JsonFormat},
-    pipeline::{Format, Pipeline},
+    pipeline::Pipeline,
     probe::{Probe, preflight},
 };
 
@@ -90,7 +91,7 @@ pub fn watch(probe: &mut Probe) -> io::Result<Watched> {
     let decoder = Decoder::new(tick_ns(), probe.reasons.clone());
     let joiner = Joiner::new(u64::try_from(JOIN.as_nanos()).unwrap_or(u64::MAX), 4_096);
     let mut pipeline =
-        Pipeline::new(decoder, joiner, filter, Format::Json(JsonFormat::default()), WallClock::new(wall_ns, started_ns), None);
+        Pipeline::new(decoder, joiner, Outlet::new(filter, Format::Json(JsonFormat::default()), WallClock::new(wall_ns, started_ns), None));
     pipeline.numbers_are_ours = numbers_are_ours;
     let mut reader = Reader { probe, pipeline, records: Vec::new() };
     let mut made = reader.until_all_is_told(&told, began)?;
@@ -102,7 +103,7 @@ pub fn watch(probe: &mut Probe) -> io::Result<Watched> {
     if lab.shared.is_some() {
         records.retain(|record| expected.iter().any(|half| half.matches(record)));
     }
-    let undecodable = reader.pipeline.summary.undecodable;
+    let undecodable = reader.pipeline.outlet.summary.undecodable;
     let counters = reader.probe.counters();
     let lost = counters.lost_by_hook.iter().sum();
     Ok(Watched { lab, made, records, undecodable, lost, took: began.elapsed(), wall_ns, started_ns })

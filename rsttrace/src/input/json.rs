@@ -9,8 +9,9 @@ use serde::Deserialize;
 use crate::model::{
     Answer, Bytes, Closer, Comm, Container as ModelContainer, Damage, EndKind, Endpoint as ModelEndpoint, Errno, Finding, FirstFin,
     Http as ModelHttp, Identity, Idle, Judged, LateObservation, Names, Nat as ModelNat, Observer as ModelObserver, Owner as ModelOwner,
-    Place, Role, Runtime, Seen, Speaker, Task, TcpState, Teardown, Verdict,
+    Peer as ModelPeer, Place, ResetHeader, Role, Runtime, Seen, Speaker, Task, TcpState, Teardown, Verdict,
 };
+use crate::output::Signal;
 
 /// The schema that is understood; see docs/json.md.
 const SCHEMA: u32 = 1;
@@ -191,6 +192,7 @@ struct TeardownLine {
     seen: String,
     closer: Option<Actor>,
     released: Option<Released>,
+    peer: Option<Peer>,
     fin: Fin,
     http: Option<Http>,
     phase: String,
@@ -207,8 +209,48 @@ struct TeardownLine {
 }
 
 #[derive(Deserialize)]
+struct Peer {
+    cookie: Option<u64>,
+    tgid: Option<u32>,
+    comm: Option<String>,
+    syscall: Option<String>,
+    unread: Option<u64>,
+}
+
+#[derive(Deserialize)]
 struct Evidence {
     last_speaker: Option<String>,
+    reused: Option<bool>,
+    linger: Option<u64>,
+    user_timeout: Option<u32>,
+    min_rtt_us: Option<u32>,
+    since_last_tx_us: Option<u64>,
+    probes_out: Option<u8>,
+    soft_errno: Option<Number>,
+    signal: Option<Number>,
+    timer: Option<Timer>,
+    rst: Option<Reset>,
+}
+
+/// By its name, or by number where it has none.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Number {
+    Name(String),
+    Number(i32),
+}
+
+#[derive(Deserialize)]
+struct Timer {
+    seconds: u64,
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Reset {
+    acked: Option<u64>,
+    ttl: u8,
+    window: u16,
 }
 
 #[derive(Deserialize)]
@@ -271,9 +313,17 @@ impl TeardownLine {
             netns: self.netns_name.map(Arc::from),
             nat: self.nat.map(|nat| ModelNat { original: nat.original.map(Into::into), translated: nat.translated.map(Into::into) }),
         };
+        let end = one_of(EndKind::ALL, EndKind::name, &self.end)?;
+        let peer = self.peer.map(|peer| peer.read(end));
+        let unread = self.bytes.as_ref().map_or(0, |bytes| bytes.unread);
+        let damage = damage(self.lost_bytes, self.unconfirmed_bytes, peer.and_then(|peer| peer.unread).unwrap_or(0), unread);
+        let reused = self.evidence.as_ref().and_then(|evidence| evidence.reused);
+        let timer = self.evidence.as_ref().and_then(|evidence| evidence.timer.as_ref());
+        let timer = timer.map(|timer| crate::model::Timer { seconds: timer.seconds, name: Arc::from(timer.name.as_str()) });
+        let signal = self.evidence.as_ref().and_then(|evidence| evidence.signal.as_ref()).and_then(Number::signal);
         let teardown = Teardown {
             at_ns,
-            end: one_of(EndKind::ALL, EndKind::name, &self.end)?,
+            end,
             local: self.local.into(),
             remote: self.remote.into(),
             netns: self.netns,
@@ -290,7 +340,7 @@ impl TeardownLine {
             owner: self.owner.map(|owner| ModelOwner { tgid: owner.tgid, parent_tgid: 0, comm: Comm::from(owner.comm.as_str()) }),
             observer: self.observer.map(Observer::read).transpose()?,
             seen: one_of([Seen::Yes, Seen::Never, Seen::NotYet, Seen::Unknown], Seen::name, &self.seen)?,
-            closer: self.closer.map(Into::into),
+            closer: self.closer.map(|closer| Task { signal, ..closer.into() }),
             released_ns: self
                 .released
                 .as_ref()
@@ -300,7 +350,7 @@ impl TeardownLine {
             fin,
             evidence: self.evidence.map(Evidence::read).transpose()?,
             segment: None,
-            peer: None,
+            peer,
             http: self.http.map(|http| http.read(role)).transpose()?,
         };
         let verdict = Verdict {
@@ -308,11 +358,10 @@ impl TeardownLine {
             cause: self.cause.parse()?,
             initiator: self.initiator.parse()?,
             harm: self.harm.parse()?,
-            // Which of the ways they were lost is in the words.
-            damage: Damage { undelivered: self.lost_bytes, unconfirmed: self.unconfirmed_bytes, ..Damage::default() },
-            reused: None,
+            damage,
+            reused,
             inferred_reason: None,
-            timer: None,
+            timer,
             words: self.verdict,
         };
         Ok(Judged { teardown: Box::new(teardown), verdict, names, log: Finding::Nothing })
@@ -332,8 +381,57 @@ impl Evidence {
     /// Of all that a verdict rests on, what others than the verdict ask for.
     fn read(self) -> Result<crate::model::Evidence, String> {
         let speaker = |word: String| one_of([Speaker::Local, Speaker::Remote], Speaker::name, &word);
-        Ok(crate::model::Evidence { last_speaker: self.last_speaker.map(speaker).transpose()?, ..crate::model::Evidence::default() })
+        Ok(crate::model::Evidence {
+            last_speaker: self.last_speaker.map(speaker).transpose()?,
+            linger_zero: self.linger == Some(0),
+            linger_s: self.linger,
+            user_timeout_ms: self.user_timeout,
+            min_rtt_us: self.min_rtt_us,
+            since_last_tx_us: self.since_last_tx_us,
+            probes_out: self.probes_out.unwrap_or(0),
+            soft_errno: self.soft_errno.map(Number::errno).transpose()?,
+            reset: self.rst.map(|rst| ResetHeader { acked: rst.acked, ttl: rst.ttl, window: rst.window }),
+            ..crate::model::Evidence::default()
+        })
     }
+}
+
+impl Number {
+    fn errno(self) -> Result<Errno, String> {
+        match self {
+            Self::Name(name) => name.parse(),
+            Self::Number(number) => Ok(Errno(number)),
+        }
+    }
+
+    fn signal(&self) -> Option<u32> {
+        match self {
+            Self::Name(name) => (1..=64).find(|number| Signal(*number).to_string() == *name),
+            Self::Number(number) => u32::try_from(*number).ok(),
+        }
+    }
+}
+
+impl Peer {
+    /// `end`: how our end went. What only a verdict asks for is not told.
+    fn read(self, end: EndKind) -> ModelPeer {
+        let end = match end {
+            EndKind::ResetReceived => EndKind::ResetSent,
+            EndKind::ResetSent => EndKind::ResetReceived,
+            other => other,
+        };
+        let syscall = self.syscall.as_deref().and_then(call);
+        let (cookie, tgid, unread) = (self.cookie, self.tgid, self.unread);
+        let comm = self.comm.as_deref().map(Comm::from).unwrap_or_default();
+        ModelPeer { end, cookie, tgid, comm, syscall, acted: syscall.is_some(), killed: false, unread, arrived: 0 }
+    }
+}
+
+/// The ways in which bytes were lost, as far as the sum and what was unread tell.
+fn damage(lost: u64, unconfirmed: u64, unread_there: u64, unread_here: u64) -> Damage {
+    let unread_there = unread_there.min(lost);
+    let unread_here = unread_here.min(lost - unread_there);
+    Damage { undelivered: lost - unread_there - unread_here, unconfirmed, unread_there, unread_here }
 }
 
 impl LateLine {
@@ -400,7 +498,7 @@ impl From<Actor> for Closer {
             parent_tgid: 0,
             comm,
             process_comm: comm,
-            syscall: actor.syscall.and_then(|name| name.parse::<syscalls::Sysno>().ok()).map(|call| call.name()),
+            syscall: actor.syscall.as_deref().and_then(call),
             fd: None,
             exiting: actor.exiting,
             signal: None,
@@ -408,6 +506,11 @@ impl From<Actor> for Closer {
             blocking: false,
         }
     }
+}
+
+/// A system call by its name.
+fn call(name: &str) -> Option<&'static str> {
+    name.parse::<syscalls::Sysno>().ok().map(|call| call.name())
 }
 
 fn one_of<T: Copy>(all: impl IntoIterator<Item = T>, name: impl Fn(T) -> &'static str, word: &str) -> Result<T, String> {
@@ -432,9 +535,8 @@ mod tests {
         let (mut before, mut after): (serde_json::Value, serde_json::Value) =
             (serde_json::from_str(LINE).unwrap(), serde_json::from_slice(&written).unwrap());
         // What is not read is not written.
-        for key in ["peer", "evidence"] {
-            before[key] = serde_json::Value::Null;
-            after[key] = serde_json::Value::Null;
+        for value in [&mut before, &mut after] {
+            value["evidence"]["reason_from"] = serde_json::Value::Null;
         }
         assert_eq!(before, after);
     }

@@ -17,6 +17,7 @@ use self::blocks::Blocks;
 use crate::{
     applog::{Line, LineSplitter},
     input::json::Saved,
+    output::escape::for_terminal,
     units::grouped,
 };
 
@@ -140,6 +141,60 @@ impl Records {
             Kind::Blocks(blocks) if *ended => blocks.finish(items),
             Kind::Blocks(blocks) => blocks.push(&buffer[..n], items),
         }
+    }
+}
+
+/// A file of records whose faults are told on stderr as they are met.
+pub struct Source {
+    /// Safe for a terminal.
+    pub name: String,
+    records: Records,
+    /// Lines and faults.
+    lines: u64,
+    faults: u64,
+}
+
+/// Faults of one file that are told one by one.
+pub const MAX_TOLD: u64 = 10;
+
+impl Source {
+    /// `-` is standard input.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or read.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        let name = for_terminal(&path.to_string_lossy()).into_owned();
+        Ok(Self { name, records: Records::open(path)?, lines: 0, faults: 0 })
+    }
+
+    /// The next record.
+    ///
+    /// # Errors
+    /// What reading returns, with the file's name.
+    pub fn next(&mut self) -> io::Result<Option<Box<Told>>> {
+        loop {
+            let item = self.records.next().map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.name)))?;
+            self.lines += u64::from(item.is_some());
+            match item {
+                Some(Item::Told(told)) => return Ok(Some(told)),
+                Some(Item::Fault(fault)) => {
+                    self.faults += 1;
+                    if self.faults <= MAX_TOLD {
+                        eprintln!("rsttrace: {}:{}: {}", self.name, fault.at, for_terminal(&fault.why));
+                    }
+                }
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Says how much could not be read. Returns whether there was anything.
+    pub fn sum_up(&self) -> bool {
+        if self.faults > 0 {
+            let (faults, lines) = (grouped(self.faults), grouped(self.lines));
+            eprintln!("rsttrace: {}: {faults} of {lines} lines are no records and were skipped", self.name);
+        }
+        self.faults > 0
     }
 }
 

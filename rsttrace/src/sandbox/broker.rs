@@ -59,11 +59,11 @@ const ANSWER_MAX: usize = 160 * 1024;
 /// More of a command line is not told: the kernel's own limit for one argument (`MAX_ARG_STRLEN`).
 const CMDLINE_MAX: usize = 128 * 1024;
 /// How long the tracer waits for an answer: /proc may have to wait for a process that is stuck.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// Files that reading may go on from are closed when nobody asks for so long.
 const BEFORE_LONG: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 /// Signals that are meant for the tracer, and reach its whole process or control group.
-const NOT_FOR_US: [libc::c_int; 5] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1];
+pub(super) const NOT_FOR_US: [libc::c_int; 6] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Question {
@@ -133,18 +133,10 @@ impl Line {
 
     /// Length of an answer that has arrived, and the descriptor that came with it.
     fn receive(&mut self, flags: RecvFlags) -> Option<(usize, Option<OwnedFd>)> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let socket = &self.socket;
-        let mut answer = [IoSliceMut::new(&mut self.answer)];
-        match retry_on_intr(|| recvmsg(socket, &mut answer, &mut ancillary, flags | RecvFlags::CMSG_CLOEXEC)) {
-            Ok(message) if message.bytes > 0 => {
+        match receive_file(&self.socket, &mut self.answer, flags) {
+            Ok((bytes @ 1.., file)) => {
                 self.owed = false;
-                let file = ancillary.drain().find_map(|message| match message {
-                    RecvAncillaryMessage::ScmRights(mut files) => files.next(),
-                    _ => None,
-                });
-                Some((message.bytes, file))
+                Some((bytes, file))
             }
             Err(Errno::AGAIN) => None,
             _ => {
@@ -153,6 +145,19 @@ impl Line {
             }
         }
     }
+}
+
+/// A packet's length, and the descriptor that came with it.
+pub(super) fn receive_file(socket: &OwnedFd, packet: &mut [u8], flags: RecvFlags) -> rustix::io::Result<(usize, Option<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut packet = [IoSliceMut::new(packet)];
+    let message = retry_on_intr(|| recvmsg(socket, &mut packet, &mut ancillary, flags | RecvFlags::CMSG_CLOEXEC))?;
+    let file = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut files) => files.next(),
+        _ => None,
+    });
+    Ok((message.bytes, file))
 }
 
 impl ProcessSource for Broker {
@@ -214,7 +219,7 @@ fn live(socket: &OwnedFd, files: Option<Doors>) {
 }
 
 /// A reader of our output must not wait for this process.
-fn let_go_of_stdio() {
+pub(super) fn let_go_of_stdio() {
     use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
     if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
         let _ = dup2_stdin(&null);
@@ -266,7 +271,7 @@ fn is_asked(socket: &impl AsFd) -> bool {
 }
 
 /// An answer, and the descriptor that goes with it.
-fn send_with(socket: impl AsFd, answer: &[u8], file: Option<&File>) -> rustix::io::Result<usize> {
+pub(super) fn send_with(socket: impl AsFd, answer: &[u8], file: Option<&File>) -> rustix::io::Result<usize> {
     let Some(file) = file else { return send(socket, answer, SendFlags::NOSIGNAL) };
     let files = [file.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];

@@ -1,8 +1,10 @@
 //! Landlock: no file, no network, no process beyond what is named here.
 
+use std::os::fd::BorrowedFd;
+
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, LandlockStatus, Ruleset, RulesetAttr as _,
-    RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope, path_beneath_rules,
+    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, LandlockStatus, PathBeneath, Ruleset, RulesetAttr as _,
+    RulesetCreated, RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope, path_beneath_rules,
 };
 
 /// The newest ABI whose rights are asked for; older kernels enforce what they know.
@@ -25,13 +27,30 @@ pub fn only_read_below(readable: &[&str]) -> Result<String, String> {
     }
 }
 
+/// From now on files can be opened for writing, made, renamed and removed in this directory, and nowhere else.
+///
+/// # Errors
+/// Why it is not so, in words.
+pub fn only_make_in(directory: BorrowedFd<'_>) -> Result<(), String> {
+    let rights = AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::RemoveFile;
+    let rule = PathBeneath::new(directory, rights);
+    ruleset()
+        .and_then(|ruleset| ruleset.add_rule(rule))
+        .and_then(|ruleset| ruleset.restrict_self())
+        .map(|_| ())
+        .map_err(|error| error.to_string())
+}
+
 fn restrict(readable: &[&str]) -> Result<landlock::RestrictionStatus, RulesetError> {
+    ruleset()?.add_rules(path_beneath_rules(readable, AccessFs::ReadFile | AccessFs::ReadDir))?.restrict_self()
+}
+
+/// Allows nothing yet.
+fn ruleset() -> Result<RulesetCreated, RulesetError> {
     Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(ABI))?
         .handle_access(AccessNet::from_all(ABI))?
         .scope(Scope::from_all(ABI))?
-        .create()?
-        .add_rules(path_beneath_rules(readable, AccessFs::ReadFile | AccessFs::ReadDir))?
-        .restrict_self()
+        .create()
 }

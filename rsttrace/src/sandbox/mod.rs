@@ -7,6 +7,7 @@
 mod broker;
 mod capabilities;
 mod files;
+mod keeper;
 mod syscalls;
 
 use std::{
@@ -19,7 +20,7 @@ use rustix::{
     thread::CapabilitySet,
 };
 
-pub use self::broker::Broker;
+pub use self::{broker::Broker, keeper::Keeper};
 
 /// Runs what opens files that the user has named. Where rsttrace got its capabilities from its file,
 /// they are not the user's: nobody should read /etc/shadow by `--timers`. Root has every right.

@@ -16,6 +16,8 @@ pub enum Role {
     Tracer,
     /// Whoever reads /proc for it.
     Reader,
+    /// Whoever makes the files of a recording.
+    Keeper,
 }
 
 /// Memory (never executable, see `conditional`), time, signals, the end.
@@ -89,6 +91,10 @@ const TALKING: &[libc::c_long] = &[
     libc::SYS_ppoll,
 ];
 
+/// Files of one directory, as far as Landlock lets them.
+const KEEPING: &[libc::c_long] =
+    &[libc::SYS_openat, libc::SYS_close, libc::SYS_renameat, libc::SYS_renameat2, libc::SYS_unlinkat, libc::SYS_fstat];
+
 /// The runtime: readiness, and the child that it waits for.
 const LOOPING: &[libc::c_long] = &[
     libc::SYS_pwrite64,
@@ -121,6 +127,7 @@ fn compile(role: Role) -> Result<BpfProgram, BackendError> {
     let lists: &[&[libc::c_long]] = match role {
         Role::Tracer => &[LIVING, READING, TALKING, LOOPING],
         Role::Reader => &[LIVING, READING, TALKING],
+        Role::Keeper => &[LIVING, TALKING, KEEPING],
     };
     // An empty list of conditions: whatever the arguments.
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = lists.iter().copied().flatten().map(|&call| (call, Vec::new())).collect();
@@ -133,7 +140,6 @@ fn conditional(role: Role) -> Result<Vec<(i64, Vec<SeccompRule>)>, BackendError>
     let writing = bits(libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC);
     let executable = bits(libc::PROT_EXEC);
     let mut calls = vec![
-        (libc::SYS_openat, vec![none_of(2, writing)?]),
         (libc::SYS_mmap, vec![none_of(2, executable)?]),
         (libc::SYS_mprotect, vec![none_of(2, executable)?]),
         // Whoever sets a descriptor's owner and O_ASYNC can send signals.
@@ -152,6 +158,9 @@ fn conditional(role: Role) -> Result<Vec<(i64, Vec<SeccompRule>)>, BackendError>
             [libc::TCGETS, TCGETS2, libc::TIOCGWINSZ].into_iter().map(|request| equal(1, request)).collect::<Result<_, _>>()?,
         ),
     ];
+    if role != Role::Keeper {
+        calls.push((libc::SYS_openat, vec![none_of(2, writing)?]));
+    }
     if role == Role::Reader {
         // Log files are opened with no more rights than the user who named them has.
         calls.extend([libc::SYS_inotify_add_watch, libc::SYS_capget, libc::SYS_capset].map(|call| (call, Vec::new())));

@@ -1,5 +1,5 @@
-//! `rsttrace top`: the live screen. The tracer is a child that writes JSON lines to us, so that it can stay under its
-//! sandbox, which knows no terminal, and that a live run and a file are one path; what shows them has no rights at all.
+//! `rsttrace top`: the live screen. The tracer is a child that writes JSON lines to us, so that it stays under its
+//! sandbox, which knows no terminal; a file is replayed by such a child too. What shows the records has no rights at all.
 
 mod keys;
 pub mod model;
@@ -11,7 +11,6 @@ use std::{
     io::{self, BufWriter, IsTerminal as _, PipeReader, Read as _, Stdout, Write as _},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
     panic,
-    path::PathBuf,
     process::{Child, Command, ExitCode, Stdio},
     sync::{
         Arc, Mutex, PoisonError,
@@ -37,79 +36,80 @@ use rustix::{
     process::{Pid, Signal, kill_process},
 };
 use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH},
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH},
     iterator::Signals,
 };
 
 use self::{keys::Key, model::Model, view::View};
 use crate::{
     config::Look,
-    input::{Item, Records, Told, json::Saved},
-    output::{escape::for_terminal, summary::Summary},
+    input::{Item, Records},
     sandbox,
 };
 
 /// What to show, and how.
 #[derive(Debug)]
 pub struct Request {
-    /// Instead of tracing.
-    pub file: Option<PathBuf>,
-    /// The tracer's flags, as they were given.
+    /// What is shown instead of a live trace.
+    pub file: Option<String>,
+    /// It was named in front of the flags, and not by them.
+    pub replays: bool,
+    /// As they were given.
     pub flags: Vec<OsString>,
     pub look: Look,
-    /// The tracer reads standard input.
-    pub wants_stdin: bool,
-    /// Its flags say how much it is to tell.
-    pub says_more_or_less: bool,
+    /// Records or a log come from standard input.
+    pub reads_stdin: bool,
 }
 
-/// A file had something that is no record.
+impl Request {
+    /// Ourselves, with the same flags.
+    fn command(&self) -> Command {
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("rsttrace").args(self.replays.then_some("replay"));
+        // What is typed on the screen is not for CMD.
+        if !self.reads_stdin {
+            command.stdin(Stdio::null());
+        }
+        command
+    }
+}
+
+/// The exit status where nothing else is known.
 const FAILED: u8 = 1;
-/// The tracer has met what `--fail-on` asks for.
+/// A record is what `--fail-on` asks for.
 const FOUND: i32 = 4;
 /// The screen is drawn at most so often.
 const FRAME: Duration = Duration::from_millis(100);
 /// Records that wait to be counted: a flood waits in the pipe, and a key behind no more than these.
 const WAITING: usize = 1_024;
-/// Faults of a file that are told one by one.
-const MAX_TOLD: usize = 10;
 /// What the tracer said is kept up to here, and told in the end.
 const MAX_SAID: usize = 64 << 10;
 
 /// Runs it.
 ///
 /// # Errors
-/// When there are no records to be had, or the terminal cannot be used.
-pub fn run(request: Request) -> anyhow::Result<ExitCode> {
+/// When the records cannot be had, or the terminal not be used.
+pub fn run(request: &Request) -> anyhow::Result<ExitCode> {
     // A terminal that cannot move its cursor shows no screen.
-    let screen = io::stdout().is_terminal() && env::var_os("TERM").is_some_and(|term| term != "dumb");
-    let (mut records, tracer) = match &request.file {
-        Some(path) => (sandbox::as_the_user(|| Records::open(path)).context("cannot change capabilities")??, None),
-        None => {
-            let mut tracer = Tracer::start(&request, screen)?;
-            let stdout = tracer.child.stdout.take().context("the tracer has no stdout")?;
-            (Records::new(Box::new(stdout)).context("cannot read from the tracer")?, Some(tracer))
-        }
-    };
+    if !io::stdout().is_terminal() || env::var_os("TERM").is_none_or(|term| term == "dumb") {
+        let error = request.command().args(&request.flags).stdout(Stdio::null()).exec();
+        return Err(error).context("cannot start the tracer");
+    }
+    let mut tracer = Tracer::start(request)?;
     // Before there is a second thread.
     sandbox::give_up_capabilities().context("cannot give up capabilities")?;
-    let mut model = Model::new(request.file.as_ref().map(|path| path.display().to_string()));
-    if !screen {
-        return without_screen(&mut records, &mut model, tracer);
+    let stdout = tracer.child.stdout.take().context("the tracer has no stdout")?;
+    let mut records = Records::new(Box::new(stdout)).context("cannot read from the tracer")?;
+    let mut model = Model::new(request.file.clone());
+    // What keeps it from tracing is better said where it stays: the first record is waited for.
+    match records.next().context("cannot read from the tracer")? {
+        Some(item) => take(&mut model, item, 0),
+        None => return tracer.finish(),
     }
-    // What keeps it from tracing is better said on an ordinary terminal: its first record is waited for.
-    let first = if tracer.is_some() { records.next().context("cannot read from the tracer")? } else { None };
-    let Some(first) = first else {
-        return match tracer {
-            Some(tracer) => tracer.finish(),
-            None => show(request, records, model, None),
-        };
-    };
-    take(&mut model, first, 0);
-    show(request, records, model, tracer)
+    show(request, records, &mut model, tracer)
 }
 
-fn show(request: Request, records: Records, mut model: Model, mut tracer: Option<Tracer>) -> anyhow::Result<ExitCode> {
+fn show(request: &Request, records: Records, model: &mut Model, mut tracer: Tracer) -> anyhow::Result<ExitCode> {
     let font = env::var_os("TERM").is_none_or(|term| term != "linux");
     let mut view = View::new(request.look.on_stdout(Timestamp::now()), font);
     let (send, receive) = sync_channel(WAITING);
@@ -117,128 +117,56 @@ fn show(request: Request, records: Records, mut model: Model, mut tracer: Option
     let mut screen = Screen::enter().context("cannot use the terminal")?;
     watch_signals(send.clone(), Arc::clone(&stopping)).context("cannot watch signals")?;
     read_keys(send.clone()).context("cannot read the keyboard")?;
-    if let Some(tracer) = &tracer {
-        tracer.listen(send.clone());
-    }
-    read_records(records, send);
-
-    let mut faults = Vec::new();
-    let result = screen.run(&mut model, &mut view, &receive, &stopping, tracer.as_mut(), &mut faults);
+    tracer.listen(send.clone());
+    read_records(records, if model.is_live() { "the tracer has ended" } else { "all read" }, send);
+    let result = screen.run(model, &mut view, &receive, &stopping, &mut tracer);
     drop(screen);
     // From here on a signal ends it at once.
     stopping.store(true, Ordering::Relaxed);
     result.context("cannot write to the terminal")?;
-    match tracer {
-        Some(tracer) => {
-            tracer.stop();
-            // It may be writing, and waits for its reader.
-            while model.origin.ended.is_none() {
-                let Ok(message) = receive.recv() else { break };
-                message_to(&mut model, message, 0, &mut faults);
-            }
-            tracer.finish()
-        }
-        None => Ok(tell_faults(&model, &faults)),
+    tracer.signal(SIGTERM);
+    // It may be writing, and waits for its reader.
+    while model.origin.ended.is_none() {
+        let Ok(message) = receive.recv() else { break };
+        take_message(model, message, 0);
     }
-}
-
-/// Counts to the end, and says what it came to.
-fn without_screen(records: &mut Records, model: &mut Model, tracer: Option<Tracer>) -> anyhow::Result<ExitCode> {
-    let mut summary = Summary::default();
-    let mut faults = Vec::new();
-    while let Some(item) = records.next().context("cannot read the records")? {
-        match item {
-            Item::Told(told) => count(&mut summary, told.saved),
-            Item::Fault(fault) => {
-                model.origin.faults += 1;
-                keep_fault(&mut faults, model, &fault);
-            }
-        }
-    }
-    match summary.write(&mut io::stdout()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error).context("cannot write to stdout"),
-        _ => {}
-    }
-    match tracer {
-        Some(tracer) => tracer.finish(),
-        None => Ok(tell_faults(model, &faults)),
-    }
-}
-
-fn count(summary: &mut Summary, saved: Saved) {
-    match saved {
-        Saved::Teardown(judged) => summary.count(std::slice::from_ref(&*judged)),
-        Saved::Late(_) => summary.late += 1,
-        Saved::Start(start) => summary.filters = !start.filters.is_empty(),
-        Saved::Summary(sums) => {
-            summary.orderly_in_kernel = sums.orderly;
-            summary.lost_records = sums.lost.records;
-            summary.undecodable = sums.undecodable;
-            summary.evicted = sums.evicted;
-            summary.filtered = sums.filtered;
-        }
-        Saved::Other => {}
-    }
-}
-
-fn keep_fault(faults: &mut Vec<String>, model: &Model, fault: &crate::input::Fault) {
-    if faults.len() < MAX_TOLD {
-        let name = model.file.as_deref().unwrap_or("tracer");
-        faults.push(format!("rsttrace: {}:{}: {}", for_terminal(name), fault.at, for_terminal(&fault.why)));
-    }
-}
-
-fn tell_faults(model: &Model, faults: &[String]) -> ExitCode {
-    faults.iter().for_each(|fault| eprintln!("{fault}"));
-    if let Some(more @ 1..) = model.origin.faults.checked_sub(faults.len() as u64) {
-        eprintln!("rsttrace: {more} more of them");
-    }
-    if model.origin.faults > 0 { FAILED.into() } else { ExitCode::SUCCESS }
+    tracer.finish()
 }
 
 /// What the loop waits for.
 enum Message {
-    Record(Box<Told>),
-    Fault(crate::input::Fault),
-    /// The end of the records, or why they cannot be read.
-    End(io::Result<()>),
+    Read(Item),
+    /// The end of the records, and how it came, in words.
+    End(String),
     Key(Key),
     /// The window has another size.
     Resized,
     /// The tracer has said something.
     Said,
-    /// A signal, or the terminal has gone.
+    /// For the tracer.
+    Signal(i32),
+    /// A signal to end, or the terminal has gone.
     Stop,
 }
 
-/// Takes an item into the model.
-fn take(model: &mut Model, item: Item, second: u64) -> Option<crate::input::Fault> {
-    match item {
-        Item::Told(told) => model.take(told.saved, second),
-        Item::Fault(fault) => {
-            model.origin.faults += 1;
-            return Some(fault);
-        }
-    }
-    None
-}
-
 /// Takes a message into the model. Returns whether the screen is to stay.
-fn message_to(model: &mut Model, message: Message, second: u64, faults: &mut Vec<String>) -> bool {
+fn take_message(model: &mut Model, message: Message, second: u64) -> bool {
     match message {
-        Message::Record(told) => model.take(told.saved, second),
-        Message::Fault(fault) => {
-            model.origin.faults += 1;
-            keep_fault(faults, model, &fault);
-        }
-        Message::End(Ok(())) if model.is_live() => model.origin.ended = Some("tracer has ended".to_owned()),
-        Message::End(Ok(())) => model.origin.ended = Some("all read".to_owned()),
-        Message::End(Err(error)) => model.origin.ended = Some(format!("cannot read on: {error}")),
+        Message::Read(item) => take(model, item, second),
+        Message::End(end) => model.origin.ended = Some(end),
         Message::Key(key) => return model.press(key),
-        Message::Resized | Message::Said => {}
+        Message::Resized | Message::Said | Message::Signal(_) => {}
         Message::Stop => return false,
     }
     true
+}
+
+fn take(model: &mut Model, item: Item, second: u64) {
+    match item {
+        Item::Told(told) => model.take(told.saved, second),
+        // Its own tracer's words: never, but for a defect.
+        Item::Fault(_) => model.origin.faults += 1,
+    }
 }
 
 /// The terminal, for as long as this lives: raw, and on its other screen.
@@ -275,8 +203,7 @@ impl Screen {
         view: &mut View,
         messages: &Receiver<Message>,
         stopping: &AtomicBool,
-        mut tracer: Option<&mut Tracer>,
-        faults: &mut Vec<String>,
+        tracer: &mut Tracer,
     ) -> io::Result<()> {
         let began = Instant::now();
         let mut drawn: Option<Instant> = None;
@@ -286,7 +213,7 @@ impl Screen {
             // Before the first one there is room for a whole sparkline.
             let second = began.elapsed().as_secs() + model::BUCKETS as u64;
             if changed && drawn.is_none_or(|at| now.duration_since(at) >= FRAME) {
-                model.origin.warning = tracer.as_ref().and_then(|tracer| tracer.warning());
+                model.origin.warning = tracer.warning();
                 self.terminal.draw(|frame| view.draw(frame, model))?;
                 drawn = Some(now);
                 changed = false;
@@ -300,16 +227,11 @@ impl Screen {
                 None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match message {
-                Ok(Message::End(result)) => {
-                    message_to(model, Message::End(result), second, faults);
-                    // Its words are better read where they stay.
-                    if tracer.as_mut().is_some_and(|tracer| tracer.has_failed()) {
-                        return Ok(());
-                    }
-                    changed = true;
-                }
+                Ok(Message::Signal(signal)) => tracer.signal(signal),
                 Ok(message) => {
-                    if !message_to(model, message, second, faults) {
+                    let ends = matches!(message, Message::End(_));
+                    // Why it failed is better read where it stays.
+                    if !take_message(model, message, second) || ends && tracer.has_failed() {
                         return Ok(());
                     }
                     changed = true;
@@ -338,11 +260,16 @@ fn leave() {
 
 /// The first signal ends the loop; another one the process, even while the terminal takes nothing.
 fn watch_signals(send: SyncSender<Message>, stopping: Arc<AtomicBool>) -> io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGWINCH])?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGWINCH, SIGUSR1, SIGUSR2])?;
     thread::spawn(move || {
         for signal in signals.forever() {
-            if signal == SIGWINCH {
-                let _ = send.send(Message::Resized);
+            let message = match signal {
+                SIGWINCH => Some(Message::Resized),
+                SIGUSR1 | SIGUSR2 => Some(Message::Signal(signal)),
+                _ => None,
+            };
+            if let Some(message) = message {
+                let _ = send.send(message);
             } else if stopping.swap(true, Ordering::Relaxed) {
                 leave();
                 std::process::exit(128 + signal);
@@ -408,17 +335,15 @@ fn key(event: Event) -> Option<Key> {
     })
 }
 
-/// Reads to the end, also when nobody takes it any more: the tracer waits for its reader.
-fn read_records(mut records: Records, send: SyncSender<Message>) {
+/// Reads to the end, also when nobody looks any more: the tracer waits for its reader.
+fn read_records(mut records: Records, ended: &'static str, send: SyncSender<Message>) {
     thread::spawn(move || {
         let end = loop {
-            let message = match records.next() {
-                Ok(Some(Item::Told(told))) => Message::Record(told),
-                Ok(Some(Item::Fault(fault))) => Message::Fault(fault),
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
-            };
-            let _ = send.send(message);
+            match records.next() {
+                Ok(Some(item)) => drop(send.send(Message::Read(item))),
+                Ok(None) => break ended.to_owned(),
+                Err(error) => break format!("cannot read on: {error}"),
+            }
         };
         let _ = send.send(Message::End(end));
     });
@@ -427,8 +352,7 @@ fn read_records(mut records: Records, send: SyncSender<Message>) {
 /// The tracer, as a child.
 struct Tracer {
     child: Child,
-    /// Where it must not be seen on the screen.
-    said: Option<Arc<Said>>,
+    said: Arc<Said>,
 }
 
 /// What the tracer says on stderr. Two threads read it: one as it comes, the other one to the end.
@@ -438,29 +362,18 @@ struct Said {
 }
 
 impl Tracer {
-    fn start(request: &Request, screen: bool) -> anyhow::Result<Self> {
-        let mut command = Command::new("/proc/self/exe");
-        command.arg0("rsttrace").arg("--json").args(&request.flags).stdout(Stdio::piped());
-        // What is typed on the screen is not for CMD.
-        if !request.wants_stdin {
-            command.stdin(Stdio::null());
-        }
-        let mut said = None;
-        if screen {
-            let (pipe, theirs) = io::pipe().context("cannot make a pipe")?;
-            fcntl_setfl(&pipe, fcntl_getfl(&pipe)? | OFlags::NONBLOCK)?;
-            command.stderr(theirs);
-            said = Some(Arc::new(Said { pipe, text: Mutex::default() }));
-        } else if !request.says_more_or_less {
-            // The summary is ours to write.
-            command.arg("--quiet");
-        }
-        Ok(Self { child: command.spawn().context("cannot start the tracer")?, said })
+    fn start(request: &Request) -> anyhow::Result<Self> {
+        let (pipe, theirs) = io::pipe().context("cannot make a pipe")?;
+        fcntl_setfl(&pipe, fcntl_getfl(&pipe)? | OFlags::NONBLOCK)?;
+        let mut command = request.command();
+        command.arg("--json").args(request.file.is_none().then_some("--interim")).args(&request.flags);
+        let child = command.stdout(Stdio::piped()).stderr(theirs).spawn().context("cannot start the tracer")?;
+        Ok(Self { child, said: Arc::new(Said { pipe, text: Mutex::default() }) })
     }
 
     /// Tells the loop whenever something was said.
     fn listen(&self, send: SyncSender<Message>) {
-        let Some(said) = self.said.clone() else { return };
+        let said = Arc::clone(&self.said);
         thread::spawn(move || {
             loop {
                 let mut watched = [PollFd::new(&said.pipe, PollFlags::IN)];
@@ -474,17 +387,20 @@ impl Tracer {
         });
     }
 
+    /// The latest that is to be read at once.
     fn warning(&self) -> Option<String> {
-        let said = self.said.as_ref()?;
-        let text = said.text.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = self.said.text.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&text);
-        text.lines().rev().find_map(|line| line.strip_prefix("rsttrace: warning: ")).map(str::to_owned)
+        let mut words = text.lines().rev().filter_map(|line| line.strip_prefix("rsttrace: "));
+        let words = words.find(|words| !words.starts_with("ready: ") && !words.starts_with("sandbox: "))?;
+        Some(words.strip_prefix("warning: ").unwrap_or(words).to_owned())
     }
 
-    fn stop(&self) {
-        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            // It may have ended.
-            let _ = kill_process(pid, Signal::TERM);
+    fn signal(&mut self, signal: i32) {
+        // Its number is its own as long as nobody has waited for it.
+        if let (Ok(None), Ok(number)) = (self.child.try_wait(), i32::try_from(self.child.id())) {
+            let signal = Signal::from_named_raw(signal);
+            let _ = Pid::from_raw(number).zip(signal).map(|(pid, signal)| kill_process(pid, signal));
         }
     }
 
@@ -496,10 +412,8 @@ impl Tracer {
     /// Waits for its end, and tells what it said; its exit status is ours.
     fn finish(mut self) -> anyhow::Result<ExitCode> {
         let status = self.child.wait().context("cannot wait for the tracer")?;
-        if let Some(said) = self.said {
-            let _ = said.take();
-            let _ = io::stderr().write_all(&said.text.lock().unwrap_or_else(PoisonError::into_inner));
-        }
+        let _ = self.said.take();
+        let _ = io::stderr().write_all(&self.said.text.lock().unwrap_or_else(PoisonError::into_inner));
         let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
         Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(FAILED).into())
     }

@@ -375,9 +375,9 @@ pub struct Origin {
     pub late: u64,
     /// Lines that are no records.
     pub faults: u64,
-    /// The latest warning, not yet safe for a terminal.
+    /// The latest that whoever makes the records wants to be read, not yet safe for a terminal.
     pub warning: Option<String>,
-    /// Nothing more will come.
+    /// Nothing more will come; why, in words.
     pub ended: Option<String>,
 }
 
@@ -393,6 +393,7 @@ pub struct Model {
     pub by: By,
     pub sort: Sort,
     pub filter: String,
+    matcher: Filter,
     /// The filter is being typed.
     pub typing: bool,
     pub pane: Pane,
@@ -416,6 +417,7 @@ impl Model {
             by: By::default(),
             sort: Sort::default(),
             filter: String::new(),
+            matcher: Filter::default(),
             typing: false,
             pane: Pane::default(),
             selected: None,
@@ -430,7 +432,7 @@ impl Model {
         match saved {
             Saved::Teardown(judged) => {
                 let second = if self.now.span == Span::Whole { judged.teardown.at_ns / 1_000_000_000 } else { second };
-                self.now.add(*judged, second, &Filter::new(&self.filter));
+                self.now.add(*judged, second, &self.matcher);
             }
             Saved::Late(_) => self.origin.late += 1,
             Saved::Start(start) => self.origin.start = Some(start),
@@ -486,9 +488,9 @@ impl Model {
 
     pub fn set_filter(&mut self, text: String) {
         self.filter = text;
-        let filter = Filter::new(&self.filter);
-        self.now.choose(&filter);
-        self.paused.iter_mut().for_each(|paused| paused.choose(&filter));
+        self.matcher = Filter::new(&self.filter);
+        self.now.choose(&self.matcher);
+        self.paused.iter_mut().for_each(|paused| paused.choose(&self.matcher));
         self.selected = None;
     }
 

@@ -88,8 +88,8 @@ impl View {
             start.filters.iter().for_each(|filter| left += &format!("  {}", self.text.shown(filter)));
         }
         let mut right = match (model.missed(), &origin.ended) {
-            (Some(0), _) => "HELD".to_owned(),
-            (Some(n), _) => format!("HELD, {} more since", grouped(n)),
+            (Some(0), _) => "PAUSED".to_owned(),
+            (Some(n), _) => format!("PAUSED, {} more since", grouped(n)),
             (None, Some(words)) => words.clone(),
             (None, None) if model.is_live() => "live".to_owned(),
             (None, None) => "reading".to_owned(),
@@ -122,8 +122,9 @@ impl View {
     fn totals(&self, page: &mut Page<'_>, model: &Model, data: &Data, part: &Part) {
         let total = &part.total;
         let plural = if total.ends == 1 { "" } else { "s" };
+        let over = if data.span == Time::Last { "/s now" } else { "/s on average" };
         let mut spans =
-            vec![Span::styled(format!(" {} end{plural}", grouped(total.ends)), BOLD), Span::raw(format!("  {}/s   ", rate(data.rate())))];
+            vec![Span::styled(format!(" {} end{plural}", grouped(total.ends)), BOLD), Span::raw(format!("  {}{over} ", rate(data.rate())))];
         for harm in Harm::ALL.iter().filter(|harm| **harm != Harm::None).chain([&Harm::None]) {
             let n = total.of(*harm);
             let style = if n > 0 { self.style(*harm) } else { Style::new() };
@@ -356,10 +357,8 @@ impl View {
     fn keys(&self, model: &Model) -> Line<'static> {
         let words = match model.pane {
             _ if model.typing => " Enter keep the filter   Esc show all   words: cause process address :port lost",
-            Pane::Tables if model.missed().is_some() => {
-                " q quit  Tab table  s sort  f filter  p GO ON  up/down select  Enter details  ? help"
-            }
-            Pane::Tables => " q quit  Tab table  s sort  f filter  p pause  up/down select  Enter details  ? help",
+            Pane::Tables if model.missed().is_some() => " q quit  Tab table  s sort  f filter  p GO ON  j/k select  Enter details  ? help",
+            Pane::Tables => " q quit  Tab table  s sort  f filter  p pause  j/k select  Enter details  ? help",
             Pane::Details => " Esc back   up/down PgUp/PgDn scroll   left/right older/newer   ? help",
             Pane::Help => " any key: back   Ctrl-C quit",
         };

@@ -1,0 +1,298 @@
+//! `--record` and `--keep`: lines into blocks, and blocks into a file or into memory.
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    fs::File,
+    io::{self, Write as _},
+    mem,
+    rc::Rc,
+    time::Duration,
+};
+
+use super::{
+    format::{self, BLOCK},
+    shelf::Shelf,
+};
+use crate::{
+    filter::Condition,
+    model::Judged,
+    outlet::Sink,
+    units::{duration, grouped, size},
+};
+
+/// How long a line may wait for the rest of its block: so much is missing after a crash.
+const FLUSH_NS: u64 = 1_000_000_000;
+
+/// When a file is full.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    pub bytes: Option<u64>,
+    pub time: Option<Duration>,
+}
+
+/// What is kept in memory instead of being written.
+#[derive(Clone, Debug)]
+pub struct Keep {
+    pub time: Duration,
+    /// Compressed.
+    pub bytes: u64,
+    /// What makes it be written.
+    pub triggers: Vec<Condition>,
+}
+
+/// What is to be said about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    Note(String),
+    Warning(String),
+}
+
+/// A block in memory.
+#[derive(Debug)]
+struct Kept {
+    last_ns: u64,
+    records: u64,
+    block: Vec<u8>,
+}
+
+/// Lines that are not in a block yet.
+#[derive(Debug, Default)]
+struct Pending {
+    lines: Vec<u8>,
+    records: u64,
+    since_ns: Option<u64>,
+}
+
+/// Takes lines, and writes them.
+#[derive(Debug)]
+pub struct Recorder {
+    /// As the user gave it, for messages.
+    name: String,
+    shelf: Box<dyn Shelf>,
+    file: File,
+    limits: Limits,
+    /// In the present file, and since when.
+    written: u64,
+    begun_ns: Option<u64>,
+    pending: Pending,
+    keep: Option<Keep>,
+    kept: VecDeque<Kept>,
+    kept_bytes: u64,
+    /// Some was dropped because of its size since the last time it was written.
+    is_short: bool,
+    /// The first line of the run, until it is written.
+    start: Option<Vec<u8>>,
+    /// What is kept is to be written then.
+    dump_ns: Option<u64>,
+    /// Records that could not be written.
+    pub lost: u64,
+    is_failing: bool,
+    messages: Vec<Message>,
+}
+
+impl Recorder {
+    /// `written`: what the file has already.
+    pub fn new(name: String, shelf: Box<dyn Shelf>, file: File, written: u64, limits: Limits, keep: Option<Keep>) -> Self {
+        Self {
+            name,
+            shelf,
+            file,
+            limits,
+            written,
+            begun_ns: None,
+            pending: Pending::default(),
+            keep,
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+            is_short: false,
+            start: None,
+            dump_ns: None,
+            lost: 0,
+            is_failing: false,
+            messages: Vec::new(),
+        }
+    }
+
+    /// What is to be said since it was asked last.
+    pub fn take_messages(&mut self) -> Vec<Message> {
+        mem::take(&mut self.messages)
+    }
+
+    fn take(&mut self, line: &[u8], judged: Option<&Judged>, now_ns: u64) {
+        // What is dropped must not take the beginning of the run with it.
+        if self.keep.is_some() && self.start.is_none() && self.begun_ns.is_none() {
+            self.begun_ns = Some(now_ns);
+            self.start = Some(line.to_vec());
+            return;
+        }
+        self.begun_ns.get_or_insert(now_ns);
+        self.pending.lines.extend_from_slice(line);
+        self.pending.records += u64::from(judged.is_some());
+        self.pending.since_ns.get_or_insert(now_ns);
+        if let (Some(keep), Some(judged)) = (&self.keep, judged)
+            && keep.triggers.iter().any(|condition| condition.is_met(judged))
+        {
+            // With what follows at once, and what else triggers it.
+            self.dump_ns.get_or_insert(now_ns.saturating_add(FLUSH_NS));
+        }
+        if self.pending.lines.len() >= BLOCK {
+            self.flush(now_ns);
+        }
+    }
+
+    fn tick(&mut self, now_ns: u64) {
+        if self.pending.since_ns.is_some_and(|since| now_ns >= since.saturating_add(FLUSH_NS)) {
+            self.flush(now_ns);
+        }
+        if self.dump_ns.is_some_and(|at| now_ns >= at) {
+            self.dump(now_ns);
+        }
+        self.forget(now_ns);
+    }
+
+    fn next_deadline_ns(&self) -> Option<u64> {
+        let flush = self.pending.since_ns.map(|since| since.saturating_add(FLUSH_NS));
+        flush.into_iter().chain(self.dump_ns).min()
+    }
+
+    /// Makes a block of what is pending.
+    fn flush(&mut self, now_ns: u64) {
+        let Pending { mut lines, records, since_ns } = mem::take(&mut self.pending);
+        if since_ns.is_none() {
+            return;
+        }
+        match (format::encode(&lines), &self.keep) {
+            (Ok(block), None) => self.write(&block, records, now_ns),
+            (Ok(block), Some(_)) => {
+                self.kept_bytes += block.len() as u64;
+                self.kept.push_back(Kept { last_ns: now_ns, records, block });
+                self.forget(now_ns);
+            }
+            (Err(error), _) => self.fail(records, &error),
+        }
+        // The memory serves the next lines.
+        lines.clear();
+        self.pending.lines = lines;
+    }
+
+    /// Drops what is too old, and what is too much.
+    fn forget(&mut self, now_ns: u64) {
+        let Some(keep) = &self.keep else { return };
+        let window_ns = u64::try_from(keep.time.as_nanos()).unwrap_or(u64::MAX);
+        while let Some(oldest) = self.kept.front() {
+            let is_too_much = self.kept_bytes > keep.bytes;
+            if !is_too_much && oldest.last_ns.saturating_add(window_ns) >= now_ns {
+                break;
+            }
+            self.is_short |= is_too_much;
+            self.kept_bytes -= oldest.block.len() as u64;
+            self.kept.pop_front();
+        }
+    }
+
+    /// Writes what is kept in memory, and forgets it there.
+    pub fn dump(&mut self, now_ns: u64) {
+        let Some(keep) = &self.keep else { return };
+        let window = keep.time;
+        self.dump_ns = None;
+        self.flush(now_ns);
+        if let Some(start) = self.start.take() {
+            match format::encode(&start) {
+                Ok(block) => self.write(&block, 0, now_ns),
+                Err(error) => self.fail(0, &error),
+            }
+        }
+        let lost = self.lost;
+        let (mut records, mut bytes) = (0, 0);
+        self.kept_bytes = 0;
+        for kept in mem::take(&mut self.kept) {
+            self.write(&kept.block, kept.records, now_ns);
+            records += kept.records;
+            bytes += kept.block.len() as u64;
+        }
+        if self.lost == lost {
+            let window = duration(u64::try_from(window.as_nanos()).unwrap_or(u64::MAX));
+            let short = if mem::take(&mut self.is_short) { "; older ones found no room (--keep-size)" } else { "" };
+            let plural = if records == 1 { "" } else { "s" };
+            let what = format!("{} record{plural} ({}) of the last {window}", grouped(records), size(bytes));
+            self.messages.push(Message::Note(format!("rsttrace: wrote {what} to {}{short}", self.name)));
+        }
+    }
+
+    fn write(&mut self, block: &[u8], records: u64, now_ns: u64) {
+        let old_ns = self.begun_ns.map_or(0, |begun| now_ns.saturating_sub(begun));
+        let is_full = self.limits.bytes.is_some_and(|limit| self.written > 0 && self.written + block.len() as u64 > limit);
+        let is_old = self.limits.time.is_some_and(|limit| self.written > 0 && u128::from(old_ns) >= limit.as_nanos());
+        if is_full || is_old {
+            self.open(true, now_ns);
+        }
+        match self.file.write_all(block) {
+            Ok(()) => {
+                self.written += block.len() as u64;
+                self.is_failing = false;
+            }
+            Err(error) => self.fail(records, &error),
+        }
+    }
+
+    /// Opens the file again by its name, which may be another one now.
+    pub fn reopen(&mut self, now_ns: u64) {
+        // What came before belongs to the file that was there before.
+        if self.keep.is_none() {
+            self.flush(now_ns);
+        }
+        self.open(false, now_ns);
+    }
+
+    fn open(&mut self, fresh: bool, now_ns: u64) {
+        match self.shelf.open(fresh) {
+            Ok(file) => {
+                self.file = file;
+                self.written = 0;
+            }
+            Err(error) => {
+                self.messages.push(Message::Warning(format!("{}: cannot open it anew: {error}; recording goes on where it was", self.name)))
+            }
+        }
+        // Also where it failed: else it would be tried with every block.
+        self.begun_ns = Some(now_ns);
+        if fresh && self.written > 0 {
+            self.written = 1;
+        }
+    }
+
+    /// Counts what is not in the file, and says so once until it works again.
+    fn fail(&mut self, records: u64, error: &io::Error) {
+        self.lost += records;
+        if !mem::replace(&mut self.is_failing, true) {
+            self.messages.push(Message::Warning(format!("{}: {error}: records are missing in it", self.name)));
+        }
+    }
+
+    /// Writes what is pending; what is kept in memory was not asked for, and goes.
+    pub fn close(&mut self) {
+        if self.dump_ns.is_some() {
+            self.dump(u64::MAX);
+        } else if self.keep.is_none() {
+            self.flush(u64::MAX);
+        }
+        if self.lost > 0 {
+            self.messages.push(Message::Warning(format!("{}: {} records could not be written", self.name, grouped(self.lost))));
+        }
+    }
+}
+
+impl Sink for Rc<RefCell<Recorder>> {
+    fn take(&mut self, line: &[u8], judged: Option<&Judged>, now_ns: u64) {
+        self.borrow_mut().take(line, judged, now_ns);
+    }
+
+    fn tick(&mut self, now_ns: u64) {
+        self.borrow_mut().tick(now_ns);
+    }
+
+    fn next_deadline_ns(&self) -> Option<u64> {
+        self.borrow().next_deadline_ns()
+    }
+}

@@ -1,0 +1,288 @@
+//! `rsttrace replay`: what was recorded or saved, shown as if it happened now.
+
+use std::{
+    io::{self, BufWriter, Write},
+    num::NonZeroU32,
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+};
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+
+use crate::{
+    config::Look,
+    filter::{Condition, Filter, Lineage, ProcessInfo},
+    fold::Fold,
+    input::{
+        Source, Told,
+        json::{Saved, Start, Sums},
+    },
+    model::{Finding, Judged, Party},
+    outlet::{Ends, Format, Outlet, People, Story},
+    output::{
+        WallClock,
+        json::{self, JsonFormat},
+        text::TextFormat,
+    },
+    stdout::Stdout,
+};
+
+/// Which files, which of their records, and how to show them.
+#[derive(Debug)]
+pub struct Request {
+    /// `-`: standard input.
+    pub files: Vec<PathBuf>,
+    pub filter: Filter,
+    /// The filters as they were given.
+    pub filter_words: Vec<String>,
+    pub json: bool,
+    pub rate_limit: Option<NonZeroU32>,
+    pub look: Look,
+    pub fail_on: Vec<Condition>,
+    pub quiet: bool,
+    pub count: Option<u64>,
+}
+
+/// A file had something that could not be read.
+const FAILED: u8 = 1;
+/// A record is what `--fail-on` asks for.
+const FOUND: u8 = 4;
+
+/// Runs it.
+///
+/// # Errors
+/// When a file cannot be opened or read, or stdout not be written.
+pub fn run(request: Request, columns: Option<usize>) -> anyhow::Result<ExitCode> {
+    let mut out = BufWriter::with_capacity(64 * 1024, Stdout::new(Default::default(), None, || {}));
+    let mut sources = request.files.iter().map(|path| Source::open(path)).collect::<anyhow::Result<Vec<_>>>()?;
+    let quiet = request.quiet;
+    let mut replay = Replay::new(request, columns);
+    let written = replay.all(&mut sources, &mut out).and_then(|()| out.flush());
+    let _ = out.into_parts();
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        written => written.context("cannot show the records")?,
+    }
+    let mut text = Vec::new();
+    if !quiet && replay.outlet.summary.write(&mut text).is_ok() {
+        eprint!("{}", String::from_utf8_lossy(&text));
+    }
+    // What is missing weighs more than what was found.
+    let faulty = sources.iter_mut().filter(|source| source.sum_up()).count() > 0;
+    Ok(match (faulty, replay.outlet.failed) {
+        (true, _) => FAILED.into(),
+        (false, true) => FOUND.into(),
+        (false, false) => ExitCode::SUCCESS,
+    })
+}
+
+struct Replay {
+    outlet: Outlet,
+    columns: Option<usize>,
+    filter_words: Vec<String>,
+    /// Everything is shown, and as JSON just as it was.
+    is_verbatim: bool,
+    look: Look,
+    /// It had a time of its own, or it is not known yet.
+    started: Option<Timestamp>,
+    /// A socket whose other end, of this host too, may be the next record: both are one line of text.
+    first: Option<End>,
+    people: Recorded,
+}
+
+/// One end of a connection, and the line that tells of it.
+type End = (Vec<u8>, Box<Judged>);
+
+impl Replay {
+    fn new(request: Request, columns: Option<usize>) -> Self {
+        let Request { files: _, filter, filter_words, json, rate_limit, look, fail_on, quiet: _, count } = request;
+        let is_verbatim = filter_words.is_empty() && rate_limit.is_none() && count.is_none();
+        let format =
+            if json { Format::Json(JsonFormat::default()) } else { Format::Text(TextFormat::new(look.on_stdout(Timestamp::UNIX_EPOCH))) };
+        // The times of records are dates already.
+        let mut outlet = Outlet::new(filter, format, WallClock::new(0, 0), count);
+        outlet.fold = rate_limit.map(Fold::new);
+        outlet.fail_on = fail_on;
+        outlet.summary.filters = !filter_words.is_empty();
+        Self { outlet, columns, filter_words, is_verbatim, look, started: None, first: None, people: Recorded::default() }
+    }
+
+    fn all(&mut self, sources: &mut [Source], out: &mut impl Write) -> io::Result<()> {
+        for source in sources {
+            while let Some(told) = source.next()? {
+                if self.outlet.done() {
+                    break;
+                }
+                self.tell(*told, out)?;
+            }
+        }
+        self.tell_first(out)?;
+        self.outlet.tick(out, self.columns, u64::MAX)?;
+        if !self.is_verbatim && self.is_json() {
+            json::write_summary(out, &self.outlet.summary)?;
+        }
+        Ok(())
+    }
+
+    fn is_json(&self) -> bool {
+        matches!(self.outlet.format, Format::Json(_))
+    }
+
+    fn tell(&mut self, told: Told, out: &mut impl Write) -> io::Result<()> {
+        if let Some(at_ns) = told.saved.at_ns() {
+            self.begin(WallClock::new(0, 0).at(at_ns));
+            self.outlet.now_ns = self.outlet.now_ns.max(at_ns);
+            self.outlet.tick(out, self.columns, self.outlet.now_ns)?;
+        }
+        let Told { line, saved } = told;
+        match saved {
+            Saved::Teardown(judged) => return self.tell_end((line, judged), out),
+            // The other end would have been the next.
+            _ => self.tell_first(out)?,
+        }
+        match saved {
+            Saved::Late(late) if self.is_json() => {
+                if self.outlet.chooses_late(&late, &mut self.people) {
+                    write_line(out, &line)
+                } else {
+                    Ok(())
+                }
+            }
+            Saved::Late(late) => self.outlet.tell(out, self.columns, Story::Late(late, Finding::Nothing), &mut self.people),
+            Saved::Start(start) => self.tell_start(&line, &start, out),
+            Saved::Summary(sums) => {
+                self.add(&sums);
+                self.tell_other(&line, out)
+            }
+            Saved::Teardown(_) | Saved::Other => self.tell_other(&line, out),
+        }
+    }
+
+    fn tell_start(&mut self, line: &[u8], start: &Start, out: &mut impl Write) -> io::Result<()> {
+        self.begin(start.time);
+        self.outlet.summary.filters |= !start.filters.is_empty();
+        if !self.is_json() || self.is_verbatim {
+            return self.tell_other(line, out);
+        }
+        let mut value: serde_json::Value = serde_json::from_slice(line)?;
+        value["filters"] = start.filters.iter().chain(&self.filter_words).cloned().collect();
+        json::line(out, &value)
+    }
+
+    /// What has no record's form is shown where all is.
+    fn tell_other(&mut self, line: &[u8], out: &mut impl Write) -> io::Result<()> {
+        if self.is_json() && self.is_verbatim { write_line(out, line) } else { Ok(()) }
+    }
+
+    /// Both ends of a connection within one host stand one behind the other.
+    fn tell_end(&mut self, end: End, out: &mut impl Write) -> io::Result<()> {
+        match self.first.take() {
+            Some(first) if are_partners(&first.1, &end.1) => self.tell_ends([first, end], out),
+            first => {
+                self.first = Some(end);
+                first.map_or(Ok(()), |first| self.tell_ends([first], out))
+            }
+        }
+    }
+
+    fn tell_first(&mut self, out: &mut impl Write) -> io::Result<()> {
+        self.first.take().map_or(Ok(()), |first| self.tell_ends([first], out))
+    }
+
+    /// What is told together.
+    fn tell_ends(&mut self, ends: impl IntoIterator<Item = End>, out: &mut impl Write) -> io::Result<()> {
+        if !self.is_json() {
+            let ends: Ends = ends.into_iter().map(|(_, judged)| *judged).inspect(|judged| self.people.learn(judged)).collect();
+            self.outlet.spent.clear();
+            return self.outlet.tell(out, self.columns, Story::Ends(ends), &mut self.people);
+        }
+        let mut shown = Ends::new();
+        for (line, judged) in ends {
+            self.people.learn(&judged);
+            if self.outlet.done() || !self.outlet.shows(&judged, &mut self.people) {
+                continue;
+            }
+            if self.outlet.admits(&judged, None) {
+                self.outlet.printed += 1;
+                write_line(out, &line)?;
+            }
+            shown.push(*judged);
+        }
+        self.outlet.summary.count(&shown);
+        Ok(())
+    }
+
+    /// Relative times begin with the run.
+    fn begin(&mut self, at: Timestamp) {
+        if self.started.is_none() {
+            self.started = Some(at);
+            self.outlet.summary.started = at;
+            if let Format::Text(text) = &mut self.outlet.format {
+                *text = TextFormat::new(self.look.on_stdout(at));
+            }
+        }
+        self.outlet.summary.stopped = self.outlet.summary.stopped.max(at);
+    }
+
+    /// What only the end of a run tells.
+    fn add(&mut self, sums: &Sums) {
+        let summary = &mut self.outlet.summary;
+        summary.stopped = summary.stopped.max(sums.stopped);
+        summary.orderly_in_kernel += sums.orderly;
+        summary.lost_records += sums.lost.records;
+        summary.undecodable += sums.undecodable;
+        summary.evicted += sums.evicted;
+        summary.filtered += sums.filtered;
+        for (name, n) in &sums.lost.by_hook {
+            let Some(name) = rsttrace_common::hook::NAMES.iter().find(|known| *known == name) else { continue };
+            match summary.lost_by_hook.iter_mut().find(|(known, _)| known == name) {
+                Some((_, sum)) => *sum += n,
+                None => summary.lost_by_hook.push((name, *n)),
+            }
+        }
+    }
+}
+
+/// Whether they are both ends of one connection.
+fn are_partners(a: &Judged, b: &Judged) -> bool {
+    let of_peer = |judged: &Judged| judged.teardown.peer.and_then(|peer| peer.cookie);
+    let (first, second) = (a.teardown.cookie, b.teardown.cookie);
+    first.is_some() && second.is_some() && of_peer(a) == second && of_peer(b) == first
+}
+
+fn write_line(out: &mut impl Write, line: &[u8]) -> io::Result<()> {
+    out.write_all(line)?;
+    out.write_all(b"\n")
+}
+
+/// Of all processes, those that the present records name.
+#[derive(Debug, Default)]
+struct Recorded {
+    owners: Vec<(u32, Arc<ProcessInfo>)>,
+}
+
+impl Recorded {
+    fn learn(&mut self, judged: &Judged) {
+        let Some((owner, identity)) = judged.teardown.owner.as_ref().zip(judged.names.owner.as_ref()) else { return };
+        // Those of the present connection: there are two at most.
+        self.owners.truncate(1);
+        let comm = owner.comm.text().into_owned();
+        self.owners.insert(0, (owner.tgid, Arc::new(ProcessInfo { comm, identity: Arc::clone(identity), ..ProcessInfo::default() })));
+    }
+}
+
+impl Lineage for Recorded {
+    fn process(&mut self, tgid: u32) -> Option<Arc<ProcessInfo>> {
+        self.owners.iter().find(|(owner, _)| *owner == tgid).map(|(_, info)| Arc::clone(info))
+    }
+
+    fn at(&mut self, party: Party, _: u64) -> Option<Arc<ProcessInfo>> {
+        self.process(party.tgid)
+    }
+}
+
+impl People for Recorded {
+    fn name(&mut self, _: &mut Judged) {}
+}
