@@ -3,6 +3,8 @@
 
 mod keys;
 pub mod model;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::{
@@ -124,7 +126,7 @@ fn show(request: &Request, records: Records, model: &mut Model, mut tracer: Trac
     // From here on a signal ends it at once.
     stopping.store(true, Ordering::Relaxed);
     result.context("cannot write to the terminal")?;
-    tracer.signal(SIGTERM);
+    tracer.stop();
     // It may be writing, and waits for its reader.
     while model.origin.ended.is_none() {
         let Ok(message) = receive.recv() else { break };
@@ -353,6 +355,8 @@ fn read_records(mut records: Records, ended: &'static str, send: SyncSender<Mess
 struct Tracer {
     child: Child,
     said: Arc<Said>,
+    /// It has been asked to end.
+    stopped: bool,
 }
 
 /// What the tracer says on stderr. Two threads read it: one as it comes, the other one to the end.
@@ -368,7 +372,7 @@ impl Tracer {
         let mut command = request.command();
         command.arg("--json").args(request.file.is_none().then_some("--interim")).args(&request.flags);
         let child = command.stdout(Stdio::piped()).stderr(theirs).spawn().context("cannot start the tracer")?;
-        Ok(Self { child, said: Arc::new(Said { pipe, text: Mutex::default() }) })
+        Ok(Self { child, said: Arc::new(Said { pipe, text: Mutex::default() }), stopped: false })
     }
 
     /// Tells the loop whenever something was said.
@@ -396,6 +400,11 @@ impl Tracer {
         Some(words.strip_prefix("warning: ").unwrap_or(words).to_owned())
     }
 
+    fn stop(&mut self) {
+        self.stopped = true;
+        self.signal(SIGTERM);
+    }
+
     fn signal(&mut self, signal: i32) {
         // Its number is its own as long as nobody has waited for it.
         if let (Ok(None), Ok(number)) = (self.child.try_wait(), i32::try_from(self.child.id())) {
@@ -414,6 +423,10 @@ impl Tracer {
         let status = self.child.wait().context("cannot wait for the tracer")?;
         let _ = self.said.take();
         let _ = io::stderr().write_all(&self.said.text.lock().unwrap_or_else(PoisonError::into_inner));
+        // What replays a file knows of nothing to be done first.
+        if self.stopped && status.signal() == Some(SIGTERM) {
+            return Ok(ExitCode::SUCCESS);
+        }
         let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
         Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(FAILED).into())
     }

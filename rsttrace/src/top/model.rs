@@ -337,11 +337,11 @@ impl Filter {
     /// Numbers are ports and processes, whole; everything else is part of a name, an address or a word for harm.
     fn matches(&self, judged: &Judged) -> bool {
         let t = &judged.teardown;
-        let harm = judged.verdict.harm;
+        let (harm, holder) = (judged.verdict.harm, t.parties().next());
         self.0.iter().all(|word| match word.strip_prefix(':').unwrap_or(word).parse::<u32>() {
             Ok(number) => {
                 let ports = [t.local.port, t.remote.port].map(u32::from);
-                ports.contains(&number) || !word.starts_with(':') && t.parties().any(|party| party.tgid == number)
+                ports.contains(&number) || !word.starts_with(':') && holder.is_some_and(|party| party.tgid == number)
             }
             Err(_) => {
                 let has = |text: &str| text.to_lowercase().contains(word);
@@ -349,7 +349,7 @@ impl Filter {
                     || has(t.end.name())
                     || *word == harm_word(harm).to_lowercase()
                     || has(harm.name())
-                    || t.parties().any(|party| has(&party.process_comm.text()))
+                    || holder.is_some_and(|party| has(&party.process_comm.text()))
                     || has(&t.remote.to_string())
             }
         })
