@@ -79,12 +79,6 @@ pub enum Task {
     /// Takes about a second and leaves nothing behind. Exit status: 0 all fine, 1 degraded, 3 this
     /// machine cannot run it.
     Doctor(Doctor),
-    /// Show on the whole terminal, live, how connections end: by cause, process, remote address and port
-    ///
-    /// Traces as rsttrace does, with the same flags, or looks through FILE: a recording, or records that were
-    /// saved with --json. ? says what the keys do. Where stdout is no terminal, there is a summary at the end
-    /// (docs/top.md). Exit status: as the tracer's; with FILE, 1 if something was no record.
-    Top(Box<Top>),
     /// Join saved records with saved logs, as --error-log does while they are made
     ///
     /// Reads records that were saved with --json, and logs of the same time. Lines that cannot be
@@ -92,11 +86,63 @@ pub enum Task {
     /// whole log was not understood.
     #[command(visible_alias = "join")]
     Correlate(Correlate),
+    /// Compare two files of records, such as before and after a deploy
+    ///
+    /// Rates per hour by harm, cause, process and remote address, the largest differences first, and what is new or gone.
+    /// A difference that may be chance is not called one (docs/diff.md). Reads recordings and what --json wrote; - is
+    /// standard input. Exit status: 0 compared, 1 something could not be read.
+    Diff(Diff),
+    /// Make a page of a file of records: timeline, causes explained, top talkers, every verdict
+    ///
+    /// One HTML file that needs nothing else and asks no network. Exit status: 0 made, 1 something could not be read.
+    Report(Report),
     /// Show what was recorded with --record or saved with --json, with the same filters and outputs
     ///
     /// Without filters, --json gives the very lines of the run. What cannot be read is told with its place and skipped. Exit
     /// status: 0 shown, 1 something could not be read, 4 a record met --fail-on.
-    Replay(Replay),
+    Replay(Box<Replay>),
+    /// Show on the whole terminal, live, how connections end: by cause, process, remote address and port
+    ///
+    /// Traces as rsttrace does, with the same flags, or looks through FILE: a recording, or records that were
+    /// saved with --json. ? says what the keys do. Where stdout is no terminal, it gets the table of
+    /// --summary at the end (docs/top.md). Exit status: as without top; 0 where a key or a signal ends it.
+    Top(Box<Top>),
+}
+
+/// What to compare, and how to show it.
+#[derive(Clone, Debug, Args)]
+pub struct Diff {
+    /// A recording, or what rsttrace --json wrote
+    #[arg(value_name = "BEFORE")]
+    pub before: std::path::PathBuf,
+
+    /// Another one
+    #[arg(value_name = "AFTER")]
+    pub after: std::path::PathBuf,
+
+    /// One JSON object (docs/diff.md)
+    #[arg(short, long)]
+    pub json: bool,
+
+    /// Colours in text
+    #[arg(long, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
+    pub color: ColorChoice,
+
+    /// No characters beyond ASCII in text (the default outside UTF-8)
+    #[arg(long)]
+    pub ascii: bool,
+}
+
+/// What to make a page of.
+#[derive(Clone, Debug, Args)]
+pub struct Report {
+    /// A recording, or what rsttrace --json wrote; - is standard input
+    #[arg(value_name = "FILE")]
+    pub file: std::path::PathBuf,
+
+    /// Where the page goes; a file that is there is replaced. - is standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: std::path::PathBuf,
 }
 
 /// What the live screen is about.
@@ -262,6 +308,13 @@ pub struct Show {
     /// One JSON object per line (docs/json.md)
     #[arg(short, long, help_heading = "Output")]
     pub json: bool,
+
+    /// No line per record: one table by cause, process and remote address, at the end and on SIGUSR1
+    ///
+    /// With numbers, distributions and an example of each row, the worst first (docs/summary.md). Not with --json, whose
+    /// last line is a summary.
+    #[arg(long, conflicts_with_all = ["json", "rate_limit"], help_heading = "Output")]
+    pub summary: bool,
 
     /// Write at most N lines per second of ends that are alike; the rest is one line with a count
     ///

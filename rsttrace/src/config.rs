@@ -8,8 +8,8 @@ use thiserror::Error;
 
 use crate::{
     applog::Format,
-    cli::{self, ColorChoice, Correlate, EndChoice, Replay, Select, Show, TimeChoice, Trace},
-    enrich,
+    cli::{self, ColorChoice, Correlate, Diff, EndChoice, Replay, Select, Show, TimeChoice, Trace},
+    diff, enrich,
     filter::{AddrFilter, Condition, Family, Filter, PortSet, ProcessSelector},
     follow,
     model::EndKind,
@@ -44,6 +44,8 @@ pub struct Config {
     /// Requests are shown with their query.
     pub http_query: bool,
     pub json: bool,
+    /// The table only.
+    pub summary: bool,
     /// Lines per second of ends that are alike.
     pub rate_limit: Option<NonZeroU32>,
     pub look: Look,
@@ -179,8 +181,8 @@ impl TryFrom<cli::Top> for top::Request {
 
     fn try_from(cli: cli::Top) -> Result<Self, UsageError> {
         let cli::Top { file, trace } = cli;
-        if trace.show.json || trace.show.rate_limit.is_some() {
-            return Err(UsageError("--json and --rate-limit do not go with top, which shows every record".to_owned()));
+        if trace.show.json || trace.show.summary || trace.show.rate_limit.is_some() {
+            return Err(UsageError("--json, --summary and --rate-limit do not go with top, which shows every record".to_owned()));
         }
         if file.is_some() && !(trace.command.is_empty() && trace.replay.is_empty()) {
             return Err(UsageError("top shows one thing: FILE, or what it traces".to_owned()));
@@ -199,6 +201,18 @@ impl TryFrom<cli::Top> for top::Request {
             // Behind the name of this task.
             flags: std::env::args_os().skip(2).collect(),
         })
+    }
+}
+
+impl TryFrom<Diff> for diff::Request {
+    type Error = UsageError;
+
+    fn try_from(cli: Diff) -> Result<Self, UsageError> {
+        if cli.before.as_os_str() == "-" && cli.after.as_os_str() == "-" {
+            return Err(UsageError("standard input (-) can be only one of the files".to_owned()));
+        }
+        let look = Look { time: TimeChoice::Utc, color: cli.color, ascii: cli.ascii, timeline: false, silence: false };
+        Ok(Self { before: cli.before, after: cli.after, json: cli.json, look })
     }
 }
 
@@ -225,6 +239,7 @@ impl TryFrom<Trace> for Config {
             http: cli.http,
             http_query: cli.http_query,
             json: cli.show.json,
+            summary: cli.show.summary,
             rate_limit: cli.show.rate_limit,
             look: look(&cli.show, cli.unmatched),
             fail_on: cli.show.fail_on,
@@ -264,6 +279,7 @@ impl TryFrom<Replay> for replay::Request {
             filter_words: select_words(&select),
             filter: filter(select, recorded)?,
             json: show.json,
+            summary: show.summary,
             rate_limit: show.rate_limit,
             look: look(&show, false),
             fail_on: show.fail_on,

@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use rsttrace::{
     cli::{self, Cli, Task},
-    config::{Config, UsageError},
-    doctor, explain,
+    config::Config,
+    diff, doctor, explain,
     follow::Doors,
     offline,
     output::escape::for_terminal,
     probe::ProbeError,
-    replay, run,
+    replay, report, run,
     sandbox::{self, Broker},
     status, top,
 };
@@ -29,7 +29,9 @@ fn main() -> ExitCode {
         Some(Task::Explain { cause }) => return explain::run(cause.as_deref()),
         Some(Task::Doctor(request)) => return doctor::run(&request),
         Some(Task::Correlate(request)) => return offline(request, |request, columns| offline::run(&request, columns)),
-        Some(Task::Replay(request)) => return offline(request, replay::run),
+        Some(Task::Diff(request)) => return offline(request, |request, columns| diff::run(&request, columns)),
+        Some(Task::Replay(request)) => return offline(*request, replay::run),
+        Some(Task::Report(request)) => return offline(request, |request, _| report::run(&request)),
         Some(Task::Top(request)) => return on_screen(*request),
         None => cli.trace,
     };
@@ -87,7 +89,7 @@ fn main() -> ExitCode {
 /// What reads files that the user has named, and traces nothing.
 fn offline<Cli, Request>(cli: Cli, run: impl FnOnce(Request, Option<usize>) -> anyhow::Result<ExitCode>) -> ExitCode
 where
-    Request: TryFrom<Cli, Error = UsageError>,
+    Request: TryFrom<Cli, Error: std::fmt::Display>,
 {
     let request = match Request::try_from(cli) {
         Ok(request) => request,

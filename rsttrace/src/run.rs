@@ -32,11 +32,7 @@ use crate::{
     follow::{Doors, Logs, Place},
     join::Joiner,
     outlet::{Format, Outlet, Sink},
-    output::{
-        WallClock,
-        json::{self, JsonFormat},
-        text::TextFormat,
-    },
+    output::{WallClock, json, text::TextFormat},
     pipeline::{LogJoin, Pipeline},
     probe::{Choice, Counters, Options, Probe, preflight},
     reconcile::Reconciliation,
@@ -105,8 +101,7 @@ pub async fn run(
     let joiner = Joiner::new(u64::try_from(config.join_timeout.as_nanos()).unwrap_or(u64::MAX), config.max_sockets as usize);
     let mut decoder = Decoder::new(tick_ns(), probe.reasons.clone());
     decoder.queries = config.http_query;
-    let format =
-        if config.json { Format::Json(JsonFormat::default()) } else { Format::Text(TextFormat::new(config.look.on_stdout(started))) };
+    let format = Format::new(config.json, config.summary, TextFormat::new(config.look.on_stdout(started)));
     let mut pipeline = Pipeline::new(decoder, joiner, Outlet::new(config.filter.clone(), format, clock, config.count));
     let confined = broker.is_some();
     let mut logs = files.zip(config.log.as_ref()).map(|(files, log)| open_logs(log, files, &status));
@@ -313,7 +308,11 @@ impl<W: Write> Live<'_, W> {
                     None => return Ok(()),
                 },
                 () = at(stop_at) => return Ok(()),
-                _ = signals.usr1.recv() => self.say_summary(),
+                _ = signals.usr1.recv() => {
+                    self.say_summary();
+                    self.pipeline.outlet.tell_table(self.out, self.status.columns())?;
+                    self.out.flush()?;
+                }
                 _ = signals.usr2.recv() => self.dump(),
                 () = closed(stdout.as_ref()) => return Err(io::ErrorKind::BrokenPipe.into()),
                 () = readable(kernel_log.as_ref()) => self.probe.flush_log(),
@@ -525,6 +524,7 @@ impl<W: Write> Live<'_, W> {
             Some(self.reconciliation.compare(&counted, &self.pipeline.tally, &counters, self.pipeline.outlet.summary.undecodable));
         self.update_summary();
         self.pipeline.outlet.tell_summary(self.out)?;
+        self.pipeline.outlet.tell_table(self.out, self.status.columns())?;
         if let Some(recorder) = &self.recorder {
             recorder.borrow_mut().close();
         }

@@ -79,6 +79,7 @@ fn the_version_is_the_packages() {
 fn top_shows_one_thing_and_every_record_of_it() {
     refused(&["top", "--json"], &["--json", "--rate-limit"]);
     refused(&["top", "--rate-limit", "5"], &["--rate-limit"]);
+    refused(&["top", "--summary"], &["--summary"]);
     refused(&["top", "records.jsonl", "--", "true"], &["one thing"]);
     refused(&["top", "--pid", "4194305"], &["there is no process 4194305"]);
 }

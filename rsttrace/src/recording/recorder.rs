@@ -296,3 +296,181 @@ impl Sink for Rc<RefCell<Recorder>> {
         self.borrow().next_deadline_ns()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Read as _, path::PathBuf};
+
+    use super::*;
+    use crate::{
+        input::{Item, Records, json},
+        recording::Place,
+    };
+
+    const LINE: &str = include_str!("../../tests/corpus/record.json");
+    const SECOND: u64 = 1_000_000_000;
+
+    /// A recorder in a directory of its own.
+    struct Bench {
+        directory: PathBuf,
+        recorder: Recorder,
+        judged: Box<Judged>,
+        now_ns: u64,
+    }
+
+    impl Bench {
+        fn new(name: &str, limits: Limits, keep: Option<Keep>) -> Self {
+            let directory = std::env::temp_dir().join(format!("rsttrace-recorder-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&directory).unwrap();
+            let place = Place::new(&directory.join("a"), 3).unwrap();
+            let file = place.begin().unwrap();
+            let recorder = Recorder::new("a".to_owned(), Box::new(place), file, 0, limits, keep);
+            let Ok(json::Saved::Teardown(judged)) = json::read(LINE.as_bytes()) else { panic!("the corpus has a record") };
+            let mut bench = Self { directory, recorder, judged, now_ns: SECOND };
+            bench.recorder.take(b"{\"schema\":1,\"record\":\"the-first-line\"}\n", None, bench.now_ns);
+            bench
+        }
+
+        /// So many records, all at once, a while after the last.
+        fn take(&mut self, records: usize, after_ns: u64) {
+            self.now_ns += after_ns;
+            self.recorder.tick(self.now_ns);
+            for _ in 0..records {
+                self.recorder.take(format!("{}\n", LINE.trim_end()).as_bytes(), Some(&self.judged), self.now_ns);
+            }
+        }
+
+        /// Records and other lines of a file.
+        fn read(&self, name: &str) -> (usize, usize) {
+            let mut bytes = Vec::new();
+            File::open(self.directory.join(name)).unwrap().read_to_end(&mut bytes).unwrap();
+            let mut records = Records::new(Box::new(io::Cursor::new(bytes))).unwrap();
+            let (mut ends, mut others) = (0, 0);
+            while let Some(item) = records.next().unwrap() {
+                match item {
+                    Item::Told(told) if told.saved.at_ns().is_some() => ends += 1,
+                    Item::Told(_) => others += 1,
+                    Item::Fault(fault) => panic!("{fault:?}"),
+                }
+            }
+            (ends, others)
+        }
+    }
+
+    impl Drop for Bench {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.directory);
+        }
+    }
+
+    #[test]
+    fn after_a_second_a_line_is_in_the_file() {
+        let mut bench = Bench::new("second", Limits::default(), None);
+        bench.take(3, 0);
+        assert_eq!(bench.recorder.next_deadline_ns(), Some(2 * SECOND));
+        assert_eq!(bench.read("a"), (0, 0));
+        bench.take(0, SECOND);
+        assert_eq!(bench.read("a"), (3, 1));
+        assert_eq!(bench.recorder.next_deadline_ns(), None, "at rest nothing wakes up");
+        bench.take(2, SECOND);
+        bench.recorder.close();
+        assert_eq!(bench.read("a"), (5, 1));
+    }
+
+    #[test]
+    fn a_full_file_is_followed_by_a_fresh_one() {
+        let mut bench = Bench::new("size", Limits { bytes: Some(2_000), time: None }, None);
+        for _ in 0..20 {
+            bench.take(2, SECOND);
+        }
+        bench.recorder.close();
+        for name in ["a", "a.1", "a.2"] {
+            assert!(bench.directory.join(name).metadata().unwrap().len() <= 2_000, "{name}");
+            assert!(bench.read(name).0 > 0, "{name}");
+        }
+        assert!(!bench.directory.join("a.3").exists());
+        let mut bench = Bench::new("time", Limits { bytes: None, time: Some(Duration::from_secs(60)) }, None);
+        for _ in 0..59 {
+            bench.take(1, SECOND);
+        }
+        assert!(!bench.directory.join("a.1").exists());
+        bench.take(1, 2 * SECOND);
+        bench.take(1, 2 * SECOND);
+        // The last one came to be written when the minute was over.
+        assert_eq!(bench.read("a.1"), (58, 1));
+        assert_eq!(bench.read("a"), (2, 0));
+    }
+
+    fn keep(triggers: &[&str], bytes: u64) -> Option<Keep> {
+        let triggers = triggers.iter().map(|text| text.parse().unwrap()).collect();
+        Some(Keep { time: Duration::from_secs(600), bytes, triggers })
+    }
+
+    #[test]
+    fn what_is_kept_is_the_last_minutes() {
+        let mut bench = Bench::new("keep", Limits::default(), keep(&[], 1 << 20));
+        for _ in 0..1_000 {
+            bench.take(1, SECOND);
+        }
+        assert_eq!(bench.read("a"), (0, 0), "nobody has asked for it");
+        bench.recorder.dump(bench.now_ns);
+        // The last one's second is not over, and the oldest block counts by its last record.
+        let (records, others) = bench.read("a");
+        assert!((600..=602).contains(&records) && others == 1, "{records}, {others}");
+        let notes = bench.recorder.take_messages();
+        assert!(
+            matches!(&notes[..], [Message::Note(words)] if words.contains(&format!("wrote {records} records")) && words.contains("of the last 600 s to a")),
+            "{notes:?}"
+        );
+        bench.take(5, SECOND);
+        bench.recorder.dump(bench.now_ns);
+        assert_eq!(bench.read("a"), (records + 5, 1), "once is enough");
+    }
+
+    #[test]
+    fn what_is_kept_takes_no_more_memory_than_it_may() {
+        let mut bench = Bench::new("bytes", Limits::default(), keep(&[], 10_000));
+        for _ in 0..500 {
+            bench.take(1, SECOND);
+            assert!(bench.recorder.kept_bytes <= 10_000);
+            assert_eq!(bench.recorder.kept_bytes, bench.recorder.kept.iter().map(|kept| kept.block.len() as u64).sum::<u64>());
+        }
+        bench.recorder.dump(bench.now_ns);
+        let said = format!("{:?}", bench.recorder.take_messages());
+        assert!(said.contains("older ones found no room (--keep-size)"), "{said}");
+    }
+
+    #[test]
+    fn a_trigger_writes_what_came_before_and_what_follows_at_once() {
+        let mut bench = Bench::new("trigger", Limits::default(), keep(&["harm=lost"], 1 << 20));
+        bench.take(7, SECOND);
+        bench.take(0, 10 * SECOND);
+        assert_eq!(bench.read("a"), (0, 0), "harm is only possible");
+        bench.judged.verdict.harm = crate::model::Harm::Lost;
+        bench.take(2, SECOND);
+        bench.take(1, SECOND / 2);
+        assert_eq!(bench.read("a"), (0, 0));
+        bench.take(0, SECOND / 2);
+        assert_eq!(bench.read("a"), (10, 1));
+        bench.judged.verdict.harm = crate::model::Harm::None;
+        bench.take(1, SECOND);
+        bench.recorder.close();
+        assert_eq!(bench.read("a"), (10, 1));
+    }
+
+    #[test]
+    fn a_file_that_takes_nothing_is_said_to_once() {
+        let mut bench = Bench::new("full", Limits::default(), None);
+        bench.recorder.file = File::options().write(true).open("/dev/full").unwrap();
+        for _ in 0..3 {
+            bench.take(2, 2 * SECOND);
+        }
+        bench.recorder.close();
+        let said = bench.recorder.take_messages();
+        assert!(
+            matches!(&said[..], [Message::Warning(first), Message::Warning(last)]
+            if first.contains("No space left") && last.contains("6 records could not be written")),
+            "{said:?}"
+        );
+    }
+}

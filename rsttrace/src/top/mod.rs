@@ -94,7 +94,7 @@ const MAX_SAID: usize = 64 << 10;
 pub fn run(request: &Request) -> anyhow::Result<ExitCode> {
     // A terminal that cannot move its cursor shows no screen.
     if !io::stdout().is_terminal() || env::var_os("TERM").is_none_or(|term| term == "dumb") {
-        let error = request.command().args(&request.flags).stdout(Stdio::null()).exec();
+        let error = request.command().arg("--summary").args(&request.flags).exec();
         return Err(error).context("cannot start the tracer");
     }
     let mut tracer = Tracer::start(request)?;

@@ -373,6 +373,8 @@ pub struct Origin {
     pub sums: Option<Box<Sums>>,
     /// Errors that were noticed after their record.
     pub late: u64,
+    /// Ends that were folded into counts, and are not among those that are shown.
+    pub folded: u64,
     /// Lines that are no records.
     pub faults: u64,
     /// The latest that whoever makes the records wants to be read, not yet safe for a terminal.
@@ -435,6 +437,7 @@ impl Model {
                 self.now.add(*judged, second, &self.matcher);
             }
             Saved::Late(_) => self.origin.late += 1,
+            Saved::Folded(n) => self.origin.folded = self.origin.folded.saturating_add(n),
             Saved::Start(start) => self.origin.start = Some(start),
             Saved::Summary(sums) => self.origin.sums = Some(sums),
             Saved::Other => {}

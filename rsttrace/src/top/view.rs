@@ -133,18 +133,21 @@ impl View {
         page.line(Line::from(spans));
 
         let mut words = vec![Span::raw(format!(" lost {}  not confirmed {}", size(total.lost_bytes), size(total.unconfirmed_bytes)))];
-        let late = model.origin.late;
+        let (late, folded) = (model.origin.late, model.origin.folded);
+        words.push(Span::raw("  "));
+        words.push(self.losses(model));
         if let Some(sums) = &model.origin.sums {
             words.push(Span::raw(format!("  in order {}", grouped(sums.orderly))));
             if sums.filtered > 0 {
                 words.push(Span::raw(format!("  filtered {}", grouped(sums.filtered))));
             }
         }
+        if folded > 0 {
+            words.push(Span::styled(format!("  folded, not counted here {}", grouped(folded)), BOLD));
+        }
         if late > 0 {
             words.push(Span::raw(format!("  noticed late {}", grouped(late))));
         }
-        words.push(Span::raw("  "));
-        words.push(self.losses(model));
         page.line(Line::from(words));
     }
 
@@ -159,7 +162,7 @@ impl View {
         };
         let mut words = format!("tracer lost {} events", grouped(sums.lost.total));
         if sums.lost.records > 0 {
-            words += &format!(", {} records are missing", grouped(sums.lost.records));
+            words += &format!(" ({} records)", grouped(sums.lost.records));
         }
         if sums.evicted > 0 {
             words += &format!("; {} sockets found no room", grouped(sums.evicted));
@@ -413,12 +416,18 @@ impl View {
 
     /// The same, cut in the middle: the beginning and the end of an address tell the most.
     fn fit_middle(&self, text: &str, width: usize) -> String {
-        if text.width() <= width || !text.is_ascii() {
+        let marks = 2;
+        if text.width() <= width || width <= marks {
             return self.fit(text, width);
         }
-        let head = width.saturating_sub(2) / 2;
-        let tail = width.saturating_sub(head + 2);
-        format!("{}..{}", &text[..head], &text[text.len() - tail..])
+        let head = begin(text, (width - marks) / 2);
+        let mut tail = text;
+        while head.width() + marks + tail.width() > width {
+            let mut chars = tail.chars();
+            chars.next();
+            tail = chars.as_str();
+        }
+        self.fit(&format!("{head}..{tail}"), width)
     }
 }
 
