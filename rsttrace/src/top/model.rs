@@ -146,6 +146,8 @@ struct Axis {
     first: u64,
     /// Seconds per bucket.
     width: u64,
+    /// The latest bucket that was asked for.
+    last: usize,
 }
 
 /// A record that is kept.
@@ -259,6 +261,11 @@ impl Data {
         self.axis.map_or(1, |axis| axis.width)
     }
 
+    /// Buckets that stand for a time that there was.
+    pub fn buckets(&self) -> usize {
+        self.axis.map_or(BUCKETS, |axis| axis.last + 1)
+    }
+
     /// Ends per second: of late, or on average over all that there is.
     pub fn rate(&self) -> f64 {
         let part = self.shown();
@@ -278,19 +285,23 @@ impl Data {
     fn bucket(&mut self, second: u64) -> usize {
         loop {
             let axis = self.axis.get_or_insert(match self.span {
-                Span::Last => Axis { first: (second + 1).saturating_sub(BUCKETS as u64), width: 1 },
-                Span::Whole => Axis { first: second, width: 1 },
+                Span::Last => Axis { first: (second + 1).saturating_sub(BUCKETS as u64), width: 1, last: BUCKETS - 1 },
+                Span::Whole => Axis { first: second, width: 1, last: 0 },
             });
             let at = second.saturating_sub(axis.first) / axis.width;
             let too_far = at.saturating_sub(BUCKETS as u64 - 1);
             let step = match self.span {
-                _ if too_far == 0 => return at as usize,
+                _ if too_far == 0 => {
+                    axis.last = axis.last.max(at as usize);
+                    return at as usize;
+                }
                 Span::Last => {
                     axis.first += too_far;
                     Step::Forward(usize::try_from(too_far).unwrap_or(BUCKETS))
                 }
                 Span::Whole => {
                     axis.width *= 2;
+                    axis.last /= 2;
                     Step::Halve
                 }
             };

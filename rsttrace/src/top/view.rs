@@ -12,7 +12,7 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::{
     keys::HELP,
-    model::{BUCKETS, By, Data, Line as TableLine, Model, Of, Pane, Part, Row, Series, Span as Time},
+    model::{BUCKETS, By, Data, Line as TableLine, Model, Of, Pane, Part, Row, Span as Time},
 };
 use crate::{
     explain,
@@ -145,6 +145,9 @@ impl View {
         if folded > 0 {
             words.push(Span::styled(format!("  folded, not counted here {}", grouped(folded)), BOLD));
         }
+        if model.origin.faults > 0 {
+            words.push(Span::styled(format!("  not understood {}", grouped(model.origin.faults)), BOLD));
+        }
         if late > 0 {
             words.push(Span::raw(format!("  noticed late {}", grouped(late))));
         }
@@ -191,7 +194,7 @@ impl View {
 
         let mut head = format!(" {:NAME$}", model.by.name());
         columns.iter().for_each(|column| head += &format!("{:>1$}", column.head, column.width));
-        let seconds = data.bucket_seconds() * BUCKETS as u64;
+        let seconds = data.bucket_seconds() * data.buckets() as u64;
         head += &match data.span {
             Time::Last => format!(" last {seconds} s"),
             Time::Whole => format!(" over {}", span(seconds)),
@@ -213,7 +216,7 @@ impl View {
                 spans.push(Span::styled(format!("{:>1$}", (column.cell)(self, line, data), column.width), style));
             }
             if let Some(series) = line.series {
-                spans.push(Span::raw(format!(" {}", self.sparkline(series, bars))));
+                spans.push(Span::raw(format!(" {}", self.sparkline(&series.0[..data.buckets()], bars))));
             }
             page.line(Line::from(spans));
         }
@@ -231,11 +234,11 @@ impl View {
         }
     }
 
-    fn sparkline(&self, series: &Series, width: usize) -> String {
+    fn sparkline(&self, counts: &[u32], width: usize) -> String {
         let bars = if self.drawn { BARS } else { ASCII_BARS };
-        let each = BUCKETS.div_ceil(width.max(1));
+        let each = counts.len().div_ceil(width.max(1)).max(1);
         // The newest bucket ends the last bar.
-        let mut sums: Vec<u64> = series.0.rchunks(each).map(|chunk| chunk.iter().map(|n| u64::from(*n)).sum()).collect();
+        let mut sums: Vec<u64> = counts.rchunks(each).map(|chunk| chunk.iter().map(|n| u64::from(*n)).sum()).collect();
         sums.reverse();
         let most = sums.iter().copied().max().unwrap_or(0).max(1);
         let bar = |n: u64| if n == 0 { ' ' } else { bars[((n * 8).div_ceil(most) as usize).clamp(1, 8) - 1] };
