@@ -1,6 +1,9 @@
 //! The command line, and nothing but it.
 
-use std::num::NonZeroU32;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
+};
 
 use clap::{
     ArgAction, Args, Parser, Subcommand, ValueEnum,
@@ -442,6 +445,13 @@ pub struct Trace {
     #[arg(long, requires = "http", help_heading = "Output")]
     pub http_query: bool,
 
+    /// Serve metrics for Prometheus (OpenMetrics) at http://ADDR/metrics: PORT or IP:PORT
+    ///
+    /// Without ADDR, or with a port only, on 127.0.0.1 (9464 by default): other machines can ask only where an address
+    /// is given. A process of its own, without any privilege, serves them (docs/metrics.md).
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "9464", value_parser = listen_address, help_heading = "Export")]
+    pub metrics: Option<SocketAddr>,
+
     /// Stop after this time: 30s, 5m, 1h30m
     #[arg(short, long, value_name = "TIME", value_parser = duration, help_heading = "Run")]
     pub duration: Option<std::time::Duration>,
@@ -504,6 +514,13 @@ fn zone(text: &str) -> Result<TimeZone, String> {
 fn rate(text: &str) -> Result<NonZeroU32, String> {
     let number = text.strip_suffix("/s").unwrap_or(text);
     number.parse().map_err(|_| "expected a number of lines per second, such as 5 or 5/s".to_owned())
+}
+
+/// Loopback where only a port is given.
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .or_else(|_| text.parse().map(|port: u16| (Ipv4Addr::LOCALHOST, port).into()))
+        .map_err(|_| "expected a port, or an IP address with one, such as 9464, 127.0.0.1:9464 or [::]:9464".to_owned())
 }
 
 fn log_formats() -> impl TypedValueParser<Value = Format> {

@@ -1,6 +1,6 @@
 //! What the flags mean, checked.
 
-use std::{ffi::OsString, num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use jiff::{Timestamp, tz::TimeZone};
@@ -62,6 +62,8 @@ pub struct Config {
     pub keep_privileges: bool,
     pub log: Option<LogConfig>,
     pub record: Option<RecordConfig>,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
     /// Summaries in JSON while the run goes on.
     pub interim: bool,
 }
@@ -261,6 +263,7 @@ impl TryFrom<Trace> for Config {
                 files: cli.record_files,
                 keep: cli.keep.map(|time| Keep { time, bytes: cli.keep_size, triggers: cli.trigger }),
             }),
+            metrics: cli.metrics,
             interim: cli.interim,
         })
     }

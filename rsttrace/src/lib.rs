@@ -11,6 +11,7 @@ pub mod diff;
 pub mod doctor;
 pub mod enrich;
 pub mod explain;
+pub mod export;
 pub mod filter;
 pub mod fold;
 pub mod follow;

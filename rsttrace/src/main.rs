@@ -1,12 +1,12 @@
 //! Parse, run, and map what went wrong to a message and an exit status.
 
-use std::process::ExitCode;
+use std::{net::TcpListener, process::ExitCode};
 
 use clap::Parser as _;
 use rsttrace::{
     cli::{self, Cli, Task},
     config::Config,
-    diff, doctor, explain,
+    diff, doctor, explain, export,
     follow::Doors,
     offline,
     output::escape::for_terminal,
@@ -54,6 +54,13 @@ fn main() -> ExitCode {
             return USAGE.into();
         }
     };
+    let export = match export_request(&config) {
+        Ok(request) => request,
+        Err(error) => {
+            complain(&error);
+            return FAILED.into();
+        }
+    };
     // Before there is a runtime: it forks.
     let files = match config.log.as_ref().map(|log| Doors::new(log.paths.clone())).transpose() {
         Ok(files) => files,
@@ -69,6 +76,13 @@ fn main() -> ExitCode {
             return FAILED.into();
         }
     };
+    let export = match (!export.is_empty()).then(|| export::start(export)).transpose() {
+        Ok(export) => export,
+        Err(error) => {
+            complain(&format!("cannot fork: {error}; without --metrics it would run"));
+            return FAILED.into();
+        }
+    };
     let broker = (!config.keep_privileges).then(|| Broker::start(files.clone()));
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -77,13 +91,24 @@ fn main() -> ExitCode {
             return FAILED.into();
         }
     };
-    match runtime.block_on(run::run(config, files, record, broker)) {
+    match runtime.block_on(run::run(config, files, record, broker, export)) {
         Ok(code) => code,
         Err(error) => {
             complain(&format!("{error:#}"));
             if error.is::<ProbeError>() { UNUSABLE.into() } else { FAILED.into() }
         }
     }
+}
+
+/// What is listened on is bound before anything else happens.
+fn export_request(config: &Config) -> Result<export::Request, String> {
+    let listen =
+        |at| TcpListener::bind(at).map_err(|error| format!("--metrics: cannot listen on {at}: {error}; another port can be given"));
+    Ok(export::Request {
+        metrics: config.metrics.map(listen).transpose()?,
+        confined: !config.keep_privileges,
+        ..export::Request::default()
+    })
 }
 
 /// What reads files that the user has named, and traces nothing.

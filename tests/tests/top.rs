@@ -268,7 +268,7 @@ fn the_screen_says_what_the_json_records_say() {
     let unread = records.iter().rfind(|record| record["harm"] == "lost").expect("a record");
     screen
         .wait("the cause", |text| text.contains("details") && text.contains(&format!("# {}", unread["cause"].as_str().expect("a cause"))));
-    screen.press("\x1bq");
+    screen.press("qq");
     let (status, after) = screen.gone();
     assert!(status.success(), "{status}: {after}");
     assert!(after.contains("30 sockets ended"), "the summary of the run is what stays:\n{after}");

@@ -55,7 +55,7 @@ const NGINX: Need = Need { packages: &["nginx-light"], why: "the proxy of the ng
 const TCPDUMP: Need = Need { packages: &["tcpdump"], why: "witness of the packets", met: || host::find("tcpdump").is_some() };
 const STRACE: Need = Need { packages: &["strace"], why: "witness of the system calls", met: || host::find("strace").is_some() };
 
-const TESTS: [Need; 14] = [
+const TESTS: [Need; 15] = [
     Need { packages: &["valgrind"], why: "to count instructions", met: || host::find("valgrind").is_some() },
     NGINX,
     Need { packages: &["haproxy"], why: "the proxy of the HAProxy scenarios", met: || host::find("haproxy").is_some() },
@@ -74,6 +74,11 @@ const TESTS: [Need; 14] = [
     Need { packages: &["python3"], why: "processes that start while they are traced", met: || host::find("python3").is_some() },
     Need { packages: &["openssl"], why: "certificates for TLS", met: || host::find("openssl").is_some() },
     Need { packages: &["chromium"], why: "to open the report's page and see what it asks for", met: || host::find("chromium").is_some() },
+    Need {
+        packages: &["prometheus"],
+        why: "to fetch the metrics, and to judge the alert rules",
+        met: || host::find("prometheus").is_some() && host::find("promtool").is_some(),
+    },
 ];
 
 const BENCH: [Need; 6] = [

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Longer records are no records.
-const MAX_RECORD: usize = 1 << 20;
+pub const MAX_RECORD: usize = 1 << 20;
 const CHUNK: usize = 256 << 10;
 
 /// A record, and the line that it was read from.

@@ -2,7 +2,7 @@
 //! sandbox, which knows no terminal; a file is replayed by such a child too. What shows the records has no rights at all.
 
 mod keys;
-pub mod model;
+mod model;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -231,8 +231,8 @@ impl Screen {
             match message {
                 Ok(Message::Signal(signal)) => tracer.signal(signal),
                 Ok(message) => {
-                    let ends = matches!(message, Message::End(_));
-                    // Why it failed is better read where it stays.
+                    // Why tracing failed is better read where it stays; of a file there is something to be seen.
+                    let ends = model.is_live() && matches!(message, Message::End(_));
                     if !take_message(model, message, second) || ends && tracer.has_failed() {
                         return Ok(());
                     }
