@@ -26,7 +26,7 @@ pub enum Key {
 /// What the help says.
 pub const HELP: &[(&str, &str)] = &[
     ("Tab, 1 2 3 4", "the table: by cause, process, remote address, service port"),
-    ("s", "the order of the table: ends, harm, lost bytes, what is busy now"),
+    ("s", "the order of the table: harm, ends, lost bytes, what is busy now"),
     (
         "f or /",
         "show only what matches: parts of a cause, process, address or kind of end, a port or process number, LOST, maybe, ok; \

@@ -66,14 +66,14 @@ pub enum Of {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sort {
     #[default]
-    Ends,
     Harm,
+    Ends,
     Bytes,
     Recent,
 }
 
 impl Sort {
-    pub const ALL: [Self; 4] = [Self::Ends, Self::Harm, Self::Bytes, Self::Recent];
+    pub const ALL: [Self; 4] = [Self::Harm, Self::Ends, Self::Bytes, Self::Recent];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -511,10 +511,5 @@ impl Model {
     /// What is shown stays as it is, or goes on.
     pub fn pause(&mut self) {
         self.paused = if self.paused.is_none() { Some(self.now.clone()) } else { None };
-    }
-
-    /// The records of the run so far.
-    pub fn total(&self) -> &Group {
-        &self.now.all.total
     }
 }

@@ -295,7 +295,7 @@ fn a_key_does_what_the_footer_says() {
     press(&mut model, &[Key::Char('3')]);
     assert_eq!(model.by, By::Remote);
     press(&mut model, &[Key::Char('s')]);
-    assert_eq!(model.sort, Sort::Harm);
+    assert_eq!(model.sort, Sort::Ends);
 
     // What is typed is text, also where it is a key elsewhere.
     press(&mut model, &[Key::Char('f')]);

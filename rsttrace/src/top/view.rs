@@ -149,7 +149,7 @@ impl View {
             words.push(Span::styled(format!("  not understood {}", grouped(model.origin.faults)), BOLD));
         }
         if late > 0 {
-            words.push(Span::raw(format!("  noticed late {}", grouped(late))));
+            words.push(Span::raw(format!("  late {}", grouped(late))));
         }
         page.line(Line::from(words));
     }
