@@ -132,16 +132,17 @@ impl Screen {
         children.split_whitespace().next().expect("a child").parse().expect("a number")
     }
 
-    /// Waits for the end; the terminal must be as it was.
+    /// Waits for the end, and for these words on the ordinary screen; the terminal must be as it was.
     #[track_caller]
-    fn gone(mut self) -> (ExitStatus, String) {
+    fn gone(mut self, words: &str) -> (ExitStatus, String) {
         let mut status = None;
         wait_until("it has ended", || {
             status = self.child.try_wait().expect("the child");
             status.is_some()
         });
         // What it wrote last may still be on its way.
-        self.wait("the ordinary screen", |_| self.with(|screen| !screen.alternate_screen() && !screen.hide_cursor()));
+        let ordinary = || self.with(|screen| !screen.alternate_screen() && !screen.hide_cursor());
+        self.wait(&format!("{words:?} on the ordinary screen"), |text| ordinary() && text.contains(words));
         assert_eq!(Settings::of(&self.terminal), self.before, "the terminal's settings");
         (status.expect("a status"), self.text())
     }
@@ -269,9 +270,9 @@ fn the_screen_says_what_the_json_records_say() {
     screen
         .wait("the cause", |text| text.contains("details") && text.contains(&format!("# {}", unread["cause"].as_str().expect("a cause"))));
     screen.press("qq");
-    let (status, after) = screen.gone();
+    // The summary of the run is what stays.
+    let (status, after) = screen.gone("30 sockets ended");
     assert!(status.success(), "{status}: {after}");
-    assert!(after.contains("30 sockets ended"), "the summary of the run is what stays:\n{after}");
     tracer.stop();
 }
 
@@ -295,9 +296,8 @@ fn the_terminal_is_given_back_whatever_ends_it() {
         assert!(screen.with(vt100::Screen::alternate_screen), "{name}");
         assert_ne!(Settings::of(&screen.terminal), screen.before, "{name}: raw");
         end(&mut screen);
-        let (status, after) = screen.gone();
+        let (status, after) = screen.gone("tracer lost 0 events");
         assert!(status.success(), "{name}: {status}");
-        assert!(after.contains("tracer lost 0 events"), "{name}: {after}");
         assert!(!after.contains("no record yet"), "{name}: {after}");
     }
 }
@@ -306,17 +306,17 @@ fn the_terminal_is_given_back_whatever_ends_it() {
 fn a_tracer_that_fails_is_told_where_it_stays() {
     require_root!();
     // Before there is anything to see.
-    let (status, after) = Screen::top(&["--without", "tcp_receive_reset"]).gone();
+    let (status, after) = Screen::top(&["--without", "tcp_receive_reset"]).gone("required");
     assert_eq!(status.code(), Some(3), "{after}");
-    assert!(after.contains("tcp_receive_reset") && after.contains("required"), "{after}");
+    assert!(after.contains("tcp_receive_reset"), "{after}");
     // And later.
     let screen = Screen::top(&[]);
     screen.wait("the screen", |text| text.contains("newest"));
     // SAFETY: no memory involved; it is the child of our child, which has not reaped it.
     unsafe { libc::kill(screen.tracer(), libc::SIGKILL) };
-    let (status, after) = screen.gone();
+    // What it said is there.
+    let (status, after) = screen.gone("rsttrace: ready");
     assert_eq!(status.code(), Some(128 + libc::SIGKILL), "{after}");
-    assert!(after.contains("rsttrace: ready"), "what it said: {after}");
 }
 
 #[test]
@@ -344,9 +344,8 @@ fn a_screen_that_panics() {
 fn a_panic_gives_the_terminal_back_and_says_why() {
     let mut command = Command::new(env::current_exe().expect("this test"));
     command.args(["--exact", "a_screen_that_panics", "--nocapture"]).env("RSTTRACE_TEST_PANICS", "1");
-    let (status, after) = Screen::start(&mut command, 24, 80).gone();
+    let (status, after) = Screen::start(&mut command, 24, 80).gone("of another thread");
     assert_eq!(status.code(), Some(101), "{after}");
-    assert!(after.contains("of another thread"), "{after}");
 }
 
 #[test]
@@ -359,7 +358,7 @@ fn it_fills_whatever_the_terminal_is() {
     screen.resize(24, 80);
     screen.wait("fewer columns", |text| !text.contains("unconf.") && text.contains("? help"));
     screen.press("q");
-    let (status, _) = screen.gone();
+    let (status, _) = screen.gone("");
     let _ = fs::remove_file(file);
     assert!(status.success(), "{status}");
 }
@@ -390,7 +389,7 @@ fn a_flood_does_not_keep_a_key_waiting() {
     screen.press("2");
     screen.wait("another table", |text| text.contains("[process]"));
     screen.press("q");
-    let (status, after) = screen.gone();
+    let (status, after) = screen.gone("");
     assert!(status.success(), "{status}: {after}");
 }
 
