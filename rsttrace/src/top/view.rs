@@ -115,7 +115,7 @@ impl View {
         page.line(self.tabs(page.area.width, model));
         self.table(page, model, data, part, of_table);
         page.line(self.list_rule(page.area.width, model, data, part));
-        self.list(page, part, place, model.offset, model.page);
+        self.list(page, model, part, place);
         self.verdict(page, model);
     }
 
@@ -258,10 +258,12 @@ impl View {
         self.rule(width, spans, &right)
     }
 
-    fn list(&mut self, page: &mut Page<'_>, part: &Part, place: usize, offset: usize, rows: usize) {
+    fn list(&mut self, page: &mut Page<'_>, model: &Model, part: &Part, place: usize) {
+        let (offset, rows) = (model.offset, model.page);
         let end = page.y + rows as u16;
         if part.rows.is_empty() {
-            page.line(Line::styled("  no record yet", DIM));
+            let words = if !model.filter.is_empty() { "  nothing matches yet" } else { "  no record yet" };
+            page.line(Line::styled(words, DIM));
         }
         for (at, row) in part.rows.iter().rev().enumerate().skip(offset).take(rows) {
             let line = self.row(page.area.width, row, at == place);
