@@ -123,19 +123,18 @@ impl View {
         let total = &part.total;
         let plural = if total.ends == 1 { "" } else { "s" };
         let over = if data.span == Time::Last { "/s now" } else { "/s on average" };
-        let mut spans =
-            vec![Span::styled(format!(" {} end{plural}", grouped(total.ends)), BOLD), Span::raw(format!("  {}{over} ", rate(data.rate())))];
+        let mut spans = vec![Span::styled(format!(" {} end{plural} ", grouped(total.ends)), BOLD)];
         for harm in Harm::ALL.iter().filter(|harm| **harm != Harm::None).chain([&Harm::None]) {
             let n = total.of(*harm);
             let style = if n > 0 { self.style(*harm) } else { Style::new() };
             spans.push(Span::styled(format!("  {} {}", harm_word(*harm), grouped(n)), style));
         }
-        page.line(Line::from(spans));
+        spans.push(Span::raw(format!("   {}{over}", rate(data.rate()))));
+        page.parts(spans);
 
         let mut words = vec![Span::raw(format!(" lost {}  not confirmed {}", size(total.lost_bytes), size(total.unconfirmed_bytes)))];
         let (late, folded) = (model.origin.late, model.origin.folded);
-        words.push(Span::raw("  "));
-        words.push(self.losses(model));
+        words.extend(self.losses(model));
         if let Some(sums) = &model.origin.sums {
             words.push(Span::raw(format!("  in order {}", grouped(sums.orderly))));
             if sums.filtered > 0 {
@@ -151,30 +150,24 @@ impl View {
         if late > 0 {
             words.push(Span::raw(format!("  late {}", grouped(late))));
         }
-        page.line(Line::from(words));
+        page.parts(words);
     }
 
     /// What the tracer itself lost: without it the rest is not worth its digits.
-    fn losses(&self, model: &Model) -> Span<'static> {
+    fn losses(&self, model: &Model) -> Vec<Span<'static>> {
         let warn = self.style(Harm::Possible).patch(BOLD);
         let Some(sums) = &model.origin.sums else {
-            return match (&model.origin.ended, model.is_live()) {
-                (Some(_), false) => Span::styled("no summary: the tracer's losses are not known", warn),
-                _ => Span::raw("tracer lost: not told yet"),
-            };
+            return vec![match (&model.origin.ended, model.is_live()) {
+                (Some(_), false) => Span::styled("  no summary: the tracer's losses are not known", warn),
+                _ => Span::raw("  tracer lost: not told yet"),
+            }];
         };
-        let mut words = format!("tracer lost {} events", grouped(sums.lost.total));
-        if sums.lost.records > 0 {
-            words += &format!(" ({} records)", grouped(sums.lost.records));
-        }
-        if sums.evicted > 0 {
-            words += &format!("; {} sockets found no room", grouped(sums.evicted));
-        }
-        if sums.undecodable > 0 {
-            words += &format!("; {} events could not be decoded", grouped(sums.undecodable));
-        }
-        let fine = sums.lost.total == 0 && sums.evicted == 0 && sums.undecodable == 0;
-        Span::styled(words, if fine { Style::new() } else { warn })
+        let records = if sums.lost.records > 0 { format!(" ({} records)", grouped(sums.lost.records)) } else { String::new() };
+        let lost = format!("  tracer lost {} events{records}", grouped(sums.lost.total));
+        let mut words = vec![Span::styled(lost, if sums.lost.total > 0 { warn } else { Style::new() })];
+        let others = [(sums.evicted, "sockets found no room"), (sums.undecodable, "events not decoded")];
+        words.extend(others.iter().filter(|(n, _)| *n > 0).map(|(n, what)| Span::styled(format!("  {} {what}", grouped(*n)), warn)));
+        words
     }
 
     fn tabs(&self, width: u16, model: &Model) -> Line<'static> {
@@ -522,5 +515,15 @@ impl Page<'_> {
             self.buffer.set_line(self.area.x, y, &line, self.area.width);
             self.y += 1;
         }
+    }
+    /// As many as fit, each as a whole: half a number is a wrong one.
+    fn parts(&mut self, parts: Vec<Span<'_>>) {
+        let mut room = usize::from(self.area.width);
+        let fitting = parts.into_iter().filter(|part| {
+            let fits = part.width() <= room;
+            room -= if fits { part.width() } else { 0 };
+            fits
+        });
+        self.line(Line::from_iter(fitting));
     }
 }
