@@ -109,6 +109,12 @@ pub enum Task {
     /// Without filters, --json gives the very lines of the run. What cannot be read is told with its place and skipped. Exit
     /// status: 0 shown, 1 something could not be read, 4 a record met --fail-on.
     Replay(Box<Replay>),
+    /// Show on the whole terminal, live, how connections end: by cause, process, remote address and port
+    ///
+    /// Traces as rsttrace does, with the same flags, or looks through FILE: a recording, or records that were
+    /// saved with --json. ? says what the keys do. Where stdout is no terminal, it gets the table of
+    /// --summary at the end (docs/top.md). Exit status: as without top; 0 where a key or a signal ends it.
+    Top(Box<Top>),
 }
 
 /// What to compare, and how to show it.
@@ -145,6 +151,16 @@ pub struct Report {
     /// Where the page goes; a file that is there is replaced. - is standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: std::path::PathBuf,
+}
+
+/// What the live screen is about.
+#[derive(Clone, Debug, Args)]
+pub struct Top {
+    /// Saved records, instead of tracing; - is standard input
+    pub file: Option<std::path::PathBuf>,
+
+    #[command(flatten)]
+    pub trace: Trace,
 }
 
 /// What to bring together, and how to show it.

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::{
     applog::Format,
-    cli::{ColorChoice, Correlate, Diff, EndChoice, Replay, Select, Show, TimeChoice, Trace},
+    cli::{self, ColorChoice, Correlate, Diff, EndChoice, Replay, Select, Show, TimeChoice, Trace},
     diff, enrich,
     export::otlp,
     filter::{AddrFilter, Condition, Family, Filter, PortSet, ProcessSelector},
@@ -22,6 +22,7 @@ use crate::{
     recording::{Keep, Limits, Place, Recorder, Shelf},
     replay,
     sandbox::{self, Keeper},
+    top,
     verdict::timers::Timers,
 };
 
@@ -176,6 +177,34 @@ impl TryFrom<Correlate> for offline::Request {
             all: cli.fin,
             json: cli.json,
             look: Look { time: cli.time, color: cli.color, ascii: cli.ascii, timeline: false, silence: cli.unmatched },
+        })
+    }
+}
+
+impl TryFrom<cli::Top> for top::Request {
+    type Error = UsageError;
+
+    fn try_from(cli: cli::Top) -> Result<Self, UsageError> {
+        let cli::Top { file, trace } = cli;
+        if trace.show.json || trace.show.summary || trace.show.rate_limit.is_some() {
+            return Err(UsageError("--json, --summary and --rate-limit do not go with top, which shows every record".to_owned()));
+        }
+        if file.is_some() && !(trace.command.is_empty() && trace.replay.is_empty()) {
+            return Err(UsageError("top shows one thing: FILE, or what it traces".to_owned()));
+        }
+        let replays = file.is_some();
+        let files: Vec<_> = file.into_iter().chain(trace.replay.iter().cloned()).collect();
+        Ok(Self {
+            reads_stdin: trace.error_log.iter().chain(&files).any(|path| path.as_os_str() == "-"),
+            replays,
+            file: files.first().map(|path| path.display().to_string()),
+            // Wrong values are told before there is a screen.
+            look: match files.is_empty() {
+                true => Config::try_from(trace)?.look,
+                false => replay::Request::try_from(Replay { files, select: trace.select, show: trace.show })?.look,
+            },
+            // Behind the name of this task.
+            flags: std::env::args_os().skip(2).collect(),
         })
     }
 }

@@ -34,5 +34,6 @@ pub mod sandbox;
 pub mod spare;
 pub mod status;
 pub mod stdout;
+pub mod top;
 pub mod units;
 pub mod verdict;

@@ -13,7 +13,7 @@ use rsttrace::{
     probe::ProbeError,
     replay, report, run,
     sandbox::{self, Broker},
-    status,
+    status, top,
 };
 
 /// Failed while running.
@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         Some(Task::Diff(request)) => return offline(request, |request, columns| diff::run(&request, columns)),
         Some(Task::Replay(request)) => return offline(*request, replay::run),
         Some(Task::Report(request)) => return offline(request, |request, _| report::run(&request)),
+        Some(Task::Top(request)) => return on_screen(*request),
         None => cli.trace,
     };
     if !trace.replay.is_empty() {
@@ -136,6 +137,24 @@ where
             FAILED.into()
         }
     }
+}
+
+fn on_screen(cli: cli::Top) -> ExitCode {
+    let request = match sandbox::as_the_user(|| top::Request::try_from(cli)) {
+        Ok(Ok(request)) => request,
+        Ok(Err(error)) => {
+            complain(&error.to_string());
+            return USAGE.into();
+        }
+        Err(error) => {
+            complain(&format!("cannot change capabilities: {error}"));
+            return FAILED.into();
+        }
+    };
+    top::run(&request).unwrap_or_else(|error| {
+        complain(&format!("{error:#}"));
+        FAILED.into()
+    })
 }
 
 /// What it says may quote arguments, which may come from anywhere.

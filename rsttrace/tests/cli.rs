@@ -74,3 +74,12 @@ fn help_is_short_by_letter_and_long_by_word() {
 fn the_version_is_the_packages() {
     assert_eq!(rsttrace(&["--version"]).1, format!("rsttrace {}\n", env!("CARGO_PKG_VERSION")));
 }
+
+#[test]
+fn top_shows_one_thing_and_every_record_of_it() {
+    refused(&["top", "--json"], &["--json", "--rate-limit"]);
+    refused(&["top", "--rate-limit", "5"], &["--rate-limit"]);
+    refused(&["top", "--summary"], &["--summary"]);
+    refused(&["top", "records.jsonl", "--", "true"], &["one thing"]);
+    refused(&["top", "--pid", "4194305"], &["there is no process 4194305"]);
+}

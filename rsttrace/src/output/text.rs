@@ -306,7 +306,7 @@ impl TextFormat {
     }
 
     /// Names in it come from outside.
-    pub(super) fn shown<'t>(&self, text: &'t str) -> Cow<'t, str> {
+    pub fn shown<'t>(&self, text: &'t str) -> Cow<'t, str> {
         let text = for_terminal(text);
         if self.style.unicode || text.is_ascii() { text } else { in_ascii(&text).into() }
     }
@@ -377,7 +377,8 @@ impl TextFormat {
         fmt::from_fn(move |f| write!(f, "{text}{:missing$}", ""))
     }
 
-    pub(super) fn time(&mut self, at: Timestamp) -> String {
+    /// In the way that was asked for: `HH:MM:SS.mmm`, or seconds since the start.
+    pub fn time(&mut self, at: Timestamp) -> String {
         match &self.style.time {
             TimeFormat::Zoned(zone) => {
                 // Records of a burst share it.
@@ -395,7 +396,7 @@ impl TextFormat {
     }
 
     /// From which side the end came.
-    fn arrow(&self, t: &Teardown) -> &'static str {
+    pub fn arrow(&self, t: &Teardown) -> &'static str {
         let (left, right, both, none) = if self.style.unicode { ("←", "→", "↔", "–") } else { ("<-", "->", "<>", "--") };
         match (t.end, t.fin.first) {
             (EndKind::ResetReceived, _) | (EndKind::Fin, Some(FirstFin::Remote)) => left,
@@ -488,7 +489,8 @@ pub fn leads(a: &Judged, b: &Judged) -> bool {
     }
 }
 
-pub(super) fn harm_word(harm: Harm) -> &'static str {
+/// `LOST`: what stands in front of a record.
+pub fn harm_word(harm: Harm) -> &'static str {
     match harm {
         Harm::Lost => "LOST",
         Harm::Possible => "maybe",
@@ -546,7 +548,7 @@ fn in_ascii(text: &str) -> String {
 }
 
 /// The process column: who holds the socket, else who had a hand in it.
-fn process_of(t: &Teardown) -> impl Display {
+pub fn process_of(t: &Teardown) -> impl Display {
     let process = t.owner.map(|owner| (owner.comm, owner.tgid)).or_else(|| hand_in(t).map(|task| (task.comm, task.tgid)));
     fmt::from_fn(move |f| match process {
         Some((comm, tgid)) => write!(f, "{}/{tgid}", comm.text()),

@@ -33,6 +33,15 @@ pub fn as_the_user<T>(work: impl FnOnce() -> T) -> io::Result<T> {
     if rustix::process::getuid().is_root() { Ok(work()) } else { Ok(capabilities::without_rights_to_files(work)?) }
 }
 
+/// Gives up all capabilities for good: for a process that only shows what another one traces. To be called while it
+/// has one thread.
+///
+/// # Errors
+/// What the kernel refuses.
+pub fn give_up_capabilities() -> io::Result<()> {
+    Ok(capabilities::keep_only(CapabilitySet::empty())?)
+}
+
 /// What stays readable: our own fdinfo (runs that the kernel skipped), and what /proc shows to
 /// everybody, such as the counters of network namespaces. Of other processes' files Landlock
 /// leaves only what needs no `ptrace_may_access()`.
