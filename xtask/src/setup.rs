@@ -7,6 +7,7 @@
 
 mod apt;
 mod linker;
+mod wheel;
 
 use std::{
     fs,
@@ -79,6 +80,11 @@ const TESTS: [Need; 15] = [
         why: "to fetch the metrics, and to judge the alert rules",
         met: || host::find("prometheus").is_some() && host::find("promtool").is_some(),
     },
+    Need {
+        packages: &["python3-pip"],
+        why: "to install what checks the Kubernetes manifest",
+        met: || wheel::is_there() || Path::new("/usr/lib/python3/dist-packages/pip").is_dir(),
+    },
 ];
 
 const BENCH: [Need; 6] = [
@@ -102,7 +108,8 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let missing = unmet(needs);
     let linker = linker_problem();
-    if missing.is_empty() && linker.is_none() {
+    let wheel = !options.tests || wheel::is_there();
+    if missing.is_empty() && linker.is_none() && wheel {
         println!("setup: everything is there");
         return Ok(());
     }
@@ -114,7 +121,7 @@ pub fn run(options: &Options) -> Result<()> {
         let why_not = cannot_install(&left).unwrap_or_else(|| "apt has no such packages".to_owned());
         bail!("{}", missing_text(&left, linker_problem().as_deref(), Some(&why_not)));
     }
-    Ok(())
+    if wheel { Ok(()) } else { wheel::install() }
 }
 
 /// What `build` and `demo` need; silent when it is there.
@@ -124,7 +131,13 @@ pub fn for_build() -> Result<()> {
 
 /// What `test` needs. A tool that cannot be installed is no error: the tests that use it say so.
 pub fn for_tests() -> Result<()> {
-    for_build_and(&TESTS, "tests that need it are skipped")
+    for_build_and(&TESTS, "tests that need it are skipped")?;
+    if !wheel::is_there()
+        && let Err(error) = wheel::install()
+    {
+        eprintln!("setup: {error:#}; tests that need it are skipped");
+    }
+    Ok(())
 }
 
 /// What `bench` needs. A tool that cannot be installed is no error here either.
