@@ -290,7 +290,8 @@ impl Otlp {
             }
             Outcome::Later { why, after } => {
                 trouble.begins(why);
-                batch.at = Instant::now() + after.unwrap_or_else(|| pause(batch.failures));
+                // Nobody is asked without a pause, not even who asks for it.
+                batch.at = Instant::now() + after.map_or_else(|| pause(batch.failures), |after| after.max(PAUSE));
                 batch.asked = after.is_some();
                 batch.failures += 1;
                 false
