@@ -555,12 +555,17 @@ fn what_a_record_costs() {
     }
 }
 
-/// The program that needs no library, where there is one (`cargo xtask vm` makes it), or else the one that is tested.
+/// The program that needs no library, where there is one of this state (`cargo xtask vm` makes it), or else the one that is tested; and
+/// whether it is static.
 fn static_binary() -> (PathBuf, bool) {
+    let tested = PathBuf::from(binary());
     let program = env::current_exe().expect("this program");
-    let target = program.ancestors().nth(3).expect("cargo's target directory");
-    let built = target.join("x86_64-unknown-linux-gnu/release/rsttrace");
-    if built.is_file() { (built, true) } else { (binary().into(), false) }
+    let built = program.ancestors().nth(3).expect("cargo's target directory").join("x86_64-unknown-linux-gnu/release/rsttrace");
+    let made = |path: &PathBuf| fs::metadata(path).and_then(|file| file.modified()).ok();
+    let program = if made(&built) > made(&tested) { built } else { tested };
+    let head = fs::read(&program).expect("a program");
+    let is_static = !head[..4_096].windows(8).any(|bytes| bytes == b"ld-linux");
+    (program, is_static)
 }
 
 /// Answers for one name: 127.0.0.1.
