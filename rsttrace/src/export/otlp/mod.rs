@@ -55,8 +55,10 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// For what is left at the end; the tracer waits for a second longer.
 const GRACE: Duration = Duration::from_secs(4);
 
-/// What a name is looked up in. Where resolv.conf is a link, it leads to one of the directories, in which it is replaced.
-pub const READABLE: [&str; 5] = ["/etc/hosts", "/etc/resolv.conf", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf"];
+/// What a name is looked up in, and where a static program has random numbers from (for questions to DNS). Where resolv.conf is a link,
+/// it leads to one of the directories, in which it is replaced.
+pub const READABLE: [&str; 7] =
+    ["/etc/hosts", "/etc/resolv.conf", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf", "/dev/random", "/dev/urandom"];
 
 /// What became of records. Those that are in none of the others wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
