@@ -282,7 +282,7 @@ mod tests {
 
     fn page(metrics: &Metrics) -> String {
         let mut page = String::new();
-        text::encode(&mut page, &metrics.0.registry()).unwrap();
+        text::encode(&mut page, &metrics.registry()).unwrap();
         page
     }
 
@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn beyond_so_many_sets_of_labels_all_processes_are_one() {
-        let mut metrics = Metrics(Shared::default());
+        let metrics = Metrics::default();
         let ends = 3 * MAX_LABEL_SETS as u64;
         for n in 0..ends {
             let name = format!("worker-{n}");
@@ -329,7 +329,7 @@ mod tests {
 
     #[test]
     fn labels_are_escaped_and_unknown_is_a_word() {
-        let mut metrics = Metrics(Shared::default());
+        let metrics = Metrics::default();
         metrics.take(&record(|teardown| teardown.owner.as_mut().unwrap().comm = Comm::from("a\"b\\c\nd")));
         metrics.take(&record(|teardown| (teardown.owner, teardown.observer, teardown.closer) = (None, None, None)));
         let told = series(&metrics, "rsttrace_teardowns_total");
@@ -340,7 +340,7 @@ mod tests {
 
     #[test]
     fn a_run_without_records_serves_zeros() {
-        let metrics = Metrics(Shared::default());
+        let metrics = Metrics::default();
         assert_eq!(series(&metrics, "rsttrace_teardowns_total"), Vec::<String>::new());
         assert_eq!(series(&metrics, "rsttrace_lost_events_total"), ["rsttrace_lost_events_total 0"]);
         assert!(page(&metrics).ends_with("# EOF\n"));
