@@ -55,8 +55,10 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// For what is left at the end; the tracer waits for a second longer.
 const GRACE: Duration = Duration::from_secs(4);
 
-/// What a name is looked up in. Where resolv.conf is a link, it leads to one of the directories, in which it is replaced.
-pub const READABLE: [&str; 5] = ["/etc/hosts", "/etc/resolv.conf", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf"];
+/// What a name is looked up in, and where a static program has random numbers from (for questions to DNS). Where resolv.conf is a link,
+/// it leads to one of the directories, in which it is replaced.
+pub const READABLE: [&str; 7] =
+    ["/etc/hosts", "/etc/resolv.conf", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf", "/dev/random", "/dev/urandom"];
 
 /// What became of records. Those that are in none of the others wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -290,7 +292,8 @@ impl Otlp {
             }
             Outcome::Later { why, after } => {
                 trouble.begins(why);
-                batch.at = Instant::now() + after.unwrap_or_else(|| pause(batch.failures));
+                // Nobody is asked without a pause, not even who asks for it.
+                batch.at = Instant::now() + after.map_or_else(|| pause(batch.failures), |after| after.max(PAUSE));
                 batch.asked = after.is_some();
                 batch.failures += 1;
                 false
