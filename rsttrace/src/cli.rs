@@ -1,6 +1,13 @@
 //! The command line, and nothing but it.
 
-use std::{error::Error, ffi::OsStr, marker::PhantomData, num::NonZeroU32, str::FromStr};
+use std::{
+    error::Error,
+    ffi::OsStr,
+    marker::PhantomData,
+    net::{Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
+    str::FromStr,
+};
 
 use clap::{
     ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint,
@@ -87,11 +94,57 @@ pub enum Task {
     /// whole log was not understood.
     #[command(visible_alias = "join")]
     Correlate(Correlate),
+    /// Compare two files of records, such as before and after a deploy
+    ///
+    /// Rates per hour by harm, cause, process and remote address, the largest differences first, and what is new or gone.
+    /// A difference that may be chance is not called one (docs/diff.md). Reads recordings and what --json wrote; - is
+    /// standard input. Exit status: 0 compared, 1 something could not be read.
+    Diff(Diff),
+    /// Make a page of a file of records: timeline, causes explained, top talkers, every verdict
+    ///
+    /// One HTML file that needs nothing else and asks no network. Exit status: 0 made, 1 something could not be read.
+    Report(Report),
     /// Show what was recorded with --record or saved with --json, with the same filters and outputs
     ///
     /// Without filters, --json gives the very lines of the run. What cannot be read is told with its place and skipped. Exit
     /// status: 0 shown, 1 something could not be read, 4 a record met --fail-on.
-    Replay(Replay),
+    Replay(Box<Replay>),
+}
+
+/// What to compare, and how to show it.
+#[derive(Clone, Debug, Args)]
+pub struct Diff {
+    /// A recording, or what rsttrace --json wrote
+    #[arg(value_name = "BEFORE")]
+    pub before: std::path::PathBuf,
+
+    /// Another one
+    #[arg(value_name = "AFTER")]
+    pub after: std::path::PathBuf,
+
+    /// One JSON object (docs/diff.md)
+    #[arg(short, long)]
+    pub json: bool,
+
+    /// Colours in text
+    #[arg(long, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
+    pub color: ColorChoice,
+
+    /// No characters beyond ASCII in text (the default outside UTF-8)
+    #[arg(long)]
+    pub ascii: bool,
+}
+
+/// What to make a page of.
+#[derive(Clone, Debug, Args)]
+pub struct Report {
+    /// A recording, or what rsttrace --json wrote; - is standard input
+    #[arg(value_name = "FILE")]
+    pub file: std::path::PathBuf,
+
+    /// Where the page goes; a file that is there is replaced. - is standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: std::path::PathBuf,
 }
 
 /// What to bring together, and how to show it.
@@ -250,6 +303,13 @@ pub struct Show {
     #[arg(short, long, help_heading = "Output")]
     pub json: bool,
 
+    /// No line per record: one table by cause, process and remote address, at the end and on SIGUSR1
+    ///
+    /// With numbers, distributions and an example of each row, the worst first (docs/summary.md). Not with --json, whose
+    /// last line is a summary.
+    #[arg(long, conflicts_with_all = ["json", "rate_limit"], help_heading = "Output")]
+    pub summary: bool,
+
     /// Write at most N lines per second of ends that are alike; the rest is one line with a count
     ///
     /// Alike are ends of the same kind, cause, harm and process's name, with the same address at the other end and
@@ -376,6 +436,13 @@ pub struct Trace {
     #[arg(long, requires = "http", help_heading = "Output")]
     pub http_query: bool,
 
+    /// Serve metrics for Prometheus (OpenMetrics) at http://ADDR/metrics: PORT or IP:PORT
+    ///
+    /// Without ADDR, or with a port only, on 127.0.0.1 (9464 by default): other machines can ask only where an address
+    /// is given. A process of its own, without any privilege, serves them (docs/metrics.md).
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "9464", value_parser = listen_address, help_heading = "Export")]
+    pub metrics: Option<SocketAddr>,
+
     /// Stop after this time: 30s, 5m, 1h30m
     #[arg(short, long, value_name = "TIME", value_parser = duration, help_heading = "Run")]
     pub duration: Option<std::time::Duration>,
@@ -474,6 +541,13 @@ fn zone(text: &str) -> Result<TimeZone, String> {
 fn rate(text: &str) -> Result<NonZeroU32, String> {
     let number = text.strip_suffix("/s").unwrap_or(text);
     number.parse().map_err(|_| "expected a number of lines per second, such as 5 or 5/s".to_owned())
+}
+
+/// Loopback where only a port is given.
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .or_else(|_| text.parse().map(|port: u16| (Ipv4Addr::LOCALHOST, port).into()))
+        .map_err(|_| "expected a port, or an IP address with one, such as 9464, 127.0.0.1:9464 or [::]:9464".to_owned())
 }
 
 fn log_formats() -> impl TypedValueParser<Value = Format> {

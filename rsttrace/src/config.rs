@@ -1,6 +1,6 @@
 //! What the flags mean, checked.
 
-use std::{ffi::OsString, num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use jiff::{Timestamp, tz::TimeZone};
@@ -8,8 +8,8 @@ use thiserror::Error;
 
 use crate::{
     applog::Format,
-    cli::{ColorChoice, Correlate, EndChoice, Replay, Select, Show, TimeChoice, Trace},
-    enrich,
+    cli::{ColorChoice, Correlate, Diff, EndChoice, Replay, Select, Show, TimeChoice, Trace},
+    diff, enrich,
     filter::{AddrFilter, Condition, Family, Filter, PortSet, ProcessSelector},
     follow,
     model::EndKind,
@@ -43,6 +43,8 @@ pub struct Config {
     /// Requests are shown with their query.
     pub http_query: bool,
     pub json: bool,
+    /// The table only.
+    pub summary: bool,
     /// Lines per second of ends that are alike.
     pub rate_limit: Option<NonZeroU32>,
     pub look: Look,
@@ -59,6 +61,8 @@ pub struct Config {
     pub keep_privileges: bool,
     pub log: Option<LogConfig>,
     pub record: Option<RecordConfig>,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
     /// Summaries in JSON while the run goes on.
     pub interim: bool,
 }
@@ -173,6 +177,18 @@ impl TryFrom<Correlate> for offline::Request {
     }
 }
 
+impl TryFrom<Diff> for diff::Request {
+    type Error = UsageError;
+
+    fn try_from(cli: Diff) -> Result<Self, UsageError> {
+        if cli.before.as_os_str() == "-" && cli.after.as_os_str() == "-" {
+            return Err(UsageError("standard input (-) can be only one of the files".to_owned()));
+        }
+        let look = Look { time: TimeChoice::Utc, color: cli.color, ascii: cli.ascii, timeline: false, silence: false };
+        Ok(Self { before: cli.before, after: cli.after, json: cli.json, look })
+    }
+}
+
 impl TryFrom<Trace> for Config {
     type Error = UsageError;
 
@@ -196,6 +212,7 @@ impl TryFrom<Trace> for Config {
             http: cli.http,
             http_query: cli.http_query,
             json: cli.show.json,
+            summary: cli.show.summary,
             rate_limit: cli.show.rate_limit,
             look: look(&cli.show, cli.unmatched),
             fail_on: cli.show.fail_on,
@@ -217,6 +234,7 @@ impl TryFrom<Trace> for Config {
                 files: cli.record_files,
                 keep: cli.keep.map(|time| Keep { time, bytes: cli.keep_size, triggers: cli.trigger }),
             }),
+            metrics: cli.metrics,
             interim: cli.interim,
         })
     }
@@ -235,6 +253,7 @@ impl TryFrom<Replay> for replay::Request {
             filter_words: select_words(&select),
             filter: filter(select, recorded)?,
             json: show.json,
+            summary: show.summary,
             rate_limit: show.rate_limit,
             look: look(&show, false),
             fail_on: show.fail_on,

@@ -1,17 +1,17 @@
 //! Parse, run, and map what went wrong to a message and an exit status.
 
-use std::process::ExitCode;
+use std::{net::TcpListener, process::ExitCode};
 
 use clap::Parser as _;
 use rsttrace::{
     cli::{self, Cli, Task},
-    config::{Config, UsageError},
-    doctor, explain,
+    config::Config,
+    diff, doctor, explain, export,
     follow::Doors,
     offline,
     output::escape::for_terminal,
     probe::ProbeError,
-    replay, run,
+    replay, report, run,
     sandbox::{self, Broker},
     status,
 };
@@ -29,7 +29,9 @@ fn main() -> ExitCode {
         Some(Task::Explain { cause }) => return explain::run(cause.as_deref()),
         Some(Task::Doctor(request)) => return doctor::run(&request),
         Some(Task::Correlate(request)) => return offline(request, |request, columns| offline::run(&request, columns)),
-        Some(Task::Replay(request)) => return offline(request, replay::run),
+        Some(Task::Diff(request)) => return offline(request, |request, columns| diff::run(&request, columns)),
+        Some(Task::Replay(request)) => return offline(*request, replay::run),
+        Some(Task::Report(request)) => return offline(request, |request, _| report::run(&request)),
         None => cli.trace,
     };
     if !trace.replay.is_empty() {
@@ -51,6 +53,13 @@ fn main() -> ExitCode {
             return USAGE.into();
         }
     };
+    let export = match export_request(&config) {
+        Ok(request) => request,
+        Err(error) => {
+            complain(&error);
+            return FAILED.into();
+        }
+    };
     // Before there is a runtime: it forks.
     let files = match config.log.as_ref().map(|log| Doors::new(log.paths.clone())).transpose() {
         Ok(files) => files,
@@ -66,6 +75,13 @@ fn main() -> ExitCode {
             return FAILED.into();
         }
     };
+    let export = match (!export.is_empty()).then(|| export::start(export)).transpose() {
+        Ok(export) => export,
+        Err(error) => {
+            complain(&format!("cannot fork: {error}; without --metrics it would run"));
+            return FAILED.into();
+        }
+    };
     let broker = (!config.keep_privileges).then(|| Broker::start(files.clone()));
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -74,7 +90,7 @@ fn main() -> ExitCode {
             return FAILED.into();
         }
     };
-    match runtime.block_on(run::run(config, files, record, broker)) {
+    match runtime.block_on(run::run(config, files, record, broker, export)) {
         Ok(code) => code,
         Err(error) => {
             complain(&format!("{error:#}"));
@@ -83,10 +99,21 @@ fn main() -> ExitCode {
     }
 }
 
+/// What is listened on is bound before anything else happens.
+fn export_request(config: &Config) -> Result<export::Request, String> {
+    let listen =
+        |at| TcpListener::bind(at).map_err(|error| format!("--metrics: cannot listen on {at}: {error}; another port can be given"));
+    Ok(export::Request {
+        metrics: config.metrics.map(listen).transpose()?,
+        confined: !config.keep_privileges,
+        ..export::Request::default()
+    })
+}
+
 /// What reads files that the user has named, and traces nothing.
 fn offline<Cli, Request>(cli: Cli, run: impl FnOnce(Request, Option<usize>) -> anyhow::Result<ExitCode>) -> ExitCode
 where
-    Request: TryFrom<Cli, Error = UsageError>,
+    Request: TryFrom<Cli, Error: std::fmt::Display>,
 {
     let request = match Request::try_from(cli) {
         Ok(request) => request,

@@ -17,6 +17,7 @@ use crate::{
         WallClock,
         json::{self, JsonFormat},
         summary::Summary,
+        table::Table,
         text::{self, TextFormat},
     },
 };
@@ -26,6 +27,19 @@ use crate::{
 pub enum Format {
     Json(JsonFormat),
     Text(TextFormat),
+    /// Nothing but a table, which looks like text.
+    Table(Box<Table>, TextFormat),
+}
+
+impl Format {
+    /// `summary`: the table only; `json` comes first.
+    pub fn new(json: bool, summary: bool, text: TextFormat) -> Self {
+        match (json, summary) {
+            (true, _) => Self::Json(JsonFormat::default()),
+            (false, true) => Self::Table(Box::default(), text),
+            (false, false) => Self::Text(text),
+        }
+    }
 }
 
 /// One socket that ended, or both ends of a connection within this host.
@@ -120,6 +134,7 @@ impl Outlet {
         let shown = match &self.format {
             Format::Json(_) => true,
             Format::Text(text) => text.has_timeline(),
+            Format::Table(..) => false,
         };
         shown || !self.sinks.is_empty()
     }
@@ -183,6 +198,7 @@ impl Outlet {
         }
         match (&mut self.format, &written[..]) {
             (Format::Json(json), ends) => ends.iter().try_for_each(|judged| json.write(out, judged, &self.clock))?,
+            (Format::Table(table, _), ends) => ends.iter().for_each(|judged| table.add(judged)),
             (Format::Text(_), []) => {}
             (Format::Text(text), [judged]) => text.write(out, judged, None, &self.clock, columns)?,
             (Format::Text(text), [first, second, ..]) => text.write(out, first, Some(second), &self.clock, columns)?,
@@ -243,6 +259,8 @@ impl Outlet {
             match &mut self.format {
                 Format::Json(_) => json::write_folded(out, folded, &self.clock)?,
                 Format::Text(text) => text.write_folded(out, folded, &self.clock, columns)?,
+                // It knows them one by one.
+                Format::Table(..) => {}
             }
         }
         Ok(!folded.is_empty())
@@ -267,6 +285,7 @@ impl Outlet {
         match &mut self.format {
             Format::Json(json) => json.write_late(out, late, log, &self.clock),
             Format::Text(text) => text.write_late(out, late, log, &self.clock, columns),
+            Format::Table(..) => Ok(()),
         }
     }
 
@@ -283,6 +302,7 @@ impl Outlet {
             match &self.format {
                 Format::Json(_) => json::write_unmatched(out, line)?,
                 Format::Text(text) => text.write_unmatched(out, line, columns)?,
+                Format::Table(..) => {}
             }
         }
         Ok(!lines.is_empty())
@@ -314,6 +334,17 @@ impl Outlet {
         self.tell_sinks(|out| json::write_summary(out, &summary))?;
         self.summary = summary;
         if matches!(self.format, Format::Json(_)) { json::write_summary(out, &self.summary) } else { Ok(()) }
+    }
+
+    /// Writes the table, where that is what is wanted.
+    ///
+    /// # Errors
+    /// What writing returns.
+    pub fn tell_table(&mut self, out: &mut impl Write, columns: Option<usize>) -> io::Result<()> {
+        match &mut self.format {
+            Format::Table(table, text) => table.write(out, text, &self.clock, columns),
+            _ => Ok(()),
+        }
     }
 
     /// A line that is about no end, for the sinks only.

@@ -21,11 +21,7 @@ use crate::{
     },
     model::{Finding, Judged, Party},
     outlet::{Ends, Format, Outlet, People, Story},
-    output::{
-        WallClock,
-        json::{self, JsonFormat},
-        text::TextFormat,
-    },
+    output::{WallClock, json, text::TextFormat},
     stdout::Stdout,
 };
 
@@ -38,6 +34,8 @@ pub struct Request {
     /// The filters as they were given.
     pub filter_words: Vec<String>,
     pub json: bool,
+    /// The table only.
+    pub summary: bool,
     pub rate_limit: Option<NonZeroU32>,
     pub look: Look,
     pub fail_on: Vec<Condition>,
@@ -97,10 +95,9 @@ type End = (Vec<u8>, Box<Judged>);
 
 impl Replay {
     fn new(request: Request, columns: Option<usize>) -> Self {
-        let Request { files: _, filter, filter_words, json, rate_limit, look, fail_on, quiet: _, count } = request;
+        let Request { files: _, filter, filter_words, json, summary, rate_limit, look, fail_on, quiet: _, count } = request;
         let is_verbatim = filter_words.is_empty() && rate_limit.is_none() && count.is_none();
-        let format =
-            if json { Format::Json(JsonFormat::default()) } else { Format::Text(TextFormat::new(look.on_stdout(Timestamp::UNIX_EPOCH))) };
+        let format = Format::new(json, summary, TextFormat::new(look.on_stdout(Timestamp::UNIX_EPOCH)));
         // The times of records are dates already.
         let mut outlet = Outlet::new(filter, format, WallClock::new(0, 0), count);
         outlet.fold = rate_limit.map(Fold::new);
@@ -123,7 +120,7 @@ impl Replay {
         if !self.is_verbatim && self.is_json() {
             json::write_summary(out, &self.outlet.summary)?;
         }
-        Ok(())
+        self.outlet.tell_table(out, self.columns)
     }
 
     fn is_json(&self) -> bool {
@@ -156,7 +153,7 @@ impl Replay {
                 self.add(&sums);
                 self.tell_other(&line, out)
             }
-            Saved::Teardown(_) | Saved::Other => self.tell_other(&line, out),
+            Saved::Teardown(_) | Saved::Folded(_) | Saved::Other => self.tell_other(&line, out),
         }
     }
 
@@ -219,7 +216,7 @@ impl Replay {
         if self.started.is_none() {
             self.started = Some(at);
             self.outlet.summary.started = at;
-            if let Format::Text(text) = &mut self.outlet.format {
+            if let Format::Text(text) | Format::Table(_, text) = &mut self.outlet.format {
                 *text = TextFormat::new(self.look.on_stdout(at));
             }
         }

@@ -49,6 +49,13 @@ impl Histogram {
         self.sum_ns += u128::from(ns);
     }
 
+    /// Adds what another one with the same bounds has.
+    pub fn merge(&mut self, other: &Self) {
+        debug_assert_eq!(self.bounds_ns, other.bounds_ns);
+        self.counts.iter_mut().zip(&other.counts).for_each(|(count, more)| *count += more);
+        self.sum_ns += other.sum_ns;
+    }
+
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
@@ -111,6 +118,23 @@ impl Group {
         }
         self.first_ns = self.first_ns.min(t.at_ns);
         self.last_ns = self.last_ns.max(t.at_ns);
+    }
+
+    /// Adds what another group has.
+    pub fn merge(&mut self, other: &Self) {
+        self.ends += other.ends;
+        self.harms.iter_mut().zip(&other.harms).for_each(|(count, more)| *count += more);
+        self.lost_bytes = self.lost_bytes.saturating_add(other.lost_bytes);
+        self.unconfirmed_bytes = self.unconfirmed_bytes.saturating_add(other.unconfirmed_bytes);
+        self.idle.merge(&other.idle);
+        self.delay.merge(&other.delay);
+        self.first_ns = self.first_ns.min(other.first_ns);
+        self.last_ns = self.last_ns.max(other.last_ns);
+    }
+
+    /// What is worst comes first: by data that was lost, then by what may have been, then by number.
+    pub fn weight(&self) -> impl Ord + use<> {
+        (self.of(Harm::Lost), self.of(Harm::Possible), self.ends)
     }
 
     /// Ends that hurt so much.

@@ -27,18 +27,15 @@ use crate::{
     correlate::{Book, Origin},
     decode::Decoder,
     enrich::Processes,
+    export::Tap,
     filter::{Filter, ProcessSelector},
     fold::Fold,
     follow::{Doors, Logs, Place},
     join::Joiner,
     outlet::{Format, Outlet, Sink},
-    output::{
-        WallClock,
-        json::{self, JsonFormat},
-        text::TextFormat,
-    },
+    output::{WallClock, json, text::TextFormat},
     pipeline::{LogJoin, Pipeline},
-    probe::{Choice, Counters, Options, Probe, preflight},
+    probe::{Choice, Options, Probe, preflight},
     reconcile::Reconciliation,
     recording::{Message, Recorder},
     sandbox::{Broker, Sandbox},
@@ -69,7 +66,8 @@ const CENSUS: Duration = Duration::from_secs(10);
 const FOUND: u8 = 4;
 
 /// Runs until a signal, the end of the duration, of the count, of the command or of stdout. With a
-/// broker (or what kept it from starting) privileges are given up once everything is attached.
+/// broker (or what kept it from starting) privileges are given up once everything is attached. What is
+/// shown goes to `record` and `export` too.
 ///
 /// # Errors
 /// What ends a run that had begun; `ProbeError` in the chain where it could not begin.
@@ -78,6 +76,7 @@ pub async fn run(
     files: Option<Doors>,
     record: Option<Recorder>,
     broker: Option<io::Result<Broker>>,
+    export: Option<Tap>,
 ) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::install()?;
     // A live line would mix with JSON on the same terminal, and with what CMD writes there.
@@ -105,8 +104,7 @@ pub async fn run(
     let joiner = Joiner::new(u64::try_from(config.join_timeout.as_nanos()).unwrap_or(u64::MAX), config.max_sockets as usize);
     let mut decoder = Decoder::new(tick_ns(), probe.reasons.clone());
     decoder.queries = config.http_query;
-    let format =
-        if config.json { Format::Json(JsonFormat::default()) } else { Format::Text(TextFormat::new(config.look.on_stdout(started))) };
+    let format = Format::new(config.json, config.summary, TextFormat::new(config.look.on_stdout(started)));
     let mut pipeline = Pipeline::new(decoder, joiner, Outlet::new(config.filter.clone(), format, clock, config.count));
     let confined = broker.is_some();
     let mut logs = files.zip(config.log.as_ref()).map(|(files, log)| open_logs(log, files, &status));
@@ -131,6 +129,8 @@ pub async fn run(
     }
     let recorder = record.map(|record| Rc::new(RefCell::new(record)));
     pipeline.outlet.sinks.extend(recorder.iter().map(|recorder| Box::new(Rc::clone(recorder)) as Box<dyn Sink>));
+    let export = export.map(|export| Rc::new(RefCell::new(export)));
+    pipeline.outlet.sinks.extend(export.iter().map(|export| Box::new(Rc::clone(export)) as Box<dyn Sink>));
     pipeline.timers = config.timers.clone();
     pipeline.outlet.want_fin = config.want_fin;
     pipeline.outlet.fail_on = config.fail_on.clone();
@@ -151,6 +151,9 @@ pub async fn run(
         choose_processes(&probe, &mut pipeline);
     }
     status.permanent(&ready_line(&config, &probe, &mut pipeline.processes, &status));
+    if let Some(address) = export.as_ref().and_then(|export| export.borrow().address) {
+        status.permanent(&format!("rsttrace: metrics at http://{address}/metrics"));
+    }
     let mut live = Live {
         probe: &mut probe,
         pipeline: &mut pipeline,
@@ -162,6 +165,7 @@ pub async fn run(
         tracing: None,
         logs,
         recorder,
+        export,
         interim: None,
     };
     let mut child = live.spawn()?;
@@ -174,6 +178,9 @@ pub async fn run(
     };
     let result = result.and_then(|()| live.finish());
     live.say_summary();
+    if live.export.as_ref().is_some_and(|export| !export.borrow_mut().finish()) {
+        status.warn("the process that exports for rsttrace is not done yet, and goes on");
+    }
     if let Some(pid) = child.as_ref().and_then(Child::id) {
         status.warn(&format!("the command, process {pid}, goes on"));
     }
@@ -248,8 +255,9 @@ struct Live<'a, W: Write> {
     tracing: Option<(Instant, String)>,
     logs: Option<Logs>,
     recorder: Option<Rc<RefCell<Recorder>>>,
-    /// Records, orderly ends and lost events when a summary was last written.
-    interim: Option<(u64, u64, u64)>,
+    export: Option<Rc<RefCell<Tap>>>,
+    /// What changes in a summary, when one was last written.
+    interim: Option<[u64; 6]>,
 }
 
 /// A descriptor that is watched, and owned elsewhere.
@@ -278,6 +286,7 @@ impl<W: Write> Live<'_, W> {
         // What cannot be watched (/dev/null) is looked at in every turn, and is at its end at once.
         let stdin = self.logs.as_ref().filter(|logs| logs.reads_stdin());
         let stdin = stdin.and_then(|_| watch(io::stdin().as_raw_fd(), Interest::READABLE).ok());
+        let export = self.export.as_ref().map(|export| watch(export.borrow().as_raw_fd(), Interest::WRITABLE)).transpose()?;
         let mut stop_at = self.end.map(Instant::from_std);
         let mut next_look = Instant::now() + TICK;
         let mut next_census = Instant::now() + CENSUS;
@@ -299,6 +308,7 @@ impl<W: Write> Live<'_, W> {
             let gathered = Some(Instant::now() + GATHER);
             let searching = self.logs.as_ref().is_some_and(Logs::is_searching).then(|| Instant::now() + SEARCH);
             let more_logged = self.logs.as_ref().is_some_and(Logs::has_more);
+            let export_waits = self.export.as_ref().is_some_and(|export| export.borrow().is_waiting());
             let reads_stdin = self.logs.as_ref().is_some_and(Logs::reads_stdin);
             let due = self
                 .pipeline
@@ -313,12 +323,17 @@ impl<W: Write> Live<'_, W> {
                     None => return Ok(()),
                 },
                 () = at(stop_at) => return Ok(()),
-                _ = signals.usr1.recv() => self.say_summary(),
+                _ = signals.usr1.recv() => {
+                    self.say_summary();
+                    self.pipeline.outlet.tell_table(self.out, self.status.columns())?;
+                    self.out.flush()?;
+                }
                 _ = signals.usr2.recv() => self.dump(),
                 () = closed(stdout.as_ref()) => return Err(io::ErrorKind::BrokenPipe.into()),
                 () = readable(kernel_log.as_ref()) => self.probe.flush_log(),
                 () = readable(log_files.as_ref()) => {}
                 () = readable(stdin.as_ref()), if reads_stdin => {}
+                () = writable(export.as_ref()), if export_waits => {}
                 () = at(searching) => {}
                 () = ended(child) => {
                     // Its last connections end after it: their FINs are under way.
@@ -330,7 +345,7 @@ impl<W: Write> Live<'_, W> {
                 () = at(gathered), if moved == Moved::Some => {}
                 () = readable(Some(&ring)), if moved == Moved::Nothing => {}
                 () = at(due) => {}
-                () = at(Some(next_look)), if looks || self.config.interim || self.status.wants_ticks() => {}
+                () = at(Some(next_look)), if looks || self.tells_interim() || self.status.wants_ticks() => {}
                 () = at(Some(next_census)), if takes_census => {}
             }
             // Whose events come first matters only while there are some.
@@ -375,6 +390,7 @@ impl<W: Write> Live<'_, W> {
             }
         }
         self.say_of_recording();
+        self.flush_export();
         Ok(moved)
     }
 
@@ -394,6 +410,16 @@ impl<W: Write> Live<'_, W> {
                 Message::Note(words) => self.status.permanent(&words),
                 Message::Warning(words) => self.status.warn(&words),
             }
+        }
+    }
+
+    /// Hands on what waits.
+    fn flush_export(&self) {
+        let Some(export) = &self.export else { return };
+        let was_gone = export.borrow().is_gone();
+        export.borrow_mut().flush();
+        if !was_gone && export.borrow().is_gone() {
+            self.status.warn("the process that exports for rsttrace has ended: metrics are served no longer");
         }
     }
 
@@ -475,8 +501,8 @@ impl<W: Write> Live<'_, W> {
         let counters = self.probe.counters();
         self.pipeline.count(&counters);
         let unsaid = self.status.losses(self.pipeline.outlet.summary.lost_total());
-        if self.config.interim
-            && let Err(error) = self.tell_interim(&counters)
+        if self.tells_interim()
+            && let Err(error) = self.tell_interim()
         {
             // The next record that is written will say so.
             log::debug!("{error}");
@@ -496,14 +522,28 @@ impl<W: Write> Live<'_, W> {
         unsaid
     }
 
+    /// Somebody asks for summaries while the run goes on.
+    fn tells_interim(&self) -> bool {
+        self.config.interim || self.export.is_some()
+    }
+
     /// A summary for a reader who shows how it goes, where it is another one than before.
-    fn tell_interim(&mut self, counters: &Counters) -> io::Result<()> {
-        let now = (self.pipeline.outlet.printed, counters.orderly, counters.lost_by_hook.iter().sum());
+    fn tell_interim(&mut self) -> io::Result<()> {
+        let Outlet { printed, summary, .. } = &self.pipeline.outlet;
+        let now = [*printed, summary.orderly(), summary.lost_total(), summary.filtered, summary.evicted, summary.undecodable];
         if self.interim.replace(now) == Some(now) {
             return Ok(());
         }
         self.pipeline.outlet.summary.stopped = Timestamp::now();
-        self.pipeline.outlet.tell_interim(self.out)?;
+        if let Some(export) = &self.export {
+            let mut line = Vec::new();
+            json::write_summary(&mut line, &self.pipeline.outlet.summary)?;
+            export.borrow_mut().push(&line);
+            self.flush_export();
+        }
+        if self.config.interim {
+            self.pipeline.outlet.tell_interim(self.out)?;
+        }
         self.out.flush()
     }
 
@@ -525,6 +565,7 @@ impl<W: Write> Live<'_, W> {
             Some(self.reconciliation.compare(&counted, &self.pipeline.tally, &counters, self.pipeline.outlet.summary.undecodable));
         self.update_summary();
         self.pipeline.outlet.tell_summary(self.out)?;
+        self.pipeline.outlet.tell_table(self.out, self.status.columns())?;
         if let Some(recorder) = &self.recorder {
             recorder.borrow_mut().close();
         }
@@ -543,6 +584,10 @@ impl<W: Write> Live<'_, W> {
         let mut text = Vec::new();
         if self.pipeline.outlet.summary.write(&mut text).is_ok() {
             self.status.permanent(String::from_utf8_lossy(&text).trim_end());
+        }
+        let dropped = self.export.as_ref().map_or(0, |export| export.borrow().dropped());
+        if dropped > 0 {
+            self.status.permanent(&format!("{} records were not exported: the process that exports was too slow", grouped(dropped)));
         }
     }
 }
@@ -583,6 +628,16 @@ async fn at(when: Option<Instant>) {
 async fn readable(fd: Option<&AsyncFd<Watched>>) {
     if let Some(fd) = fd
         && let Ok(mut guard) = fd.readable().await
+    {
+        guard.clear_ready();
+        return;
+    }
+    std::future::pending().await
+}
+
+async fn writable(fd: Option<&AsyncFd<Watched>>) {
+    if let Some(fd) = fd
+        && let Ok(mut guard) = fd.writable().await
     {
         guard.clear_ready();
         return;

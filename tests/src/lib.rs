@@ -10,6 +10,8 @@
 #[cfg(feature = "harness")]
 mod actor;
 pub mod bpf;
+#[cfg(feature = "harness")]
+mod browser;
 mod cgroup;
 #[cfg(feature = "harness")]
 mod expect;
@@ -37,6 +39,8 @@ mod tracer;
 
 #[cfg(feature = "harness")]
 pub use actor::{Actor, Fd};
+#[cfg(feature = "harness")]
+pub use browser::Browser;
 pub use cgroup::Cgroup;
 #[cfg(feature = "harness")]
 pub use expect::{expect, in_range, number, text};

@@ -162,13 +162,13 @@ fn filters_choose_from_a_recording_as_from_a_run() {
     tracer.wait_n("the ends", ENDS, |record| record["record"] == "teardown");
     let run = tracer.stop();
     let some = run.teardowns().next().expect("a record");
-    let port = some["local"]["port"].to_string();
+    let port = some["local"]["port"].as_u64().expect("a port");
     type Choice<'a> = Box<dyn Fn(&Value) -> bool + 'a>;
     let cases: [(&[&str], Choice<'_>); 6] = [
         (&["--harm", "lost"], Box::new(|record| record["harm"] == "lost")),
         (&["-p", "server"], Box::new(|record| record["owner"]["comm"] == "server" || record["closer"]["comm"] == "server")),
         (&["--errno", "ECONNRESET"], Box::new(|record| record["observer"]["errno"] == "ECONNRESET")),
-        (&["--local-port", &port], Box::new(|record: &Value| record["local"]["port"].to_string() == port)),
+        (&["--local-port", &port.to_string()], Box::new(|record: &Value| record["local"]["port"] == port)),
         (&["--end", "fin"], Box::new(|record| record["end"] == "fin")),
         (&["--cause", "orderly"], Box::new(|record| record["cause"] == "orderly")),
     ];

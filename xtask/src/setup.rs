@@ -56,7 +56,7 @@ const NGINX: Need = Need { packages: &["nginx-light"], why: "the proxy of the ng
 const TCPDUMP: Need = Need { packages: &["tcpdump"], why: "witness of the packets", met: || host::find("tcpdump").is_some() };
 const STRACE: Need = Need { packages: &["strace"], why: "witness of the system calls", met: || host::find("strace").is_some() };
 
-const TESTS: [Need; 15] = [
+const TESTS: [Need; 17] = [
     Need { packages: &["valgrind"], why: "to count instructions", met: || host::find("valgrind").is_some() },
     NGINX,
     Need { packages: &["haproxy"], why: "the proxy of the HAProxy scenarios", met: || host::find("haproxy").is_some() },
@@ -76,6 +76,12 @@ const TESTS: [Need; 15] = [
     Need { packages: &["fish"], why: "to complete in", met: || host::find("fish").is_some() },
     Need { packages: &["zsh"], why: "to complete in", met: || host::find("zsh").is_some() },
     Need { packages: &["openssl"], why: "certificates for TLS", met: || host::find("openssl").is_some() },
+    Need { packages: &["chromium"], why: "to open the report's page and see what it asks for", met: || host::find("chromium").is_some() },
+    Need {
+        packages: &["prometheus"],
+        why: "to fetch the metrics, and to judge the alert rules",
+        met: || host::find("prometheus").is_some() && host::find("promtool").is_some(),
+    },
 ];
 
 const BENCH: [Need; 6] = [

@@ -23,6 +23,8 @@ pub enum Saved {
     Late(Box<LateObservation>),
     Start(Start),
     Summary(Box<Sums>),
+    /// So many ends that `--rate-limit` kept from being records.
+    Folded(u64),
     /// Whatever else is no end of a connection.
     Other,
 }
@@ -69,6 +71,11 @@ pub struct Lost {
     #[serde(default)]
     pub records: u64,
     pub by_hook: BTreeMap<String, u64>,
+}
+
+#[derive(Deserialize)]
+struct FoldedLine {
+    count: u64,
 }
 
 #[derive(Deserialize)]
@@ -280,6 +287,7 @@ pub fn read(line: &[u8]) -> Result<Saved, String> {
         "late-observation" => serde_json::from_slice::<LateLine>(line).map_err(words)?.read().map(|late| Saved::Late(Box::new(late))),
         "start" => serde_json::from_slice(line).map(Saved::Start).map_err(words),
         "summary" => serde_json::from_slice(line).map(Saved::Summary).map_err(words),
+        "folded" => serde_json::from_slice::<FoldedLine>(line).map_err(words).map(|folded| Saved::Folded(folded.count)),
         _ => Ok(Saved::Other),
     }
 }

@@ -1,5 +1,6 @@
 //! Records that were saved. Hostile: a file may come from anywhere.
 
+mod account;
 mod blocks;
 pub mod json;
 
@@ -13,6 +14,7 @@ use std::{
 
 use anyhow::Context as _;
 
+pub use self::account::{Account, read_all};
 use self::blocks::Blocks;
 use crate::{
     applog::{Line, LineSplitter},
@@ -22,7 +24,7 @@ use crate::{
 };
 
 /// Longer records are no records.
-const MAX_RECORD: usize = 1 << 20;
+pub const MAX_RECORD: usize = 1 << 20;
 const CHUNK: usize = 256 << 10;
 
 /// A record, and the line that it was read from.
@@ -112,6 +114,7 @@ impl Records {
     ///
     /// # Errors
     /// What reading returns.
+    #[allow(clippy::should_implement_trait, reason = "after an error there is nothing more")]
     pub fn next(&mut self) -> io::Result<Option<Item>> {
         loop {
             if let Some(item) = self.items.pop_front() {
@@ -171,6 +174,7 @@ impl Source {
     ///
     /// # Errors
     /// What reading returns, with the file's name.
+    #[allow(clippy::should_implement_trait, reason = "after an error there is nothing more")]
     pub fn next(&mut self) -> io::Result<Option<Box<Told>>> {
         loop {
             let item = self.records.next().map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.name)))?;

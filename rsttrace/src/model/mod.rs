@@ -160,7 +160,7 @@ impl fmt::Display for Endpoint {
 }
 
 /// A task's name as the kernel keeps it: at most 15 bytes, any bytes at all.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Comm(pub [u8; 16]);
 
 impl Comm {

@@ -19,6 +19,14 @@ pub fn for_terminal(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// At most so many bytes, with `…` where something was cut: a record from a file may be as long as it likes.
+pub fn cut(text: &str, bytes: usize) -> Cow<'_, str> {
+    if text.len() <= bytes {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(format!("{}…", &text[..text.floor_char_boundary(bytes)]))
+}
+
 /// Printable: a terminal shows it, and does nothing else.
 pub fn is_harmless(c: char) -> bool {
     matches!(c, '"' | '\'' | '\\') || c.escape_debug().len() == 1

@@ -1,9 +1,11 @@
 //! Records and the summary as people and programs read them. Pure formatting to a `Write`.
 
+pub mod diff;
 pub mod escape;
 pub mod json;
 mod line;
 pub mod summary;
+pub mod table;
 pub mod text;
 mod timeline;
 

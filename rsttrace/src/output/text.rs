@@ -54,10 +54,10 @@ const TIMES: usize = 9;
 const MAX_PROCESS: usize = 22;
 const MAX_ENDPOINT: usize = 32;
 
-const RED: Style = AnsiColor::Red.on_default();
-const YELLOW: Style = AnsiColor::Yellow.on_default();
-const DIM: Style = Style::new().dimmed();
-const PLAIN: Style = Style::new();
+pub(super) const RED: Style = AnsiColor::Red.on_default();
+pub(super) const YELLOW: Style = AnsiColor::Yellow.on_default();
+pub(super) const DIM: Style = Style::new().dimmed();
+pub(super) const PLAIN: Style = Style::new();
 
 /// Formats records; remembers how wide the columns have become.
 #[derive(Clone, Debug)]
@@ -85,6 +85,10 @@ struct Head<'a> {
 impl TextFormat {
     pub fn new(style: Appearance) -> Self {
         Self { style, process: 12, local: 15, remote: 15, second: (None, String::new()) }
+    }
+
+    pub fn appearance(&self) -> &Appearance {
+        &self.style
     }
 
     /// Whether the evidence is shown.
@@ -302,13 +306,13 @@ impl TextFormat {
     }
 
     /// Names in it come from outside.
-    fn shown<'t>(&self, text: &'t str) -> Cow<'t, str> {
+    pub(super) fn shown<'t>(&self, text: &'t str) -> Cow<'t, str> {
         let text = for_terminal(text);
         if self.style.unicode || text.is_ascii() { text } else { in_ascii(&text).into() }
     }
 
     /// Puts the words behind the head as far as they fit, the rest below.
-    fn fold(&self, head: &str, words: &[Cow<'_, str>], wide: bool, indent: usize, columns: Option<usize>) -> String {
+    pub(super) fn fold(&self, head: &str, words: &[Cow<'_, str>], wide: bool, indent: usize, columns: Option<usize>) -> String {
         let limit = columns.unwrap_or(usize::MAX).max(40);
         let length = words.iter().map(|part| part.len() + 2).sum::<usize>();
         let mut lines = String::with_capacity(head.len() + length);
@@ -360,7 +364,7 @@ impl TextFormat {
         }
     }
 
-    fn width(&self, text: &str) -> usize {
+    pub(super) fn width(&self, text: &str) -> usize {
         if text.is_ascii() {
             return text.len();
         }
@@ -368,12 +372,12 @@ impl TextFormat {
     }
 
     /// With spaces up to a width.
-    fn pad(&self, text: &str, width: usize) -> impl Display {
+    pub(super) fn pad(&self, text: &str, width: usize) -> impl Display {
         let missing = width.saturating_sub(self.width(text));
         fmt::from_fn(move |f| write!(f, "{text}{:missing$}", ""))
     }
 
-    fn time(&mut self, at: Timestamp) -> String {
+    pub(super) fn time(&mut self, at: Timestamp) -> String {
         match &self.style.time {
             TimeFormat::Zoned(zone) => {
                 // Records of a burst share it.
@@ -406,7 +410,7 @@ impl TextFormat {
 }
 
 /// The verdict first, then what happened on the wire and who saw it.
-fn words<'j>(judged: &'j Judged, other: Option<&Judged>) -> Vec<Cow<'j, str>> {
+pub fn words<'j>(judged: &'j Judged, other: Option<&Judged>) -> Vec<Cow<'j, str>> {
     let t = &judged.teardown;
     let mut words = Vec::with_capacity(6);
     words.push(judged.verdict.words.as_str().into());
@@ -484,7 +488,7 @@ pub fn leads(a: &Judged, b: &Judged) -> bool {
     }
 }
 
-fn harm_word(harm: Harm) -> &'static str {
+pub(super) fn harm_word(harm: Harm) -> &'static str {
     match harm {
         Harm::Lost => "LOST",
         Harm::Possible => "maybe",
@@ -656,7 +660,7 @@ fn endpoint(endpoint: Endpoint, elide: bool) -> String {
     elided(endpoint.to_string(), elide)
 }
 
-fn elided(text: String, elide: bool) -> String {
+pub(super) fn elided(text: String, elide: bool) -> String {
     if !elide || text.len() <= MAX_ENDPOINT {
         return text;
     }

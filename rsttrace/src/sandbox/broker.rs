@@ -34,7 +34,7 @@ use rustix::{
 };
 
 use super::{
-    capabilities, fork,
+    capabilities, servant,
     syscalls::{self, Role},
 };
 use crate::{
@@ -62,8 +62,6 @@ const CMDLINE_MAX: usize = 128 * 1024;
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// Files that reading may go on from are closed when nobody asks for so long.
 const BEFORE_LONG: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
-/// Signals that are meant for the tracer, and reach its whole process or control group.
-pub(super) const NOT_FOR_US: [libc::c_int; 6] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Question {
@@ -99,13 +97,8 @@ impl Broker {
     /// When there can be no socket or no process.
     pub fn start(files: Option<Doors>) -> io::Result<Self> {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        let end = ours.as_raw_fd();
-        fork(|| {
-            // SAFETY: the child's own copy, which nothing in it uses; with it open, the end of the
-            // tracer would not be noticed.
-            unsafe { libc::close(end) };
-            live(&theirs, files);
-        })?;
+        let kept: Vec<_> = std::iter::once(theirs.as_raw_fd()).chain(files.iter().map(|files| files.inotify.as_raw_fd())).collect();
+        servant(c"rsttrace-proc", &kept, || live(&theirs, files))?;
         Self::asking(ours)
     }
 
@@ -203,29 +196,12 @@ impl Door for Broker {
 
 /// The child's whole life.
 fn live(socket: &OwnedFd, files: Option<Doors>) {
-    for signal in NOT_FOR_US {
-        // SAFETY: no handler is installed, only the disposition changes.
-        unsafe { libc::signal(signal, libc::SIG_IGN) };
-    }
-    // For `ps`; the command line is the tracer's.
-    let _ = rustix::thread::set_name(c"rsttrace-proc");
-    let_go_of_stdio();
     // The first look at a clock finds out where the kernel's own code for it is, by calls that are refused later.
     let _ = monotonic_ns();
     // Where the kernel refuses a layer, the others hold.
     let _ = capabilities::keep_only(CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH);
     let _ = syscalls::confine(Role::Reader);
     serve(socket, &mut Proc::default(), files);
-}
-
-/// A reader of our output must not wait for this process.
-pub(super) fn let_go_of_stdio() {
-    use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
-    if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
-        let _ = dup2_stdin(&null);
-        let _ = dup2_stdout(&null);
-        let _ = dup2_stderr(&null);
-    }
 }
 
 /// Answers until the asking end is closed, or says something else than a question.

@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, LandlockStatus, PathBeneath, Ruleset, RulesetAttr as _,
+    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, LandlockStatus, NetPort, PathBeneath, Ruleset, RulesetAttr as _,
     RulesetCreated, RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope, path_beneath_rules,
 };
 
@@ -18,7 +18,15 @@ const ABI: ABI = ABI::V10;
 /// # Errors
 /// Why it is not, in words.
 pub fn only_read_below(readable: &[&str]) -> Result<String, String> {
-    let enforced = restrict(readable).map_err(|error| error.to_string())?;
+    only_read_below_and_connect_to(readable, &[])
+}
+
+/// The same, but sockets may connect and send to these ports.
+///
+/// # Errors
+/// As above.
+pub fn only_read_below_and_connect_to(readable: &[&str], ports: &[u16]) -> Result<String, String> {
+    let enforced = restrict(readable, ports).map_err(|error| error.to_string())?;
     match (enforced.ruleset, enforced.landlock) {
         (RulesetStatus::NotEnforced, LandlockStatus::NotEnabled) => Err("not enabled (lsm= on the kernel's command line)".to_owned()),
         (RulesetStatus::NotEnforced, _) => Err("not in this kernel".to_owned()),
@@ -41,8 +49,14 @@ pub fn only_make_in(directory: BorrowedFd<'_>) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-fn restrict(readable: &[&str]) -> Result<landlock::RestrictionStatus, RulesetError> {
-    ruleset()?.add_rules(path_beneath_rules(readable, AccessFs::ReadFile | AccessFs::ReadDir))?.restrict_self()
+fn restrict(readable: &[&str], ports: &[u16]) -> Result<landlock::RestrictionStatus, RulesetError> {
+    let to = AccessNet::ConnectTcp | AccessNet::ConnectSendUdp;
+    // Whoever sends a datagram has a port of the kernel's choice.
+    let from = ports.first().map(|_| NetPort::new(0, AccessNet::BindUdp));
+    ruleset()?
+        .add_rules(path_beneath_rules(readable, AccessFs::ReadFile | AccessFs::ReadDir))?
+        .add_rules(ports.iter().map(|port| NetPort::new(*port, to)).chain(from).map(Ok::<_, RulesetError>))?
+        .restrict_self()
 }
 
 /// Allows nothing yet.

@@ -16,8 +16,8 @@ use rustix::{
 };
 
 use super::{
-    broker::{NOT_FOR_US, PATIENCE, let_go_of_stdio, receive_file, send_with},
-    capabilities, files, fork,
+    broker::{PATIENCE, receive_file, send_with},
+    capabilities, files, servant,
     syscalls::{self, Role},
 };
 use crate::recording::{Place, Shelf};
@@ -36,13 +36,8 @@ impl Keeper {
     /// When there can be no socket or no process.
     pub fn start(place: Place) -> io::Result<Self> {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        let end = ours.as_raw_fd();
-        fork(|| {
-            // SAFETY: the child's own copy, which nothing in it uses; with it open, the end of the
-            // tracer would not be noticed.
-            unsafe { libc::close(end) };
-            live(&theirs, place);
-        })?;
+        let kept = [theirs.as_raw_fd(), place.directory().as_raw_fd()];
+        servant(c"rsttrace-files", &kept, || live(&theirs, place))?;
         sockopt::set_socket_timeout(&ours, sockopt::Timeout::Recv, Some(PATIENCE))?;
         Ok(Self(ours))
     }
@@ -62,12 +57,6 @@ impl Shelf for Keeper {
 
 /// The child's whole life.
 fn live(socket: &OwnedFd, mut place: Place) {
-    for signal in NOT_FOR_US {
-        // SAFETY: no handler is installed, only the disposition changes.
-        unsafe { libc::signal(signal, libc::SIG_IGN) };
-    }
-    let _ = rustix::thread::set_name(c"rsttrace-files");
-    let_go_of_stdio();
     // Where the kernel refuses a layer, the others hold.
     let override_rights = if rustix::process::getuid().is_root() { CapabilitySet::DAC_OVERRIDE } else { CapabilitySet::empty() };
     let _ = capabilities::keep_only(override_rights);

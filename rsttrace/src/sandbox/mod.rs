@@ -11,8 +11,10 @@ mod keeper;
 mod syscalls;
 
 use std::{
+    ffi::CStr,
     fmt,
     io::{self, Read as _, Write as _},
+    os::fd::RawFd,
 };
 
 use rustix::{
@@ -120,6 +122,56 @@ fn fork(life: impl FnOnce()) -> io::Result<Pid> {
         }
         pid => Pid::from_raw(pid).ok_or_else(io::Error::last_os_error),
     }
+}
+
+/// Signals that are meant for the tracer, and reach its whole process or control group.
+const NOT_FOR_CHILDREN: [libc::c_int; 6] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2];
+
+/// A child that serves the tracer for as long as that lives. In `ps` it goes by `name`; the signals that stop the
+/// tracer do not reach it; of all descriptors it has `kept`, and /dev/null in place of stdin, stdout and stderr
+/// where they are not among them, so that nobody waits for it who reads our output or our other children's.
+///
+/// Called while the process has one thread and no runtime: the child is a copy of this thread only.
+///
+/// # Errors
+/// When there can be no process.
+pub fn servant(name: &CStr, kept: &[RawFd], life: impl FnOnce()) -> io::Result<Pid> {
+    use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+    let mut kept: Vec<_> = kept.iter().map(|fd| fd.cast_unsigned()).collect();
+    kept.sort_unstable();
+    fork(|| {
+        for signal in NOT_FOR_CHILDREN {
+            // SAFETY: no handler is installed, only the disposition changes.
+            unsafe { libc::signal(signal, libc::SIG_IGN) };
+        }
+        // The command line is the tracer's.
+        let _ = rustix::thread::set_name(name);
+        if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
+            let _ = dup2_stdin(&null);
+            let _ = dup2_stdout(&null);
+            if !kept.contains(&libc::STDERR_FILENO.unsigned_abs()) {
+                let _ = dup2_stderr(&null);
+            }
+        }
+        let mut first = libc::STDERR_FILENO.unsigned_abs() + 1;
+        for fd in kept.iter().copied().filter(|&fd| fd >= first).chain([u32::MAX]).collect::<Vec<_>>() {
+            if fd > first {
+                // SAFETY: the child's own copies, which nothing in it uses or drops: it ends by _exit().
+                unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) };
+            }
+            first = fd.saturating_add(1);
+        }
+        life();
+    })
+}
+
+/// Confines a child that talks to others by TCP, for good: no capability, files below `readable` for reading only,
+/// connections only to `ports`, and the system calls of `syscalls::Role::Exporter`. What the kernel does not have is
+/// left out.
+pub fn confine_exporter(readable: &[&str], ports: &[u16]) {
+    let _ = capabilities::keep_only(CapabilitySet::empty());
+    let _ = files::only_read_below_and_connect_to(readable, ports);
+    let _ = syscalls::confine(syscalls::Role::Exporter);
 }
 
 #[cfg(test)]

@@ -18,6 +18,8 @@ pub enum Role {
     Reader,
     /// Whoever makes the files of a recording.
     Keeper,
+    /// Whoever talks to other machines for it.
+    Exporter,
 }
 
 /// Memory (never executable, see `conditional`), time, signals, the end.
@@ -108,6 +110,19 @@ const LOOPING: &[libc::c_long] = &[
     libc::SYS_shutdown,
 ];
 
+/// Sockets of its own; to which ports they may connect is Landlock's business.
+const NETWORKING: &[libc::c_long] = &[
+    libc::SYS_socket,
+    libc::SYS_bind,
+    libc::SYS_connect,
+    libc::SYS_accept4,
+    libc::SYS_setsockopt,
+    libc::SYS_getsockname,
+    libc::SYS_getpeername,
+    libc::SYS_sendmmsg,
+    libc::SYS_recvmmsg,
+];
+
 /// `enum bpf_cmd` in `include/uapi/linux/bpf.h`: the counters are read with it.
 const BPF_MAP_LOOKUP_ELEM: u64 = 1;
 /// `include/uapi/asm-generic/ioctls.h`, as newer libcs use it for isatty().
@@ -128,6 +143,7 @@ fn compile(role: Role) -> Result<BpfProgram, BackendError> {
         Role::Tracer => &[LIVING, READING, TALKING, LOOPING],
         Role::Reader => &[LIVING, READING, TALKING],
         Role::Keeper => &[LIVING, TALKING, KEEPING],
+        Role::Exporter => &[LIVING, READING, TALKING, LOOPING, NETWORKING],
     };
     // An empty list of conditions: whatever the arguments.
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = lists.iter().copied().flatten().map(|&call| (call, Vec::new())).collect();

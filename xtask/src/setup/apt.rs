@@ -102,7 +102,7 @@ fn has_candidates(need: &Need) -> bool {
 }
 
 /// Packages that would start a service, and its name.
-const SERVICES: [(&str, &str); 2] = [("nginx-light", "nginx"), ("haproxy", "haproxy")];
+const SERVICES: [(&str, &str); 3] = [("nginx-light", "nginx"), ("haproxy", "haproxy"), ("prometheus", "prometheus")];
 
 /// While it lives, installing such a package does not start its service.
 struct NoServices;
@@ -129,7 +129,7 @@ impl Drop for NoServices {
     }
 }
 
-const MARK: &str = "Written by rsttrace's `cargo xtask setup` so that nginx and haproxy are not started; may be removed.";
+const MARK: &str = "Written by rsttrace's `cargo xtask setup` so that what it installs is not started as a service; may be removed.";
 
 fn is_ours() -> bool {
     fs::read_to_string(POLICY).is_ok_and(|script| script.contains(MARK))

@@ -1,0 +1,159 @@
+//! A whole file of records, and what it says of its run beside them.
+
+use std::{collections::BTreeMap, path::Path};
+
+use jiff::Timestamp;
+
+use super::{
+    Source,
+    json::{Saved, Start, Sums},
+};
+use crate::model::Judged;
+
+/// What a file tells of the run, or runs, that it was written by.
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    /// As the file is called, safe for a terminal.
+    pub name: String,
+    /// Of the first run.
+    pub start: Option<Start>,
+    /// First lines of runs.
+    pub runs: u64,
+    /// Of all runs, nanoseconds since 1970; `None` where nothing has a time.
+    pub span_ns: Option<(u64, u64)>,
+    /// So long the runs took, without the gaps between them.
+    pub traced_ns: u64,
+    pub teardowns: u64,
+    pub late: u64,
+    /// Ends that `--rate-limit` kept from being records.
+    pub folded: u64,
+    /// Runs whose last line is there: of others it is not known what they lost.
+    pub summed_up: u64,
+    /// The sums of all those.
+    pub orderly: u64,
+    pub lost_events: u64,
+    pub lost_records: u64,
+    pub lost_by_hook: BTreeMap<String, u64>,
+    pub undecodable: u64,
+    pub evicted: u64,
+    pub filtered: u64,
+    /// What could not be read.
+    pub faults: u64,
+    /// Of the present run: its time so far, and its sums.
+    run_ns: Option<(u64, u64)>,
+    sums: Option<Box<Sums>>,
+}
+
+/// Reads a file (`-`: standard input) to its end, telling faults on stderr; `each` takes its records.
+///
+/// # Errors
+/// When the file cannot be opened or read.
+pub fn read_all(path: &Path, mut each: impl FnMut(Judged)) -> anyhow::Result<Account> {
+    let mut source = Source::open(path)?;
+    let mut account = Account { name: source.name.clone(), ..Account::default() };
+    while let Some(told) = source.next()? {
+        account.add(&told.saved);
+        if let Saved::Teardown(judged) = told.saved {
+            each(*judged);
+        }
+    }
+    account.end_run();
+    source.sum_up();
+    account.faults = source.faults;
+    Ok(account)
+}
+
+impl Account {
+    fn add(&mut self, saved: &Saved) {
+        match saved {
+            Saved::Teardown(_) => self.teardowns += 1,
+            Saved::Late(_) => self.late += 1,
+            Saved::Folded(count) => self.folded = self.folded.saturating_add(*count),
+            Saved::Start(start) => {
+                self.end_run();
+                self.runs += 1;
+                self.extend_to(since_1970(start.time));
+                self.start.get_or_insert_with(|| start.clone());
+            }
+            // The latest of a run counts.
+            Saved::Summary(sums) => {
+                self.extend_to(since_1970(sums.started));
+                self.extend_to(since_1970(sums.stopped));
+                self.sums = Some(sums.clone());
+            }
+            Saved::Other => {}
+        }
+        if let Some(at_ns) = saved.at_ns() {
+            self.extend_to(at_ns);
+        }
+    }
+
+    fn extend_to(&mut self, at_ns: u64) {
+        let (from, to) = self.run_ns.get_or_insert((at_ns, at_ns));
+        (*from, *to) = ((*from).min(at_ns), (*to).max(at_ns));
+    }
+
+    fn end_run(&mut self) {
+        if let Some((from, to)) = self.run_ns.take() {
+            self.traced_ns = self.traced_ns.saturating_add(to - from);
+            let (first, last) = self.span_ns.get_or_insert((from, to));
+            (*first, *last) = ((*first).min(from), (*last).max(to));
+        }
+        if let Some(sums) = self.sums.take() {
+            self.summed_up += 1;
+            let Sums { orderly, lost, undecodable, evicted, filtered, .. } = *sums;
+            let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
+            add(&mut self.orderly, orderly);
+            add(&mut self.lost_events, lost.total);
+            add(&mut self.lost_records, lost.records);
+            add(&mut self.undecodable, undecodable);
+            add(&mut self.evicted, evicted);
+            add(&mut self.filtered, filtered);
+            for (hook, more) in lost.by_hook.into_iter().filter(|(_, more)| *more > 0) {
+                add(self.lost_by_hook.entry(hook).or_default(), more);
+            }
+        }
+    }
+}
+
+fn since_1970(time: Timestamp) -> u64 {
+    u64::try_from(time.as_nanosecond()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::json::read;
+
+    fn summary(stopped: &str, orderly: u64) -> Saved {
+        let line = format!(
+            r#"{{"schema":1,"record":"summary","started":"2026-11-26T10:00:00Z","stopped":"{stopped}","orderly":{orderly},"lost":{{"total":2,"records":1,"by_hook":{{"a":2,"b":0}}}},"undecodable":0,"evicted":0,"filtered":3}}"#
+        );
+        read(line.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn runs_are_added_up_without_the_gap_between_them_and_the_latest_summary_of_each_counts() {
+        let start = |time: &str| {
+            let line = format!(r#"{{"schema":1,"record":"start","time":"{time}","version":"1","kernel":"6","host":"h","filters":[]}}"#);
+            read(line.as_bytes()).unwrap()
+        };
+        let mut account = Account::default();
+        for saved in [
+            start("2026-11-26T10:00:00Z"),
+            summary("2026-11-26T10:00:01Z", 1),
+            summary("2026-11-26T10:00:10Z", 5),
+            start("2026-11-26T12:00:00Z"),
+            read(include_bytes!("../../tests/corpus/record.json")).unwrap(),
+            read(br#"{"schema":1,"record":"folded","count":7}"#).unwrap(),
+        ] {
+            account.add(&saved);
+        }
+        account.end_run();
+        let hours = 3 * 3_600 + 47 * 60 + 32;
+        assert_eq!(account.traced_ns / 1_000_000_000, 10 + hours);
+        assert_eq!((account.runs, account.summed_up, account.orderly, account.lost_records, account.filtered), (2, 1, 5, 1, 3));
+        assert_eq!((account.teardowns, account.folded), (1, 7));
+        assert_eq!(account.lost_by_hook.iter().collect::<Vec<_>>(), [(&"a".to_owned(), &2)]);
+    }
+}
