@@ -25,6 +25,9 @@ _rsttrace() {
             rsttrace,correlate)
                 cmd="rsttrace__subcmd__correlate"
                 ;;
+            rsttrace,diff)
+                cmd="rsttrace__subcmd__diff"
+                ;;
             rsttrace,doctor)
                 cmd="rsttrace__subcmd__doctor"
                 ;;
@@ -37,6 +40,9 @@ _rsttrace() {
             rsttrace,replay)
                 cmd="rsttrace__subcmd__replay"
                 ;;
+            rsttrace,report)
+                cmd="rsttrace__subcmd__report"
+                ;;
             *)
                 ;;
         esac
@@ -44,7 +50,7 @@ _rsttrace() {
 
     case "${cmd}" in
         rsttrace)
-            opts="-r -w -p -L -D -4 -6 -a -j -q -v -c -d -h -V --replay --record --record-size --record-time --record-files --keep --keep-size --trigger --pid --container --unit --local-port --remote-port --port --addr --local-addr --remote-addr --ipv4 --ipv6 --netns --errno --end --fin --harm --cause --cmdline --json --rate-limit --time --color --ascii --quiet --verbose --count --fail-on --timers --error-log --log-format --unmatched --http --http-query --duration --join-timeout --max-sockets --buffer --syscall-hooks --without --help --version explain doctor correlate join replay"
+            opts="-r -w -p -L -D -4 -6 -a -j -q -v -c -d -h -V --replay --record --record-size --record-time --record-files --keep --keep-size --trigger --pid --container --unit --local-port --remote-port --port --addr --local-addr --remote-addr --ipv4 --ipv6 --netns --errno --end --fin --harm --cause --cmdline --json --summary --rate-limit --time --color --ascii --quiet --verbose --count --fail-on --timers --error-log --log-format --unmatched --http --http-query --metrics --duration --join-timeout --max-sockets --buffer --syscall-hooks --without --help --version explain doctor correlate join diff report replay"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -198,6 +204,10 @@ _rsttrace() {
                     COMPREPLY=($(compgen -W "nginx nginx-access haproxy envoy" -- "${cur}"))
                     return 0
                     ;;
+                --metrics)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --duration)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -271,6 +281,24 @@ _rsttrace() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        rsttrace__subcmd__diff)
+            opts="-j -h --json --color --ascii --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --color)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         rsttrace__subcmd__doctor)
             opts="-j -h --json --bundle --redact --without --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -308,7 +336,7 @@ _rsttrace() {
             return 0
             ;;
         rsttrace__subcmd__replay)
-            opts="-p -L -D -4 -6 -a -j -q -v -c -h --pid --container --unit --local-port --remote-port --port --addr --local-addr --remote-addr --ipv4 --ipv6 --netns --errno --end --fin --harm --cause --json --rate-limit --time --color --ascii --quiet --verbose --count --fail-on --help"
+            opts="-p -L -D -4 -6 -a -j -q -v -c -h --pid --container --unit --local-port --remote-port --port --addr --local-addr --remote-addr --ipv4 --ipv6 --netns --errno --end --fin --harm --cause --json --summary --rate-limit --time --color --ascii --quiet --verbose --count --fail-on --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -403,6 +431,28 @@ _rsttrace() {
                     return 0
                     ;;
                 --fail-on)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        rsttrace__subcmd__report)
+            opts="-o -h --output --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --output)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -o)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

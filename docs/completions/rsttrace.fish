@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_rsttrace_global_optspecs
-    string join \n r/replay= w/record= record-size= record-time= record-files= keep= keep-size= trigger= p/pid= container= unit= L/local-port= D/remote-port= port= addr= local-addr= remote-addr= 4/ipv4 6/ipv6 netns= errno= end= a/fin harm= cause= cmdline= j/json rate-limit= time= color= ascii q/quiet v/verbose c/count= fail-on= timers= error-log= log-format= unmatched http http-query d/duration= join-timeout= max-sockets= buffer= syscall-hooks without= h/help V/version
+    string join \n r/replay= w/record= record-size= record-time= record-files= keep= keep-size= trigger= p/pid= container= unit= L/local-port= D/remote-port= port= addr= local-addr= remote-addr= 4/ipv4 6/ipv6 netns= errno= end= a/fin harm= cause= cmdline= j/json summary rate-limit= time= color= ascii q/quiet v/verbose c/count= fail-on= timers= error-log= log-format= unmatched http http-query metrics= d/duration= join-timeout= max-sockets= buffer= syscall-hooks without= h/help V/version
 end
 
 function __fish_rsttrace_needs_command
@@ -114,6 +114,7 @@ complete -c rsttrace -n "__fish_rsttrace_needs_command" -l log-format -d 'What w
 nginx-access\t''
 haproxy\t''
 envoy\t''"
+complete -c rsttrace -n "__fish_rsttrace_needs_command" -l metrics -d 'Serve metrics for Prometheus (OpenMetrics) at http://ADDR/metrics: PORT or IP:PORT' -r
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -s d -l duration -d 'Stop after this time: 30s, 5m, 1h30m' -r
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -l join-timeout -d 'Print a record that is still incomplete after this time' -r
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -l max-sockets -d 'Connections whose past is remembered; memory is taken as needed, about 400 B each' -r
@@ -140,6 +141,7 @@ complete -c rsttrace -n "__fish_rsttrace_needs_command" -s 4 -l ipv4 -d 'Only IP
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -s 6 -l ipv6 -d 'Only IPv6'
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -s a -l fin -d 'Show orderly ends (FIN) too'
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -s j -l json -d 'One JSON object per line (docs/json.md)'
+complete -c rsttrace -n "__fish_rsttrace_needs_command" -l summary -d 'No line per record: one table by cause, process and remote address, at the end and on SIGUSR1'
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -l ascii -d 'No characters beyond ASCII in text (the default outside UTF-8)'
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -s q -l quiet -d 'Nothing on stderr but warnings and errors'
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -s v -l verbose -d 'Show the evidence of each record; -vv also what the kernel half logs'
@@ -153,6 +155,8 @@ complete -c rsttrace -n "__fish_rsttrace_needs_command" -f -a "explain" -d 'Say 
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -f -a "doctor" -d 'Say what works on this machine and what does not: rights, hooks, fields, clocks'
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -f -a "correlate" -d 'Join saved records with saved logs, as --error-log does while they are made'
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -f -a "join" -d 'Join saved records with saved logs, as --error-log does while they are made'
+complete -c rsttrace -n "__fish_rsttrace_needs_command" -f -a "diff" -d 'Compare two files of records, such as before and after a deploy'
+complete -c rsttrace -n "__fish_rsttrace_needs_command" -f -a "report" -d 'Make a page of a file of records: timeline, causes explained, top talkers, every verdict'
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -f -a "replay" -d 'Show what was recorded with --record or saved with --json, with the same filters and outputs'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand explain" -s h -l help -d 'Print help'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand doctor" -l bundle -d 'Pack it all into FILE for a bug report: a tar archive, compressed if it ends in .gz or .tgz' -r -F
@@ -215,6 +219,14 @@ complete -c rsttrace -n "__fish_rsttrace_using_subcommand join" -s a -l fin -d '
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand join" -s j -l json -d 'The records with "log" filled in, one JSON object per line (docs/json.md)'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand join" -l ascii -d 'No characters beyond ASCII in text (the default outside UTF-8)'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand join" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c rsttrace -n "__fish_rsttrace_using_subcommand diff" -l color -d 'Colours in text' -r -f -a "auto\t''
+always\t''
+never\t''"
+complete -c rsttrace -n "__fish_rsttrace_using_subcommand diff" -s j -l json -d 'One JSON object (docs/diff.md)'
+complete -c rsttrace -n "__fish_rsttrace_using_subcommand diff" -l ascii -d 'No characters beyond ASCII in text (the default outside UTF-8)'
+complete -c rsttrace -n "__fish_rsttrace_using_subcommand diff" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c rsttrace -n "__fish_rsttrace_using_subcommand report" -s o -l output -d 'Where the page goes; a file that is there is replaced. - is standard output' -r -F
+complete -c rsttrace -n "__fish_rsttrace_using_subcommand report" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand replay" -s p -l pid -d 'Only connections of these processes and their descendants: PID, or exact name' -r
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand replay" -l container -d 'Only processes in these containers: the id or its first digits, at least 4' -r
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand replay" -l unit -d 'Only processes in these units of systemd: nginx (nginx.service), session-3.scope' -r
@@ -294,6 +306,7 @@ complete -c rsttrace -n "__fish_rsttrace_using_subcommand replay" -s 4 -l ipv4 -
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand replay" -s 6 -l ipv6 -d 'Only IPv6'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand replay" -s a -l fin -d 'Show orderly ends (FIN) too'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand replay" -s j -l json -d 'One JSON object per line (docs/json.md)'
+complete -c rsttrace -n "__fish_rsttrace_using_subcommand replay" -l summary -d 'No line per record: one table by cause, process and remote address, at the end and on SIGUSR1'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand replay" -l ascii -d 'No characters beyond ASCII in text (the default outside UTF-8)'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand replay" -s q -l quiet -d 'Nothing on stderr but warnings and errors'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand replay" -s v -l verbose -d 'Show the evidence of each record; -vv also what the kernel half logs'

@@ -78,3 +78,27 @@ fn texts_of(component: &Component) -> Result<Vec<String>> {
     let lines = ours.lines().map(|line| if line.starts_with("Copyright") { &holders } else { line });
     Ok(vec![lines.collect::<Vec<_>>().join("\n")])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dist::components;
+
+    #[test]
+    fn all_that_is_linked_in_has_its_licence() {
+        if host::find("dpkg-query").is_none() {
+            return; // Packages are made on Debian only.
+        }
+        let components = components::of_binary().expect("components");
+        let text = text(&components).expect("a licence for each");
+        for words in ["Permission is hereby granted", "Apache License", "GNU LESSER GENERAL PUBLIC LICENSE", "GNU GENERAL PUBLIC LICENSE"] {
+            assert!(text.contains(words), "{words}");
+        }
+    }
+
+    #[test]
+    fn names_are_wrapped() {
+        let names = ["abcdefghij".repeat(5), "k".repeat(48), "l".repeat(2)];
+        assert_eq!(wrapped(&names), format!("{},\n{}, {}:", names[0], names[1], names[2]));
+    }
+}
