@@ -72,14 +72,14 @@ impl Status {
     pub fn permanent(&self, text: &str) {
         if !self.quiet {
             self.clear();
-            let _ = writeln!(io::stderr(), "{text}");
+            say(text);
         }
     }
 
     /// A line that stays, also when quiet is wanted.
     pub fn warn(&self, text: &str) {
         self.clear();
-        let _ = writeln!(io::stderr(), "rsttrace: warning: {text}");
+        say(&format!("rsttrace: warning: {text}"));
     }
 
     /// Says that events are being lost, once a second at most. Returns whether some are still to be told of.
@@ -93,6 +93,11 @@ impl Status {
         }
         new > 0 && !due
     }
+}
+
+/// In one piece: others write there too.
+fn say(line: &str) {
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Whether stderr takes a line now. Nothing that is said while stdout is stuck may get stuck as well: they may be one pipe.

@@ -1,0 +1,6 @@
+//! The commands of docs/examples say what the page has. `TRYCMD=overwrite` writes it there.
+
+#[test]
+fn examples_say_what_the_page_has() {
+    trycmd::TestCases::new().case("../docs/examples/README.md").env("TZ", "UTC").env("LANG", "C.UTF-8").env("LC_ALL", "C.UTF-8");
+}
