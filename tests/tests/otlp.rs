@@ -561,7 +561,7 @@ fn what_a_record_costs() {
 /// The program that needs no library, where there is one of this state (`cargo xtask vm` makes it), or else the one that is tested; and
 /// whether it is static.
 fn static_binary() -> (PathBuf, bool) {
-    let tested = PathBuf::from(binary());
+    let tested = binary();
     let program = env::current_exe().expect("this program");
     let built = program.ancestors().nth(3).expect("cargo's target directory").join("x86_64-unknown-linux-gnu/release/rsttrace");
     let made = |path: &PathBuf| fs::metadata(path).and_then(|file| file.modified()).ok();
