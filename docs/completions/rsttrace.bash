@@ -43,6 +43,9 @@ _rsttrace() {
             rsttrace,report)
                 cmd="rsttrace__subcmd__report"
                 ;;
+            rsttrace,top)
+                cmd="rsttrace__subcmd__top"
+                ;;
             *)
                 ;;
         esac
@@ -50,7 +53,7 @@ _rsttrace() {
 
     case "${cmd}" in
         rsttrace)
-            opts="-r -w -p -L -D -4 -6 -a -j -q -v -c -d -h -V --replay --record --record-size --record-time --record-files --keep --keep-size --trigger --pid --container --unit --local-port --remote-port --port --addr --local-addr --remote-addr --ipv4 --ipv6 --netns --errno --end --fin --harm --cause --cmdline --json --summary --rate-limit --time --color --ascii --quiet --verbose --count --fail-on --timers --error-log --log-format --unmatched --http --http-query --metrics --duration --join-timeout --max-sockets --buffer --syscall-hooks --without --help --version explain doctor correlate join diff report replay"
+            opts="-r -w -p -L -D -4 -6 -a -j -q -v -c -d -h -V --replay --record --record-size --record-time --record-files --keep --keep-size --trigger --pid --container --unit --local-port --remote-port --port --addr --local-addr --remote-addr --ipv4 --ipv6 --netns --errno --end --fin --harm --cause --cmdline --json --summary --rate-limit --time --color --ascii --quiet --verbose --count --fail-on --timers --error-log --log-format --unmatched --http --http-query --metrics --otlp --otlp-header --duration --join-timeout --max-sockets --buffer --syscall-hooks --without --help --version explain doctor correlate join diff report replay top"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -205,6 +208,14 @@ _rsttrace() {
                     return 0
                     ;;
                 --metrics)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --otlp)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --otlp-header)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -454,6 +465,204 @@ _rsttrace() {
                     ;;
                 -o)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        rsttrace__subcmd__top)
+            opts="-r -w -p -L -D -4 -6 -a -j -q -v -c -d -h --replay --record --record-size --record-time --record-files --keep --keep-size --trigger --pid --container --unit --local-port --remote-port --port --addr --local-addr --remote-addr --ipv4 --ipv6 --netns --errno --end --fin --harm --cause --cmdline --json --summary --rate-limit --time --color --ascii --quiet --verbose --count --fail-on --timers --error-log --log-format --unmatched --http --http-query --metrics --otlp --otlp-header --duration --join-timeout --max-sockets --buffer --syscall-hooks --without --interim --keep-privileges --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --replay)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -r)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --record)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -w)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --record-size)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --record-time)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --record-files)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --keep)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --keep-size)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --trigger)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --pid)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -p)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --container)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --unit)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --local-port)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -L)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --remote-port)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -D)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --port)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --addr)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --local-addr)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --remote-addr)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --netns)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --errno)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --end)
+                    COMPREPLY=($(compgen -W "reset reset-received reset-sent timeout error fin" -- "${cur}"))
+                    return 0
+                    ;;
+                --harm)
+                    COMPREPLY=($(compgen -W "lost possible unknown none" -- "${cur}"))
+                    return 0
+                    ;;
+                --cause)
+                    COMPREPLY=($(compgen -W "admin-kill listener-closed keepalive-timeout retransmit-timeout connect-timeout user-timeout zero-window-timeout undelivered-after-close out-of-memory refused-by-icmp unreachable gave-up-connecting close-with-unread-data linger-zero disconnect data-after-close linger2-abort silent-close closed-port no-connection accept-queue-overflow time-wait protocol-error refused reset-before-accept connect-probe write-after-peer-close keepalive-race closed-before-answer reset-while-closing reset-after-local-fin stale-connection no-connection-at-peer request-not-confirmed server-abort-before-response server-abort-mid-response peer-abort-idle peer-abort-mid-response peer-abort-after-response peer-abort-before-response orderly orderly-unread gave-up-waiting client-gave-up unknown" -- "${cur}"))
+                    return 0
+                    ;;
+                --cmdline)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --rate-limit)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --time)
+                    COMPREPLY=($(compgen -W "local utc relative" -- "${cur}"))
+                    return 0
+                    ;;
+                --color)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                --count)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --fail-on)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --timers)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --error-log)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --log-format)
+                    COMPREPLY=($(compgen -W "nginx nginx-access haproxy envoy" -- "${cur}"))
+                    return 0
+                    ;;
+                --metrics)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --otlp)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --otlp-header)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --duration)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -d)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --join-timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-sockets)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --buffer)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --without)
+                    COMPREPLY=($(compgen -W "tcp_destroy_sock sock_recv_length sock_send_length sys_exit tcp_probe tcp_reset tcp_receive_reset tcp_send_reset tcp_v4_send_reset tcp_v6_send_reset inet_sock_set_state cgroup/getsockopt iter/task_file sched_process_fork sched_process_exec fentry fexit kprobe" -- "${cur}"))
                     return 0
                     ;;
                 *)

@@ -1,15 +1,16 @@
 //! A line of `--json` back to the record that it was written from, as far as the line tells. These
 //! structs are the format as it is read: what they do not name is ignored, what a later version adds too.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::model::{
-    Answer, Bytes, Closer, Comm, Container as ModelContainer, Damage, EndKind, Endpoint as ModelEndpoint, Errno, Finding, FirstFin,
-    Http as ModelHttp, Identity, Idle, Judged, LateObservation, Names, Nat as ModelNat, Observer as ModelObserver, Owner as ModelOwner,
-    Peer as ModelPeer, Place, ResetHeader, Role, Runtime, Seen, Speaker, Task, TcpState, Teardown, Verdict,
+    Answer, Bytes, Closer, Comm, Container as ModelContainer, Damage, EndKind, Endpoint as ModelEndpoint, Errno, Fault, Finding, FirstFin,
+    Http as ModelHttp, Identity, Idle, Judged, LateObservation, LogLine, LogTime, Names, Nat as ModelNat, Observer as ModelObserver,
+    Owner as ModelOwner, Peer as ModelPeer, Place, Remote, ResetHeader, Role, Runtime, Seen, Side, Speaker, Stamp, Task, TcpState,
+    Teardown, Verdict,
 };
 use crate::output::Signal;
 
@@ -176,6 +177,18 @@ struct Http {
 }
 
 #[derive(Deserialize)]
+struct Log {
+    side: Option<String>,
+    client: Option<String>,
+    upstream: Option<String>,
+    request: Option<String>,
+    host: Option<String>,
+    phrase: Option<String>,
+    line: String,
+    further: Vec<String>,
+}
+
+#[derive(Deserialize)]
 struct TeardownLine {
     time: Timestamp,
     end: String,
@@ -213,6 +226,9 @@ struct TeardownLine {
     unconfirmed_bytes: u64,
     evidence: Option<Evidence>,
     verdict: String,
+    log: Option<Log>,
+    #[serde(default)]
+    log_candidates: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -372,8 +388,36 @@ impl TeardownLine {
             timer,
             words: self.verdict,
         };
-        Ok(Judged { teardown: Box::new(teardown), verdict, names, log: Finding::Nothing })
+        let log = finding(self.log, self.log_candidates, self.time);
+        Ok(Judged { teardown: Box::new(teardown), verdict, names, log })
     }
+}
+
+/// `time`: the record's. What lines said of times and errors has been used, and is not told.
+fn finding(log: Option<Log>, candidates: Vec<String>, time: Timestamp) -> Finding {
+    let line = |raw: String| LogLine {
+        time: LogTime { stamp: Stamp::Absolute(time), precision: Duration::ZERO },
+        fault: Fault::NotConnected,
+        side: None,
+        process: None,
+        connection: None,
+        client: None,
+        upstream: None,
+        request: None,
+        upstream_text: None,
+        host: None,
+        phrase: None,
+        unanswered: None,
+        raw,
+    };
+    let whole = |raw: String| Arc::new(line(raw));
+    let Some(Log { side, client, upstream, request, host, phrase, line: raw, further }) = log else {
+        return if candidates.is_empty() { Finding::Nothing } else { Finding::Ambiguous(candidates.into_iter().map(whole).collect()) };
+    };
+    let side = side.and_then(|word| [Side::Client, Side::Upstream].into_iter().find(|side| side.name() == word));
+    let client = client.map(|text| Remote::of_address(&text).unwrap_or(Remote::Name(text)));
+    let first = LogLine { side, client, upstream_text: upstream, request, host, phrase, ..line(raw) };
+    Finding::About(std::iter::once(Arc::new(first)).chain(further.into_iter().map(whole)).collect())
 }
 
 impl Http {
