@@ -110,7 +110,6 @@ fn export_request(config: &Config) -> Result<export::Request, String> {
         ports: config.otlp.iter().flat_map(export::otlp::Settings::ports).collect(),
         otlp: config.otlp.clone(),
         confined: !config.keep_privileges,
-        ..export::Request::default()
     })
 }
 

@@ -478,9 +478,9 @@ fn rate(per_second: f64) -> String {
 /// `2 min`, in whole units.
 fn span(seconds: u64) -> String {
     match seconds {
-        ..=120 => format!("{seconds} s"),
-        ..=7_200 => format!("{} min", seconds.div_ceil(60)),
-        ..=172_800 => format!("{} h", seconds.div_ceil(3_600)),
+        0..=120 => format!("{seconds} s"),
+        121..=7_200 => format!("{} min", seconds.div_ceil(60)),
+        7_201..=172_800 => format!("{} h", seconds.div_ceil(3_600)),
         _ => format!("{} d", seconds.div_ceil(86_400)),
     }
 }
