@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_rsttrace_global_optspecs
-    string join \n r/replay= w/record= record-size= record-time= record-files= keep= keep-size= trigger= p/pid= container= unit= L/local-port= D/remote-port= port= addr= local-addr= remote-addr= 4/ipv4 6/ipv6 netns= errno= end= a/fin harm= cause= cmdline= j/json summary rate-limit= time= color= ascii q/quiet v/verbose c/count= fail-on= timers= error-log= log-format= unmatched http http-query metrics= d/duration= join-timeout= max-sockets= buffer= syscall-hooks without= h/help V/version
+    string join \n r/replay= w/record= record-size= record-time= record-files= keep= keep-size= trigger= p/pid= container= unit= L/local-port= D/remote-port= port= addr= local-addr= remote-addr= 4/ipv4 6/ipv6 netns= errno= end= a/fin harm= cause= cmdline= j/json summary rate-limit= time= color= ascii q/quiet v/verbose c/count= fail-on= timers= error-log= log-format= unmatched http http-query metrics= otlp= otlp-header= d/duration= join-timeout= max-sockets= buffer= syscall-hooks without= h/help V/version
 end
 
 function __fish_rsttrace_needs_command
@@ -115,6 +115,8 @@ nginx-access\t''
 haproxy\t''
 envoy\t''"
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -l metrics -d 'Serve metrics for Prometheus (OpenMetrics) at http://ADDR/metrics: PORT or IP:PORT' -r
+complete -c rsttrace -n "__fish_rsttrace_needs_command" -l otlp -d 'Send records and metrics to an OpenTelemetry Collector: http://HOST:4318, https://HOST' -r
+complete -c rsttrace -n "__fish_rsttrace_needs_command" -l otlp-header -d 'Send this header too; everybody sees it in `ps`, so secrets belong into OTEL_EXPORTER_OTLP_HEADERS' -r
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -s d -l duration -d 'Stop after this time: 30s, 5m, 1h30m' -r
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -l join-timeout -d 'Print a record that is still incomplete after this time' -r
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -l max-sockets -d 'Connections whose past is remembered; memory is taken as needed, about 400 B each' -r

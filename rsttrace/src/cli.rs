@@ -443,6 +443,19 @@ pub struct Trace {
     #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "9464", value_parser = listen_address, help_heading = "Export")]
     pub metrics: Option<SocketAddr>,
 
+    /// Send records and metrics to an OpenTelemetry Collector: http://HOST:4318, https://HOST
+    ///
+    /// OTLP over HTTP, protobuf, gzip: a log record for each end, and the counters of --metrics every minute. What finds no room while the
+    /// collector does not answer, or is refused, is counted and said at the end; tracing never waits. The variables OTEL_EXPORTER_OTLP_HEADERS,
+    /// _TIMEOUT, _COMPRESSION and _CERTIFICATE, OTEL_METRIC_EXPORT_INTERVAL, OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES are
+    /// obeyed (docs/otlp.md).
+    #[arg(long, value_name = "URL", help_heading = "Export")]
+    pub otlp: Option<String>,
+
+    /// Send this header too; everybody sees it in `ps`, so secrets belong into OTEL_EXPORTER_OTLP_HEADERS
+    #[arg(long, value_name = "NAME=VALUE", requires = "otlp", help_heading = "Export")]
+    pub otlp_header: Vec<String>,
+
     /// Stop after this time: 30s, 5m, 1h30m
     #[arg(short, long, value_name = "TIME", value_parser = duration, help_heading = "Run")]
     pub duration: Option<std::time::Duration>,

@@ -10,6 +10,7 @@ use crate::{
     applog::Format,
     cli::{ColorChoice, Correlate, Diff, EndChoice, Replay, Select, Show, TimeChoice, Trace},
     diff, enrich,
+    export::otlp,
     filter::{AddrFilter, Condition, Family, Filter, PortSet, ProcessSelector},
     follow,
     model::EndKind,
@@ -63,6 +64,8 @@ pub struct Config {
     pub record: Option<RecordConfig>,
     /// Where metrics are served.
     pub metrics: Option<SocketAddr>,
+    /// Where records and metrics are sent.
+    pub otlp: Option<otlp::Settings>,
     /// Summaries in JSON while the run goes on.
     pub interim: bool,
 }
@@ -235,9 +238,15 @@ impl TryFrom<Trace> for Config {
                 keep: cli.keep.map(|time| Keep { time, bytes: cli.keep_size, triggers: cli.trigger }),
             }),
             metrics: cli.metrics,
+            otlp: otlp(cli.otlp, &cli.otlp_header)?,
             interim: cli.interim,
         })
     }
+}
+
+fn otlp(url: Option<String>, headers: &[String]) -> Result<Option<otlp::Settings>, UsageError> {
+    let env = |name: &str| std::env::var(name).ok();
+    url.map(|url| otlp::Settings::new(&url, headers, env)).transpose().map_err(UsageError)
 }
 
 impl TryFrom<Replay> for replay::Request {

@@ -18,6 +18,7 @@ pub mod follow;
 pub mod input;
 pub mod join;
 pub mod model;
+pub mod notify;
 pub mod offline;
 pub mod outlet;
 pub mod output;

@@ -78,7 +78,7 @@ fn main() -> ExitCode {
     let export = match (!export.is_empty()).then(|| export::start(export)).transpose() {
         Ok(export) => export,
         Err(error) => {
-            complain(&format!("cannot fork: {error}; without --metrics it would run"));
+            complain(&format!("cannot fork: {error}; without --metrics and --otlp it would run"));
             return FAILED.into();
         }
     };
@@ -105,6 +105,9 @@ fn export_request(config: &Config) -> Result<export::Request, String> {
         |at| TcpListener::bind(at).map_err(|error| format!("--metrics: cannot listen on {at}: {error}; another port can be given"));
     Ok(export::Request {
         metrics: config.metrics.map(listen).transpose()?,
+        readable: config.otlp.iter().flat_map(|_| export::otlp::READABLE).collect(),
+        ports: config.otlp.iter().flat_map(export::otlp::Settings::ports).collect(),
+        otlp: config.otlp.clone(),
         confined: !config.keep_privileges,
         ..export::Request::default()
     })

@@ -32,6 +32,7 @@ use crate::{
     fold::Fold,
     follow::{Doors, Logs, Place},
     join::Joiner,
+    notify::{self, Manager},
     outlet::{Format, Outlet, Sink},
     output::{WallClock, json, text::TextFormat},
     pipeline::{LogJoin, Pipeline},
@@ -150,7 +151,12 @@ pub async fn run(
     if pipeline.outlet.filter.chooses_processes() {
         choose_processes(&probe, &mut pipeline);
     }
-    status.permanent(&ready_line(&config, &probe, &mut pipeline.processes, &status));
+    let manager = Manager::of_this_service().unwrap_or_else(|error| {
+        status.warn(&format!("cannot tell the service manager anything: {}: {error}", notify::VARIABLE));
+        Manager::default()
+    });
+    let ready = ready_line(&config, &probe, &mut pipeline.processes, &status);
+    status.permanent(&ready);
     if let Some(address) = export.as_ref().and_then(|export| export.borrow().address) {
         status.permanent(&format!("rsttrace: metrics at http://{address}/metrics"));
     }
@@ -172,10 +178,12 @@ pub async fn run(
     if confined {
         live.give_up_privileges();
     }
+    manager.ready(ready.trim_start_matches("rsttrace: ready: "));
     let result = match live.write_start() {
         Ok(()) => live.until_stopped(&mut signals, &mut child).await,
         Err(error) => Err(error),
     };
+    manager.stopping();
     let result = result.and_then(|()| live.finish());
     live.say_summary();
     if live.export.as_ref().is_some_and(|export| !export.borrow_mut().finish()) {
@@ -419,7 +427,7 @@ impl<W: Write> Live<'_, W> {
         let was_gone = export.borrow().is_gone();
         export.borrow_mut().flush();
         if !was_gone && export.borrow().is_gone() {
-            self.status.warn("the process that exports for rsttrace has ended: metrics are served no longer");
+            self.status.warn("the process that exports for rsttrace has ended: nothing is exported any more");
         }
     }
 
@@ -449,7 +457,7 @@ impl<W: Write> Live<'_, W> {
                 if self.config.log.as_ref().is_some_and(|log| log.stdin) {
                     command.stdin(std::process::Stdio::null());
                 }
-                command.args(args).stdout(stderr).spawn()
+                command.args(args).env_remove(notify::VARIABLE).stdout(stderr).spawn()
             })
             .with_context(|| format!("cannot run {}", program.to_string_lossy()))?;
         self.probe.choose(std::process::id(), false);
@@ -538,7 +546,7 @@ impl<W: Write> Live<'_, W> {
         if let Some(export) = &self.export {
             let mut line = Vec::new();
             json::write_summary(&mut line, &self.pipeline.outlet.summary)?;
-            export.borrow_mut().push(&line);
+            export.borrow_mut().push_sums(&line);
             self.flush_export();
         }
         if self.config.interim {

@@ -8,6 +8,7 @@
 mod apt;
 mod deny;
 mod linker;
+mod wheel;
 
 use std::{
     fs,
@@ -82,6 +83,11 @@ const TESTS: [Need; 17] = [
         why: "to fetch the metrics, and to judge the alert rules",
         met: || host::find("prometheus").is_some() && host::find("promtool").is_some(),
     },
+    Need {
+        packages: &["python3-pip"],
+        why: "to install what checks the Kubernetes manifest",
+        met: || wheel::is_there() || Path::new("/usr/lib/python3/dist-packages/pip").is_dir(),
+    },
 ];
 
 const BENCH: [Need; 6] = [
@@ -108,7 +114,8 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let missing = unmet(needs);
     let linker = linker_problem();
-    if missing.is_empty() && linker.is_none() {
+    let wheel = !options.tests || wheel::is_there();
+    if missing.is_empty() && linker.is_none() && wheel {
         println!("setup: everything is there");
         return Ok(());
     }
@@ -120,7 +127,7 @@ pub fn run(options: &Options) -> Result<()> {
         let why_not = cannot_install(&left).unwrap_or_else(|| "apt has no such packages".to_owned());
         bail!("{}", missing_text(&left, linker_problem().as_deref(), Some(&why_not)));
     }
-    Ok(())
+    if wheel { Ok(()) } else { wheel::install() }
 }
 
 /// What `build` and `demo` need; silent when it is there.
@@ -130,7 +137,13 @@ pub fn for_build() -> Result<()> {
 
 /// What `test` needs. A tool that cannot be installed is no error: the tests that use it say so.
 pub fn for_tests() -> Result<()> {
-    for_build_and(&TESTS, "tests that need it are skipped")
+    for_build_and(&TESTS, "tests that need it are skipped")?;
+    if !wheel::is_there()
+        && let Err(error) = wheel::install()
+    {
+        eprintln!("setup: {error:#}; tests that need it are skipped");
+    }
+    Ok(())
 }
 
 /// cargo-deny, which looks at the dependencies, installed where it is missing; no error either.

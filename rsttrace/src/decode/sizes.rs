@@ -46,6 +46,10 @@ impl RawSizes<'_> {
     /// The role of a connection older than the tracer: what was transmitted for the first time and
     /// is acknowledged, compared with `bytes_acked`, shows whether a SYN was counted.
     pub fn role(&self, state: TcpState) -> Option<Role> {
+        // Its SYN is not acknowledged yet.
+        if state == TcpState::SynSent {
+            return Some(Role::Client);
+        }
         let payload = self.0.bytes_sent.checked_sub(self.0.bytes_retrans)?.checked_sub(self.unacked(state))?;
         match self.0.bytes_acked.checked_sub(self.own_fin(state).2)?.checked_sub(payload)? {
             0 => Some(Role::Server),

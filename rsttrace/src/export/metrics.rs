@@ -29,23 +29,28 @@ const MAX_LABEL_SETS: usize = 512;
 /// From here on, the kernel gives ports to those who connect (`net.ipv4.ip_local_port_range`, as it is by default).
 const FIRST_EPHEMERAL: u16 = 32_768;
 
-/// What is served.
-pub struct Metrics(Shared);
+/// What is served or sent. Clones are the same sums; the library asks for something that threads could share, and there is one.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics(Arc<Mutex<Totals>>);
 
 impl Metrics {
     /// Begins to answer, in a task of its own on this thread.
     ///
     /// # Errors
     /// When the socket cannot be watched.
-    pub fn serve(listener: TcpListener) -> io::Result<Self> {
+    pub fn serve(&self, listener: TcpListener) -> io::Result<()> {
         listener.set_nonblocking(true)?;
-        let shared = Shared::default();
-        tokio::task::spawn_local(http::serve(tokio::net::TcpListener::from_std(listener)?, shared.registry()));
-        Ok(Self(shared))
+        tokio::task::spawn_local(http::serve(tokio::net::TcpListener::from_std(listener)?, self.registry()));
+        Ok(())
     }
 
-    pub fn take(&mut self, saved: &Saved) {
-        let mut totals = self.0.lock();
+    /// Shows what is counted at present.
+    pub fn look<T>(&self, at: impl FnOnce(&[Family<'_>]) -> T) -> T {
+        at(&self.lock().families())
+    }
+
+    pub fn take(&self, saved: &Saved) {
+        let mut totals = self.lock();
         match saved {
             Saved::Teardown(judged) => totals.add(judged),
             // Its record had no observer.
@@ -57,16 +62,10 @@ impl Metrics {
     }
 
     /// So many records have not come, all in all.
-    pub fn dropped(&mut self, total: u64) {
-        self.0.lock().dropped = total;
+    pub fn dropped(&self, total: u64) {
+        self.lock().dropped = total;
     }
-}
 
-/// The library asks for something that threads could share; there is one.
-#[derive(Clone, Debug, Default)]
-struct Shared(Arc<Mutex<Totals>>);
-
-impl Shared {
     fn lock(&self) -> MutexGuard<'_, Totals> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -78,7 +77,7 @@ impl Shared {
     }
 }
 
-impl Collector for Shared {
+impl Collector for Metrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.lock().encode(&mut encoder)
     }
@@ -132,51 +131,94 @@ impl Totals {
         self.all.add(judged);
     }
 
-    fn encode(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        if let Some(start) = &self.start {
-            let labels = [("version", start.version.as_str()), ("kernel", start.kernel.as_str())];
-            to.encode_descriptor("rsttrace_build", "What is running, and on which kernel", None, MetricType::Info)?.encode_info(&labels)?;
-            to.encode_descriptor("rsttrace_start_time", "When tracing began", Some(&Unit::Seconds), MetricType::Gauge)?
-                .encode_gauge(&start.time.as_duration().as_secs_f64())?;
-        }
+    /// All that is counted, in the order in which it is shown.
+    fn families(&self) -> Vec<Family<'_>> {
         let ends = self.ends.sorted(|_| ());
-        let help = "Sockets that ended, as the records tell it: both ends of a connection within this host are two";
-        let mut counter = to.encode_descriptor("rsttrace_teardowns", help, None, MetricType::Counter)?;
-        for (key, group) in &ends {
-            counter.encode_family(&key.labels())?.encode_counter::<NoLabelSet, _, u64>(&group.ends, None)?;
-        }
         let mut bytes: BTreeMap<&Who, (u64, u64)> = BTreeMap::new();
         for (key, group) in &ends {
             let (lost, unconfirmed) = bytes.entry(&key.who).or_default();
             *lost += group.lost_bytes;
             *unconfirmed += group.unconfirmed_bytes;
         }
-        let help = "Payload that certainly did not arrive or was not read";
-        let mut counter = to.encode_descriptor("rsttrace_lost", help, Some(&Unit::Bytes), MetricType::Counter)?;
-        for (who, (lost, _)) in &bytes {
-            counter.encode_family(&who.labels())?.encode_counter::<NoLabelSet, _, u64>(lost, None)?;
+        let family = |name, help, unit, values| Family { name, help, unit, values };
+        let mut families = Vec::new();
+        if let Some(start) = &self.start {
+            let time = Values::Gauge(start.time.as_duration().as_secs_f64());
+            families.push(family("start_time", "When tracing began", Some(Unit::Seconds), time));
         }
+        let help = "Sockets that ended, as the records tell it: both ends of a connection within this host are two";
+        let values = ends.iter().map(|(key, group)| (key.labels().to_vec(), group.ends)).collect();
+        families.push(family("teardowns", help, None, Values::Counter(values)));
+        let values = bytes.iter().map(|(who, (lost, _))| (who.labels().to_vec(), *lost)).collect();
+        families.push(family("lost", "Payload that certainly did not arrive or was not read", Some(Unit::Bytes), Values::Counter(values)));
+        let values = bytes.iter().map(|(who, (_, unconfirmed))| (who.labels().to_vec(), *unconfirmed)).collect();
         let help = "Payload of which nobody knows whether it arrived";
-        let mut counter = to.encode_descriptor("rsttrace_unconfirmed", help, Some(&Unit::Bytes), MetricType::Counter)?;
-        for (who, (_, unconfirmed)) in &bytes {
-            counter.encode_family(&who.labels())?.encode_counter::<NoLabelSet, _, u64>(unconfirmed, None)?;
-        }
+        families.push(family("unconfirmed", help, Some(Unit::Bytes), Values::Counter(values)));
         let help = "From the error to the return of the call that took it";
-        encode_histogram(to, "rsttrace_observation_delay", help, &self.all.delay)?;
-        encode_histogram(to, "rsttrace_idle", "Since the last data either way, when a connection ended", &self.all.idle)?;
+        families.push(family("observation_delay", help, Some(Unit::Seconds), Values::Histogram(&self.all.delay)));
+        let help = "Since the last data either way, when a connection ended";
+        families.push(family("idle", help, Some(Unit::Seconds), Values::Histogram(&self.all.idle)));
         let told = |count: fn(&Sums) -> u64| self.sums.as_deref().map_or(0, count);
         for (name, help, count) in [
-            ("rsttrace_orderly", "Orderly ends of the whole host that are no records", told(|sums| sums.orderly)),
-            ("rsttrace_filtered_records", "Records that did not match the filters", told(|sums| sums.filtered)),
-            ("rsttrace_lost_events", "Events that found no room in the buffer (--buffer)", told(|sums| sums.lost.total)),
-            ("rsttrace_lost_records", "Records that are missing because their event was lost", told(|sums| sums.lost.records)),
-            ("rsttrace_undecodable_events", "Events that could not be decoded", told(|sums| sums.undecodable)),
-            ("rsttrace_evicted_sockets", "Sockets that found no room in the table (--max-sockets)", told(|sums| sums.evicted)),
-            ("rsttrace_export_dropped_records", "Records that are missing here because this process was too slow", self.dropped),
+            ("orderly", "Orderly ends of the whole host that are no records", told(|sums| sums.orderly)),
+            ("filtered_records", "Records that did not match the filters", told(|sums| sums.filtered)),
+            ("lost_events", "Events that found no room in the buffer (--buffer)", told(|sums| sums.lost.total)),
+            ("lost_records", "Records that are missing because their event was lost", told(|sums| sums.lost.records)),
+            ("undecodable_events", "Events that could not be decoded", told(|sums| sums.undecodable)),
+            ("evicted_sockets", "Sockets that found no room in the table (--max-sockets)", told(|sums| sums.evicted)),
+            ("export_dropped_records", "Records that are missing here because this process was too slow", self.dropped),
         ] {
-            to.encode_descriptor(name, help, None, MetricType::Counter)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+            families.push(family(name, help, None, Values::Counter(vec![(Vec::new(), count)])));
         }
-        Ok(())
+        families
+    }
+
+    fn encode(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        if let Some(start) = &self.start {
+            let labels = [("version", start.version.as_str()), ("kernel", start.kernel.as_str())];
+            to.encode_descriptor("rsttrace_build", "What is running, and on which kernel", None, MetricType::Info)?.encode_info(&labels)?;
+        }
+        self.families().iter().try_for_each(|family| family.encode(to))
+    }
+}
+
+/// One metric, on whatever surface.
+pub struct Family<'a> {
+    /// Without `rsttrace` before it.
+    pub name: &'static str,
+    pub help: &'static str,
+    pub unit: Option<Unit>,
+    pub values: Values<'a>,
+}
+
+pub type Labels<'a> = Vec<(&'static str, Cow<'a, str>)>;
+
+pub enum Values<'a> {
+    Gauge(f64),
+    Counter(Vec<(Labels<'a>, u64)>),
+    Histogram(&'a Histogram),
+}
+
+impl Family<'_> {
+    fn encode(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let kind = match &self.values {
+            Values::Gauge(_) => MetricType::Gauge,
+            Values::Counter(_) => MetricType::Counter,
+            Values::Histogram(_) => MetricType::Histogram,
+        };
+        let name = format!("rsttrace_{}", self.name);
+        let mut metric = to.encode_descriptor(&name, self.help, self.unit.as_ref(), kind)?;
+        match &self.values {
+            Values::Gauge(value) => metric.encode_gauge(value),
+            Values::Counter(counts) => counts.iter().try_for_each(|(labels, count)| match &labels[..] {
+                [] => metric.encode_counter::<NoLabelSet, _, u64>(count, None),
+                labels => metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(count, None),
+            }),
+            Values::Histogram(histogram) => {
+                let buckets: Vec<_> = histogram.buckets().map(|(bound, count)| (bound.map_or(f64::INFINITY, seconds), count)).collect();
+                metric.encode_histogram::<NoLabelSet>(histogram.sum_ns() as f64 / 1e9, histogram.count(), &buckets, None)
+            }
+        }
     }
 }
 
@@ -215,17 +257,8 @@ impl ServicePort {
     }
 }
 
-fn encode_histogram(to: &mut DescriptorEncoder<'_>, name: &str, help: &str, histogram: &Histogram) -> fmt::Result {
-    let buckets: Vec<_> = histogram.buckets().map(|(bound_ns, count)| (bound_ns.map_or(f64::INFINITY, seconds), count)).collect();
-    to.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?.encode_histogram::<NoLabelSet>(
-        histogram.sum_ns() as f64 / 1e9,
-        histogram.count(),
-        &buckets,
-        None,
-    )
-}
-
-fn seconds(ns: u64) -> f64 {
+/// A bound or a sum on the wire.
+pub fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
 

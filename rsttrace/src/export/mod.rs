@@ -3,6 +3,7 @@
 //! pipe ([`Tap`]), ends with the tracer, and if it is slow or gone, tracing goes on.
 
 pub mod metrics;
+pub mod otlp;
 mod tap;
 
 use std::{
@@ -16,10 +17,13 @@ use rustix::{
     pipe::{PipeFlags, fcntl_setpipe_size, pipe_with},
     process::{PidfdFlags, pidfd_open},
 };
-use tokio::{net::unix::pipe, task::LocalSet};
+use tokio::{
+    net::unix::pipe,
+    task::{LocalSet, spawn_local},
+};
 
-use self::metrics::Metrics;
 pub use self::tap::Tap;
+use self::{metrics::Metrics, otlp::Otlp};
 use crate::{
     applog::{Line, LineSplitter},
     input::{
@@ -41,6 +45,8 @@ const DROPPED: &str = "dropped ";
 pub struct Request {
     /// Metrics are fetched here.
     pub metrics: Option<TcpListener>,
+    /// Records and metrics are sent there.
+    pub otlp: Option<otlp::Settings>,
     /// Files and directories that the child reads.
     pub readable: Vec<&'static str>,
     /// Ports that it connects to.
@@ -52,7 +58,7 @@ pub struct Request {
 impl Request {
     /// Nothing is to be exported.
     pub fn is_empty(&self) -> bool {
-        self.metrics.is_none()
+        self.metrics.is_none() && self.otlp.is_none()
     }
 }
 
@@ -82,7 +88,8 @@ fn live(pipe: OwnedFd, request: Request) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     LocalSet::new().block_on(&runtime, async {
         let pipe = pipe::Receiver::from_owned_fd(pipe)?;
-        let exporter = Exporter { metrics: request.metrics.map(Metrics::serve).transpose()? };
+        let exporter = Exporter { metrics: Metrics::default(), otlp: request.otlp.map(Otlp::new) };
+        request.metrics.map(|listener| exporter.metrics.serve(listener)).transpose()?;
         if request.confined {
             sandbox::confine_exporter(&request.readable, &request.ports);
         }
@@ -92,45 +99,57 @@ fn live(pipe: OwnedFd, request: Request) -> io::Result<()> {
 
 /// All that is fed.
 struct Exporter {
-    metrics: Option<Metrics>,
+    metrics: Metrics,
+    otlp: Option<Otlp>,
 }
 
 impl Exporter {
     /// Until the trace is over.
-    async fn run(mut self, pipe: pipe::Receiver) -> io::Result<()> {
+    async fn run(self, pipe: pipe::Receiver) -> io::Result<()> {
+        let sending = self.otlp.clone().map(|otlp| {
+            let metrics = self.metrics.clone();
+            spawn_local(async move { otlp.run(&metrics).await })
+        });
         let mut lines = LineSplitter::with_limit(MAX_RECORD);
         let mut chunk = vec![0; CHUNK];
         loop {
             tokio::select! {
                 read = read(&pipe, &mut chunk) => match read? {
-                    0 => return Ok(()),
+                    0 => break,
                     n => lines.push(&chunk[..n], |line| self.take_line(line)),
                 },
             }
         }
+        if let (Some(otlp), Some(sending)) = (&self.otlp, sending) {
+            otlp.close();
+            sending.await.map_err(io::Error::other)?;
+            if let Some(words) = otlp.farewell() {
+                eprintln!("rsttrace: warning: {words}");
+            }
+        }
+        Ok(())
     }
 
-    fn take_line(&mut self, line: Line<'_>) {
+    fn take_line(&self, line: Line<'_>) {
         let Line::Whole { bytes, .. } = line else { return };
         if let Some(number) = bytes.strip_prefix(DROPPED.as_bytes()) {
             self.dropped(std::str::from_utf8(number).ok().and_then(|number| number.parse().ok()).unwrap_or(0));
         } else if let Ok(saved) = json::read(bytes) {
-            self.take(&saved);
+            self.take(bytes, &saved);
         }
     }
 
     /// A record, or what begins or ends a run.
-    fn take(&mut self, saved: &Saved) {
-        if let Some(metrics) = &mut self.metrics {
-            metrics.take(saved);
+    fn take(&self, line: &[u8], saved: &Saved) {
+        self.metrics.take(saved);
+        if let Some(otlp) = &self.otlp {
+            otlp.take(line, saved);
         }
     }
 
     /// So many records have not come, all in all.
-    fn dropped(&mut self, total: u64) {
-        if let Some(metrics) = &mut self.metrics {
-            metrics.dropped(total);
-        }
+    fn dropped(&self, total: u64) {
+        self.metrics.dropped(total);
     }
 }
 

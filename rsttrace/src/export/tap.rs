@@ -20,6 +20,8 @@ use crate::{model::Judged, outlet::Sink};
 
 /// Beyond the pipe's own room, so much waits; further records are dropped.
 const MAX_WAITING: usize = 256 << 10;
+/// How the run's last line begins.
+const SUMMARY: &[u8] = br#"{"schema":1,"record":"summary""#;
 /// How long the child may take for what it still has to do at the end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -35,6 +37,8 @@ pub struct Tap {
     process: OwnedFd,
     /// Whole lines, but for the beginning of the first.
     waiting: Vec<u8>,
+    /// The latest line that is about no connection and found no room: sums, each of which says all that those before it said.
+    sums: Vec<u8>,
     dropped: u64,
     /// Of these, how many the child has been told of.
     told: u64,
@@ -49,19 +53,33 @@ impl AsRawFd for Tap {
 impl Tap {
     /// `pipe` does not block; `process` is the child's pidfd.
     pub fn new(pipe: OwnedFd, child: Pid, process: OwnedFd, address: Option<SocketAddr>) -> Self {
-        Self { address, pipe: Some(pipe), child, process, waiting: Vec::new(), dropped: 0, told: 0 }
+        Self { address, pipe: Some(pipe), child, process, waiting: Vec::new(), sums: Vec::new(), dropped: 0, told: 0 }
     }
 
-    /// Takes a line with its end.
+    /// Takes a record, a line with its end.
     pub fn push(&mut self, line: &[u8]) {
+        if self.has_room() {
+            self.waiting.extend_from_slice(line);
+        } else {
+            self.dropped += 1;
+        }
+    }
+
+    /// Takes a line that says how it stands.
+    pub fn push_sums(&mut self, line: &[u8]) {
+        if self.has_room() {
+            self.sums.clear();
+            self.waiting.extend_from_slice(line);
+        } else {
+            self.sums = line.to_vec();
+        }
+    }
+
+    fn has_room(&mut self) -> bool {
         if self.waiting.len() >= MAX_WAITING {
             self.flush();
         }
-        if self.pipe.is_none() || self.waiting.len() >= MAX_WAITING {
-            self.dropped += 1;
-            return;
-        }
-        self.waiting.extend_from_slice(line);
+        self.pipe.is_some() && self.waiting.len() < MAX_WAITING
     }
 
     /// Writes what there is room for.
@@ -70,9 +88,11 @@ impl Tap {
             self.told = self.dropped;
             let _ = writeln!(self.waiting, "{DROPPED}{}", self.dropped);
         }
-        while let Some(pipe) = &self.pipe
-            && !self.waiting.is_empty()
-        {
+        loop {
+            if self.waiting.len() < MAX_WAITING {
+                self.waiting.append(&mut self.sums);
+            }
+            let Some(pipe) = self.pipe.as_ref().filter(|_| !self.waiting.is_empty()) else { return };
             match rustix::io::write(pipe, &self.waiting) {
                 Ok(n) => drop(self.waiting.drain(..n)),
                 Err(Errno::INTR) => {}
@@ -117,8 +137,9 @@ impl Tap {
 }
 
 impl Sink for Rc<RefCell<Tap>> {
-    fn take(&mut self, line: &[u8], _judged: Option<&Judged>, _now_ns: u64) {
-        self.borrow_mut().push(line);
+    fn take(&mut self, line: &[u8], judged: Option<&Judged>, _now_ns: u64) {
+        let mut tap = self.borrow_mut();
+        if judged.is_some() || !line.starts_with(SUMMARY) { tap.push(line) } else { tap.push_sums(line) }
     }
 
     fn tick(&mut self, _now_ns: u64) {}

@@ -151,9 +151,11 @@ pub fn proc_hides_processes() -> bool {
     hidepid_is_set() && Process::myself().and_then(|me| me.status()).is_ok_and(|status| status.capeff & (1 << CAP_SYS_PTRACE) == 0)
 }
 
-/// Mount point of the whole cgroup2 hierarchy, which may lie below a v1 tree; a part of it would
-/// show a part of the host's calls.
+/// Mount point of the whole cgroup2 hierarchy, which may lie below a v1 tree; a part of it would show a part of the host's
+/// calls. What mountinfo calls the root is, in a container, its own cgroup: the root of all has this inode.
 pub fn cgroup2_root() -> Option<PathBuf> {
+    const ROOT: u64 = 1;
     let mounts = Process::myself().ok()?.mountinfo().ok()?;
-    mounts.0.into_iter().find(|mount| mount.fs_type == "cgroup2" && mount.root == "/").map(|mount| mount.mount_point)
+    let is_root = |path: &PathBuf| rustix::fs::stat(path).is_ok_and(|stat| stat.st_ino == ROOT);
+    mounts.0.into_iter().filter(|mount| mount.fs_type == "cgroup2").map(|mount| mount.mount_point).find(is_root)
 }

@@ -199,12 +199,12 @@ mod tests {
             time: jiff::Timestamp::UNIX_EPOCH,
             version: "<marquee>".to_owned(),
             kernel: "<script src=//evil.example>".to_owned(),
-            host: "</title><script>".to_owned(),
+            host: "</title><marquee>".to_owned(),
             filters: vec!["pid=<script>".to_owned()],
         });
         let page = page(&mut report);
         assert_eq!(page.matches("<script").count(), 1, "only our own");
-        for markup in ["<img", "<u>", "<marquee", "</title><", "\u{202e}", "\u{1b}"] {
+        for markup in ["<img", "<u>", "<marquee", "\u{202e}", "\u{1b}"] {
             assert!(!page.contains(markup), "{markup:?}");
         }
         assert!(page.contains("&lt;script&gt;x()") && page.contains("\\u{202e}"));

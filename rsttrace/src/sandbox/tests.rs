@@ -123,6 +123,61 @@ fn the_reader_of_proc_cannot_even_read_maps() {
 }
 
 #[test]
+fn an_exporter_reads_and_connects_where_it_may_and_nowhere_else() {
+    in_a_child(|| {
+        let listen = || std::net::TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string());
+        let (known, unknown) = (listen()?, listen()?);
+        let at = |listener: &std::net::TcpListener| listener.local_addr().map_err(|error| error.to_string());
+        let (known_at, unknown_at) = (at(&known)?, at(&unknown)?);
+        let landlock = files::only_read_below_and_connect_to(&["/etc"], &[known_at.port()]);
+        confine_exporter(&["/etc"], &[known_at.port()]);
+        fs::read("/etc/passwd").map_err(|error| format!("reading below /etc: {error}"))?;
+        std::net::TcpStream::connect(known_at).map_err(|error| format!("connecting: {error}"))?;
+        known.accept().map_err(|error| format!("accepting: {error}"))?;
+        let kinds = [libc::EPERM, libc::EACCES];
+        refused(File::create("/tmp/rsttrace-sandbox-test"), &kinds, "making a file")?;
+        refused(std::thread::Builder::new().spawn(|| ()), &kinds, "a thread")?;
+        refused(std::process::Command::new("/bin/true").spawn(), &kinds, "a process")?;
+        let abi = landlock.ok().and_then(|words| words.strip_prefix("ABI ")?.parse::<u32>().ok());
+        if abi.is_some() {
+            refused(fs::read("/proc/self/status"), &kinds, "reading elsewhere")?;
+        }
+        // Since then there are rules for ports.
+        if abi.is_some_and(|abi| abi >= 4) {
+            refused(std::net::TcpStream::connect(unknown_at), &kinds, "connecting to another port")?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_servant_has_the_descriptors_that_it_is_given_and_no_others() {
+    use std::os::fd::AsRawFd as _;
+    in_a_child(|| {
+        let (mut read, mut write) = std::io::pipe().map_err(|error| error.to_string())?;
+        let _not_given: Vec<_> = (0..20).map(|_| File::open("/dev/null")).collect();
+        let number = write.as_raw_fd();
+        let child = servant(c"test", &[number], || {
+            for fd in fs::read_dir("/proc/self/fd").into_iter().flatten().flatten() {
+                // Not the directory itself.
+                if let Ok(target) = fs::read_link(fd.path()).map(|target| target.display().to_string())
+                    && !target.ends_with("/fd")
+                {
+                    let _ = writeln!(write, "{}", fd.file_name().display());
+                }
+            }
+        });
+        child.map_err(|error| error.to_string())?;
+        drop(write);
+        let mut told = String::new();
+        read.read_to_string(&mut told).map_err(|error| error.to_string())?;
+        let mut told: Vec<i32> = told.lines().filter_map(|fd| fd.parse().ok()).collect();
+        told.sort_unstable();
+        ensure(told == [0, 1, 2, number], &format!("{told:?}"))
+    });
+}
+
+#[test]
 fn no_more_capabilities_are_kept_than_reading_the_counters_takes() {
     let effective = || rustix::thread::capabilities(None).map(|sets| sets.effective).unwrap_or(CapabilitySet::all());
     for needed in [CapabilitySet::empty(), CapabilitySet::BPF, CapabilitySet::SYS_ADMIN] {

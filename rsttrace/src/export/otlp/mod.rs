@@ -1,0 +1,390 @@
+//! Records and metrics to an OpenTelemetry Collector: OTLP over HTTP, protobuf.
+//!
+//! The messages are the official crates'. Their batch processor is not used: it wants a thread, its queue is bounded by the
+//! number of records and not by their size, and what it drops or a collector refuses is counted nowhere. Here records are
+//! encoded as they come, wait in a queue of a bounded size, and each is at last either delivered or counted as lost.
+
+mod http;
+mod metric;
+mod record;
+mod settings;
+
+use std::{
+    collections::VecDeque,
+    hash::{BuildHasher as _, RandomState},
+    io::Write as _,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
+use jiff::Timestamp;
+use opentelemetry_proto::tonic::{
+    collector::{
+        logs::v1::ExportLogsServiceResponse,
+        metrics::v1::{ExportMetricsServiceRequest, ExportMetricsServiceResponse},
+    },
+    common::v1::InstrumentationScope,
+    metrics::v1::{ResourceMetrics, ScopeMetrics},
+    resource::v1::Resource,
+};
+use prost::Message as _;
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep, sleep_until},
+};
+
+pub use self::settings::Settings;
+use self::{
+    http::{Client, Outcome},
+    record::{SCHEMA_URL, log_record, resource},
+};
+use super::metrics::Metrics;
+use crate::{input::json::Saved, output::escape::for_terminal, units::grouped};
+
+/// Encoded records that wait, in bytes; the newest are dropped beyond.
+const MAX_WAITING: usize = 8 << 20;
+/// Encoded records of one request, in bytes; a collector refuses requests beyond 20 MiB.
+const MAX_BATCH: usize = 1 << 20;
+/// How long a record waits for others.
+const LINGER: Duration = Duration::from_secs(1);
+/// After a failure: the shortest and the longest pause before the next attempt.
+const PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+/// For what is left at the end; the tracer waits for a second longer.
+const GRACE: Duration = Duration::from_secs(4);
+
+/// What a name is looked up in. Where resolv.conf is a link, it leads to one of the directories, in which it is replaced.
+pub const READABLE: [&str; 5] = ["/etc/hosts", "/etc/resolv.conf", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf"];
+
+/// What became of records. Those that are in none of the others wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub taken: u64,
+    pub delivered: u64,
+    /// Lost: they found the queue full.
+    pub no_room: u64,
+    /// Lost: the collector did not want them.
+    pub refused: u64,
+    /// Lost: not delivered by the end.
+    pub left: u64,
+}
+
+impl Counts {
+    pub fn lost(&self) -> u64 {
+        self.no_room + self.refused + self.left
+    }
+}
+
+/// The queue to a collector. Clones are the same queue.
+#[derive(Clone)]
+pub struct Otlp {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    settings: Settings,
+    resource: Resource,
+    /// Since 1970: what is counted is counted since then.
+    started_ns: u64,
+    state: Mutex<State>,
+    /// There is something to send.
+    bell: Notify,
+    /// Nothing more comes.
+    closed: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Bytes>,
+    waiting_bytes: usize,
+    /// When the first of them must wait no longer.
+    due: Option<Instant>,
+    counts: Counts,
+}
+
+/// `ScopeLogs` and what it stands in, as they are on the wire, with records that are encoded already.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Request {
+    #[prost(message, repeated, tag = "1")]
+    resource_logs: Vec<ResourceLogs>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ResourceLogs {
+    #[prost(message, optional, tag = "1")]
+    resource: Option<Resource>,
+    #[prost(message, repeated, tag = "2")]
+    scope_logs: Vec<ScopeLogs>,
+    #[prost(string, tag = "3")]
+    schema_url: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ScopeLogs {
+    #[prost(message, optional, tag = "1")]
+    scope: Option<InstrumentationScope>,
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    log_records: Vec<Bytes>,
+}
+
+/// Records that are under way.
+struct Batch {
+    body: Bytes,
+    records: u64,
+    /// So many attempts have failed.
+    failures: u32,
+    /// The next one is not before this,
+    at: Instant,
+    /// by the collector's own wish.
+    asked: bool,
+}
+
+impl Otlp {
+    pub fn new(settings: Settings) -> Self {
+        let resource = resource(&settings);
+        let closed = watch::Sender::new(false);
+        Self { shared: Arc::new(Shared { settings, resource, started_ns: now_ns(), state: Mutex::default(), bell: Notify::new(), closed }) }
+    }
+
+    /// Takes what is an end or a late observation; never waits.
+    pub fn take(&self, line: &[u8], saved: &Saved) {
+        let Some(record) = log_record(line, saved, now_ns()) else { return };
+        let encoded = Bytes::from(record.encode_to_vec());
+        let mut state = self.state();
+        state.counts.taken += 1;
+        if state.waiting_bytes + encoded.len() > MAX_WAITING {
+            state.counts.no_room += 1;
+            return;
+        }
+        let fills_batch = state.waiting_bytes < MAX_BATCH && state.waiting_bytes + encoded.len() >= MAX_BATCH;
+        state.waiting_bytes += encoded.len();
+        state.waiting.push_back(encoded);
+        if fills_batch || state.due.is_none() {
+            state.due.get_or_insert_with(|| Instant::now() + LINGER);
+            self.shared.bell.notify_one();
+        }
+    }
+
+    /// Nothing more comes: what waits is sent at once, as far as that takes no longer than a few seconds.
+    pub fn close(&self) {
+        self.shared.closed.send_replace(true);
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.state().counts
+    }
+
+    /// What there is to say about losses at the end.
+    pub fn farewell(&self) -> Option<String> {
+        let counts = self.counts();
+        let parts = [(counts.no_room, "found the queue full"), (counts.refused, "were refused"), (counts.left, "were left at the end")];
+        let parts: Vec<_> = parts.iter().filter(|(n, _)| *n > 0).map(|(n, words)| format!("{} {words}", grouped(*n))).collect();
+        let (lost, taken) = (grouped(counts.lost()), grouped(counts.taken));
+        (counts.lost() > 0).then(|| format!("--otlp: {lost} of {taken} records were not delivered: {}", parts.join(", ")))
+    }
+
+    /// Sends until closed, then what is left.
+    pub async fn run(&self, metrics: &Metrics) {
+        let patience = async {
+            self.closed().await;
+            sleep(GRACE).await;
+        };
+        tokio::select! {
+            () = self.deliver(metrics) => {}
+            () = patience => {}
+        }
+        let mut state = self.state();
+        let Counts { taken, delivered, no_room, refused, .. } = state.counts;
+        state.counts.left = taken - delivered - no_room - refused;
+    }
+
+    async fn deliver(&self, metrics: &Metrics) {
+        let Shared { settings, bell, closed, .. } = &*self.shared;
+        let mut client = match Client::new(settings.clone()) {
+            Ok(client) => client,
+            Err(why) => return say(&why),
+        };
+        let mut trouble = Trouble::default();
+        let mut batch = None;
+        let mut metrics_at = Instant::now() + settings.interval;
+        loop {
+            let closing = *closed.borrow();
+            if batch.is_none() {
+                batch = self.next_batch(closing);
+            }
+            if let Some(under_way) = &mut batch {
+                if closing && !under_way.asked {
+                    under_way.at = under_way.at.min(Instant::now() + PAUSE);
+                }
+                if under_way.at <= Instant::now() {
+                    let outcome = client.post("logs", under_way.body.clone()).await;
+                    if self.settle(under_way, &outcome, &mut trouble) {
+                        batch = None;
+                    }
+                    continue;
+                }
+            } else if closing {
+                break;
+            }
+            if metrics_at <= Instant::now() {
+                metrics_at = Instant::now() + settings.interval;
+                self.send_metrics(&mut client, &mut trouble, metrics).await;
+                continue;
+            }
+            let due = batch.as_ref().map_or_else(|| self.state().due, |batch| Some(batch.at));
+            tokio::select! {
+                () = bell.notified(), if batch.is_none() => {}
+                () = self.closed(), if !closing => {}
+                () = sleep_until(due.map_or(metrics_at, |due| due.min(metrics_at))) => {}
+            }
+        }
+        self.send_metrics(&mut client, &mut trouble, metrics).await;
+    }
+
+    /// As many as one request takes, if they should wait no longer.
+    fn next_batch(&self, closing: bool) -> Option<Batch> {
+        let mut state = self.state();
+        let due = state.due?;
+        let now = Instant::now();
+        if !closing && due > now && state.waiting_bytes < MAX_BATCH {
+            return None;
+        }
+        let (mut log_records, mut bytes) = (Vec::new(), 0);
+        while let Some(record) = state.waiting.pop_front_if(|record| bytes == 0 || bytes + record.len() <= MAX_BATCH) {
+            bytes += record.len();
+            log_records.push(record);
+        }
+        state.waiting_bytes -= bytes;
+        // What is left has waited.
+        state.due = (!state.waiting.is_empty()).then_some(now);
+        drop(state);
+        let records = log_records.len() as u64;
+        let scope_logs = vec![ScopeLogs { scope: Some(scope()), log_records }];
+        let resource_logs = ResourceLogs { resource: Some(self.shared.resource.clone()), scope_logs, schema_url: SCHEMA_URL.to_owned() };
+        let body = self.body(&Request { resource_logs: vec![resource_logs] });
+        Some(Batch { body, records, failures: 0, at: now, asked: false })
+    }
+
+    /// Counts what became of a batch. Returns whether it is done with.
+    fn settle(&self, batch: &mut Batch, outcome: &Outcome, trouble: &mut Trouble) -> bool {
+        match outcome {
+            Outcome::Taken(answer) => {
+                trouble.is_over();
+                let partial = ExportLogsServiceResponse::decode(answer.clone()).ok().and_then(|answer| answer.partial_success);
+                let partial = partial.unwrap_or_default();
+                let refused = u64::try_from(partial.rejected_log_records).unwrap_or(0).min(batch.records);
+                if refused > 0 {
+                    trouble.refused(&format!("{} records: {}", grouped(refused), brief(&partial.error_message)));
+                }
+                let counts = &mut self.state().counts;
+                counts.refused += refused;
+                counts.delivered += batch.records - refused;
+                true
+            }
+            Outcome::Never { why } => {
+                trouble.refused(why);
+                self.state().counts.refused += batch.records;
+                true
+            }
+            Outcome::Later { why, after } => {
+                trouble.begins(why);
+                batch.at = Instant::now() + after.unwrap_or_else(|| pause(batch.failures));
+                batch.asked = after.is_some();
+                batch.failures += 1;
+                false
+            }
+        }
+    }
+
+    /// The next ones say all that these did, so what became of them matters little.
+    async fn send_metrics(&self, client: &mut Client, trouble: &mut Trouble, metrics: &Metrics) {
+        let metrics = metric::all(metrics, &self.counts(), self.shared.started_ns, now_ns());
+        let scope_metrics = vec![ScopeMetrics { scope: Some(scope()), metrics, schema_url: String::new() }];
+        let resource = Some(self.shared.resource.clone());
+        let resource_metrics = vec![ResourceMetrics { resource, scope_metrics, schema_url: SCHEMA_URL.to_owned() }];
+        let body = self.body(&ExportMetricsServiceRequest { resource_metrics });
+        match client.post("metrics", body).await {
+            Outcome::Taken(answer) => {
+                trouble.is_over();
+                let answer = ExportMetricsServiceResponse::decode(answer).unwrap_or_default();
+                if let Some(partial) = answer.partial_success.filter(|partial| partial.rejected_data_points > 0) {
+                    trouble.refused(&format!("metrics: {}", brief(&partial.error_message)));
+                }
+            }
+            Outcome::Never { why } => trouble.refused(&format!("metrics: {why}")),
+            Outcome::Later { why, .. } => trouble.begins(&why),
+        }
+    }
+
+    fn body(&self, request: &impl prost::Message) -> Bytes {
+        let plain = request.encode_to_vec();
+        if !self.shared.settings.compress {
+            return plain.into();
+        }
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        // Memory takes everything.
+        let _ = gzip.write_all(&plain);
+        gzip.finish().unwrap_or_default().into()
+    }
+
+    async fn closed(&self) {
+        // The sender lives in what is shared.
+        let _ = self.shared.closed.subscribe().wait_for(|closed| *closed).await;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What has been told of a collector that does not do as it should: each thing once, until it works again.
+#[derive(Default)]
+struct Trouble {
+    unreachable: bool,
+    refused: bool,
+}
+
+impl Trouble {
+    fn begins(&mut self, why: &str) {
+        if !std::mem::replace(&mut self.unreachable, true) {
+            say(&format!("{why}; trying again"));
+        }
+    }
+
+    fn is_over(&mut self) {
+        self.unreachable = false;
+    }
+
+    fn refused(&mut self, why: &str) {
+        if !std::mem::replace(&mut self.refused, true) {
+            say(&format!("the collector refused what it was sent: {why}"));
+        }
+    }
+}
+
+fn say(what: &str) {
+    eprintln!("rsttrace: warning: --otlp: {}", for_terminal(what));
+}
+
+/// A collector's words, which may be many.
+fn brief(words: &str) -> String {
+    words.chars().take(200).collect()
+}
+
+/// Twice as long after each failure, and somewhat at random: a fleet must not come back all at once.
+fn pause(failures: u32) -> Duration {
+    let whole = PAUSE.saturating_mul(1 << failures.min(8)).min(MAX_PAUSE);
+    let random = RandomState::new().hash_one(failures) % 1_000;
+    whole.mul_f64(0.5 + random as f64 / 1_000.0)
+}
+
+fn scope() -> InstrumentationScope {
+    InstrumentationScope { name: "rsttrace".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned(), ..InstrumentationScope::default() }
+}
+
+/// Since 1970.
+fn now_ns() -> u64 {
+    u64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(0)
+}
