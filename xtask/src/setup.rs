@@ -57,7 +57,7 @@ const NGINX: Need = Need { packages: &["nginx-light"], why: "the proxy of the ng
 const TCPDUMP: Need = Need { packages: &["tcpdump"], why: "witness of the packets", met: || host::find("tcpdump").is_some() };
 const STRACE: Need = Need { packages: &["strace"], why: "witness of the system calls", met: || host::find("strace").is_some() };
 
-const TESTS: [Need; 17] = [
+const TESTS: [Need; 18] = [
     Need { packages: &["valgrind"], why: "to count instructions", met: || host::find("valgrind").is_some() },
     NGINX,
     Need { packages: &["haproxy"], why: "the proxy of the HAProxy scenarios", met: || host::find("haproxy").is_some() },
