@@ -369,7 +369,7 @@ pub struct Show {
 pub struct Trace {
     /// Show what is in FILE instead of tracing: the same as rsttrace replay FILE
     #[arg(short = 'r', long, value_name = "FILE", help_heading = "Record and replay")]
-    #[arg(conflicts_with_all = ["cmdline", "command", "error_log", "http", "duration", "record"])]
+    #[arg(conflicts_with_all = ["cmdline", "command", "error_log", "http", "duration", "record", "metrics", "otlp", "timers", "without", "syscall_hooks"])]
     pub replay: Vec<std::path::PathBuf>,
 
     /// Record everything that is shown in FILE, whatever stdout has: rsttrace replay shows it again

@@ -95,7 +95,11 @@ impl RecordConfig {
             Ok::<_, std::io::Error>((place, file))
         };
         let (place, file) = sandbox::as_the_user(open).flatten().with_context(|| format!("--record: {name}"))?;
-        let written = file.metadata().map_or(0, |metadata| metadata.len());
+        let metadata = file.metadata().with_context(|| format!("--record: {name}"))?;
+        if !metadata.is_file() && (self.limits.bytes.is_some() || self.limits.time.is_some()) {
+            anyhow::bail!("--record: {name} is no regular file: without --record-size and --record-time it can be written to");
+        }
+        let written = metadata.len();
         let shelf: Box<dyn Shelf> =
             if confined { Box::new(Keeper::start(place).context("--record: cannot fork")?) } else { Box::new(place) };
         Ok(Recorder::new(name, shelf, file, written, self.limits, self.keep.clone()))
@@ -260,7 +264,7 @@ impl TryFrom<Trace> for Config {
             command: cli.command,
             keep_privileges: cli.keep_privileges,
             log: log(cli.error_log, cli.log_format, cli.unmatched)?,
-            record: cli.record.map(|path| RecordConfig {
+            record: record_path(cli.record)?.map(|path| RecordConfig {
                 path,
                 limits: Limits { bytes: cli.record_size, time: cli.record_time },
                 files: cli.record_files,
@@ -329,6 +333,16 @@ fn filter(select: Select, number: impl Fn(&str) -> Result<u32, UsageError>) -> R
         harms: select.harm,
         causes: select.cause,
     })
+}
+
+/// Records go to stdout by --json.
+fn record_path(path: Option<PathBuf>) -> Result<Option<PathBuf>, UsageError> {
+    match path {
+        Some(path) if path.as_os_str() == "-" => {
+            Err(UsageError("--record -: expected the name of a file; --json writes records to standard output".to_owned()))
+        }
+        path => Ok(path),
+    }
 }
 
 /// `silence`: that a log has nothing about an error is said.

@@ -253,7 +253,8 @@ impl Outlet {
     /// # Errors
     /// What writing returns.
     pub fn tick(&mut self, out: &mut impl Write, columns: Option<usize>, until_ns: u64) -> io::Result<bool> {
-        self.sinks.iter_mut().for_each(|sink| sink.tick(until_ns));
+        let now_ns = self.now_ns;
+        self.sinks.iter_mut().for_each(|sink| sink.tick(now_ns));
         let folded = self.fold.as_mut().map(|fold| fold.take(until_ns)).unwrap_or_default();
         for folded in &folded {
             match &mut self.format {

@@ -87,6 +87,8 @@ struct Replay {
     started: Option<Timestamp>,
     /// A socket whose other end, of this host too, may be the next record: both are one line of text.
     first: Option<End>,
+    /// Of the present run, as it was told last.
+    sums: Option<Box<Sums>>,
     people: Recorded,
 }
 
@@ -103,7 +105,7 @@ impl Replay {
         outlet.fold = rate_limit.map(Fold::new);
         outlet.fail_on = fail_on;
         outlet.summary.filters = !filter_words.is_empty();
-        Self { outlet, columns, filter_words, is_verbatim, look, started: None, first: None, people: Recorded::default() }
+        Self { outlet, columns, filter_words, is_verbatim, look, started: None, first: None, sums: None, people: Recorded::default() }
     }
 
     fn all(&mut self, sources: &mut [Source], out: &mut impl Write) -> io::Result<()> {
@@ -116,6 +118,7 @@ impl Replay {
             }
         }
         self.tell_first(out)?;
+        self.end_run();
         self.outlet.tick(out, self.columns, u64::MAX)?;
         if !self.is_verbatim && self.is_json() {
             json::write_summary(out, &self.outlet.summary)?;
@@ -150,7 +153,8 @@ impl Replay {
             Saved::Late(late) => self.outlet.tell(out, self.columns, Story::Late(late, Finding::Nothing), &mut self.people),
             Saved::Start(start) => self.tell_start(&line, &start, out),
             Saved::Summary(sums) => {
-                self.add(&sums);
+                // There may be several of a run: the latest counts.
+                self.sums = Some(sums);
                 self.tell_other(&line, out)
             }
             Saved::Teardown(_) | Saved::Folded(_) | Saved::Other => self.tell_other(&line, out),
@@ -158,6 +162,7 @@ impl Replay {
     }
 
     fn tell_start(&mut self, line: &[u8], start: &Start, out: &mut impl Write) -> io::Result<()> {
+        self.end_run();
         self.begin(start.time);
         self.outlet.summary.filters |= !start.filters.is_empty();
         if !self.is_json() || self.is_verbatim {
@@ -223,19 +228,21 @@ impl Replay {
         self.outlet.summary.stopped = self.outlet.summary.stopped.max(at);
     }
 
-    /// What only the end of a run tells.
-    fn add(&mut self, sums: &Sums) {
+    /// Adds what only the end of a run tells.
+    fn end_run(&mut self) {
+        let Some(sums) = self.sums.take() else { return };
         let summary = &mut self.outlet.summary;
         summary.stopped = summary.stopped.max(sums.stopped);
-        summary.orderly_in_kernel += sums.orderly;
-        summary.lost_records += sums.lost.records;
-        summary.undecodable += sums.undecodable;
-        summary.evicted += sums.evicted;
-        summary.filtered += sums.filtered;
+        let add = |sum: &mut u64, n: u64| *sum = sum.saturating_add(n);
+        add(&mut summary.orderly_in_kernel, sums.orderly);
+        add(&mut summary.lost_records, sums.lost.records);
+        add(&mut summary.undecodable, sums.undecodable);
+        add(&mut summary.evicted, sums.evicted);
+        add(&mut summary.filtered, sums.filtered);
         for (name, n) in &sums.lost.by_hook {
             let Some(name) = rsttrace_common::hook::NAMES.iter().find(|known| *known == name) else { continue };
             match summary.lost_by_hook.iter_mut().find(|(known, _)| known == name) {
-                Some((_, sum)) => *sum += n,
+                Some((_, sum)) => add(sum, *n),
                 None => summary.lost_by_hook.push((name, *n)),
             }
         }

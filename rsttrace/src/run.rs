@@ -184,7 +184,14 @@ pub async fn run(
         Err(error) => Err(error),
     };
     manager.stopping();
-    let result = result.and_then(|()| live.finish());
+    let result = match result {
+        Ok(()) => live.finish(),
+        Err(error) => Err(error),
+    };
+    if result.is_err() {
+        live.finish_unread();
+    }
+    live.close_recording();
     live.say_summary();
     if live.export.as_ref().is_some_and(|export| !export.borrow_mut().finish()) {
         status.warn("the process that exports for rsttrace is not done yet, and goes on");
@@ -405,8 +412,8 @@ impl<W: Write> Live<'_, W> {
     /// Writes what `--keep` has in memory.
     fn dump(&mut self) {
         match &self.recorder {
-            Some(recorder) => recorder.borrow_mut().dump(monotonic_ns()),
-            None => self.status.warn("SIGUSR2: nothing is kept (--keep)"),
+            Some(recorder) if recorder.borrow().keeps() => recorder.borrow_mut().dump(monotonic_ns()),
+            _ => self.status.warn("SIGUSR2: nothing is kept (--keep)"),
         }
         self.say_of_recording();
     }
@@ -490,6 +497,7 @@ impl<W: Write> Live<'_, W> {
     }
 
     fn write_start(&mut self) -> io::Result<()> {
+        self.pipeline.outlet.now_ns = monotonic_ns();
         let uname = rustix::system::uname();
         let start = json::Start {
             time: crate::output::Rfc3339(self.pipeline.outlet.summary.started).to_string(),
@@ -574,11 +582,23 @@ impl<W: Write> Live<'_, W> {
         self.update_summary();
         self.pipeline.outlet.tell_summary(self.out)?;
         self.pipeline.outlet.tell_table(self.out, self.status.columns())?;
+        self.out.flush()
+    }
+
+    /// Who reads stdout has gone, or does not read: what else is told of the run gets the rest.
+    fn finish_unread(&mut self) {
+        let mut nobody = io::sink();
+        self.update_summary();
+        // Nothing can fail here.
+        let _ = self.pipeline.finish(&mut nobody, None);
+        let _ = self.pipeline.outlet.tell_summary(&mut nobody);
+    }
+
+    fn close_recording(&self) {
         if let Some(recorder) = &self.recorder {
-            recorder.borrow_mut().close();
+            recorder.borrow_mut().close(monotonic_ns());
         }
         self.say_of_recording();
-        self.out.flush()
     }
 
     fn update_summary(&mut self) {

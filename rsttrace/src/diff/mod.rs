@@ -326,10 +326,11 @@ fn notes(before: &Side, after: &Side) -> Vec<String> {
         }
     }
     for (when, side) in [("before", before), ("after", after)] {
-        let Account { lost_records, folded, evicted, faults, runs, summed_up, .. } = &side.account;
+        let Account { lost_records, undecodable, folded, evicted, faults, runs, summed_up, .. } = &side.account;
         for (n, what) in [
             (*lost_records, "records lost by the tracer"),
             (*evicted, "sockets that found no room in the tracer"),
+            (*undecodable, "events that the tracer could not decode"),
             (*folded, "ends folded by --rate-limit"),
             (*faults, "places that could not be read"),
         ] {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use memchr::memmem;
 
-use super::{Fault, Item, Position, read};
+use super::{Fault, Item, MAX_RECORD, Position, read, too_long};
 use crate::{
     recording::format::{self, HEADER, Header},
     units::grouped,
@@ -13,48 +13,52 @@ use crate::{
 
 #[derive(Debug, Default)]
 pub(super) struct Blocks {
-    /// What has come and is not taken apart yet.
+    /// What has come; what lies before `at` is taken apart.
     bytes: Vec<u8>,
-    /// Of its first byte in the file.
+    at: usize,
+    /// Of `at` in the file.
     offset: u64,
     /// A fault has been told, and no block has begun since.
     lost: bool,
 }
 
 impl Blocks {
-    pub(super) fn push(&mut self, bytes: &[u8], items: &mut VecDeque<Item>) {
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.bytes.drain(..std::mem::take(&mut self.at));
         self.bytes.extend_from_slice(bytes);
-        while self.step(items) {}
     }
 
-    /// What is left is all that there is.
-    pub(super) fn finish(&mut self, items: &mut VecDeque<Item>) {
-        while !self.bytes.is_empty() {
-            if self.step(items) {
-                continue;
-            }
-            // A block that is too short for what it says.
-            let (at, whole) = (self.offset, self.bytes.len());
-            if whole >= HEADER {
-                let (lines, _) = format::decode(&self.bytes);
-                let complete = lines.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-                tell(&lines[..complete], at, items);
-            }
-            if !self.lost {
-                let n = grouped(whole as u64);
-                self.fault(items, format!("the file ends within this block, of which {n} B are there: it was cut, or is being written"));
-            }
-            self.skip(1);
-            self.find_next();
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.at..]
+    }
+
+    /// What is left is all that there is. Whether there may be more to take.
+    pub(super) fn finish(&mut self, items: &mut VecDeque<Item>) -> bool {
+        if self.rest().is_empty() || self.step(items) {
+            return !self.rest().is_empty();
         }
+        // A block that is too short for what it says.
+        if !self.lost {
+            let there = self.rest();
+            if there.len() >= HEADER {
+                let (lines, _) = format::decode(there);
+                let complete = lines.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+                tell(&lines[..complete], self.offset, items);
+            }
+            let n = grouped(self.rest().len() as u64);
+            self.fault(items, format!("the file ends within this block, of which {n} B are there: it was cut, or is being written"));
+        }
+        self.skip(1);
+        self.find_next();
+        !self.rest().is_empty()
     }
 
     /// Takes one block, or what is none. Whether there may be more to take.
-    fn step(&mut self, items: &mut VecDeque<Item>) -> bool {
-        let Some(beginning) = self.bytes.first_chunk::<HEADER>() else { return false };
+    pub(super) fn step(&mut self, items: &mut VecDeque<Item>) -> bool {
+        let Some(beginning) = self.rest().first_chunk::<HEADER>() else { return false };
         match format::header(beginning) {
             Header::Block(length) => {
-                let Some(block) = self.bytes.get(..length) else { return false };
+                let Some(block) = self.rest().get(..length) else { return false };
                 let (lines, complete) = format::decode(block);
                 if complete {
                     tell(&lines, self.offset, items);
@@ -67,6 +71,9 @@ impl Blocks {
             Header::Newer(version) => {
                 let known = format::VERSION;
                 self.fault(items, format!("this block is of a newer version of rsttrace (layout {version}, and this one reads {known})"));
+            }
+            Header::Nothing if self.offset == 0 && beginning.starts_with(&format::MAGIC[..2]) => {
+                self.fault(items, "this is compressed, and no recording: unpack it (zcat FILE | rsttrace replay -)".to_owned());
             }
             Header::Nothing => self.fault(items, "no block of a recording begins here".to_owned()),
         }
@@ -83,22 +90,39 @@ impl Blocks {
     }
 
     fn skip(&mut self, n: usize) {
-        self.bytes.drain(..n);
+        self.at += n;
         self.offset += n as u64;
     }
 
     /// To where a block may begin.
     fn find_next(&mut self) {
-        let next = memmem::find_iter(&self.bytes, &format::MAGIC).find(|&at| format::begins(&self.bytes[at..]));
+        let rest = self.rest();
+        let next = memmem::find_iter(rest, &format::MAGIC).find(|&at| format::begins(&rest[at..]));
         // The last bytes may be the first ones of it.
-        let at = next.unwrap_or(self.bytes.len().saturating_sub(format::MAGIC.len() - 1));
+        let at = next.unwrap_or(rest.len().saturating_sub(format::MAGIC.len() - 1));
         self.skip(at);
     }
 }
 
-/// The lines of a block.
+/// The lines of a block, and one fault for those that are none.
 fn tell(lines: &[u8], at: u64, items: &mut VecDeque<Item>) {
-    for (number, line) in lines.split(|byte| *byte == b'\n').enumerate() {
-        items.extend(read(line, Position::Byte(at), |why| format!("line {} of this block: {why}", number + 1)));
+    let at = Position::Byte(at);
+    let mut first = None;
+    let mut faults = 0u64;
+    for (number, line) in (1u64..).zip(lines.split(|byte| *byte == b'\n')) {
+        let item = if line.len() > MAX_RECORD { Some(too_long(at, line.len() as u64)) } else { read(line, at) };
+        match item {
+            Some(Item::Fault(Fault { why, .. })) => {
+                faults += 1;
+                first.get_or_insert_with(|| format!("line {number} of this block: {why}"));
+            }
+            item => items.extend(item),
+        }
+    }
+    if let Some(mut why) = first {
+        if faults > 1 {
+            why += &format!(" (and {} more)", grouped(faults - 1));
+        }
+        items.push_back(Item::Fault(Fault { at, why }));
     }
 }

@@ -120,6 +120,15 @@ impl Records {
             if let Some(item) = self.items.pop_front() {
                 return Ok(Some(item));
             }
+            // Block by block: a small file may unpack to much.
+            let more = match &mut self.kind {
+                Kind::Blocks(blocks) if self.ended => blocks.finish(&mut self.items),
+                Kind::Blocks(blocks) => blocks.step(&mut self.items),
+                Kind::Lines(_) => false,
+            };
+            if more || !self.items.is_empty() {
+                continue;
+            }
             if self.ended {
                 return Ok(None);
             }
@@ -137,12 +146,11 @@ impl Records {
             Kind::Lines(splitter) => {
                 let mut each = |line: Line<'_>| match line {
                     Line::TooLong { number, length } => items.push_back(too_long(Position::Line(number), length)),
-                    Line::Whole { number, bytes } => items.extend(read(bytes, Position::Line(number), |why| why)),
+                    Line::Whole { number, bytes } => items.extend(read(bytes, Position::Line(number))),
                 };
                 if *ended { splitter.finish(&mut each) } else { splitter.push(&buffer[..n], &mut each) }
             }
-            Kind::Blocks(blocks) if *ended => blocks.finish(items),
-            Kind::Blocks(blocks) => blocks.push(&buffer[..n], items),
+            Kind::Blocks(blocks) => blocks.push(&buffer[..n]),
         }
     }
 }
@@ -207,13 +215,13 @@ fn too_long(at: Position, length: u64) -> Item {
 }
 
 /// One line; nothing where it is empty.
-fn read(line: &[u8], at: Position, words: impl FnOnce(String) -> String) -> Option<Item> {
+fn read(line: &[u8], at: Position) -> Option<Item> {
     if line.trim_ascii().is_empty() {
         return None;
     }
     Some(match json::read(line) {
         Ok(saved) => Item::Told(Box::new(Told { line: line.to_vec(), saved })),
-        Err(why) => Item::Fault(Fault { at, why: words(why) }),
+        Err(why) => Item::Fault(Fault { at, why }),
     })
 }
 

@@ -197,43 +197,53 @@ impl Recorder {
         let window = keep.time;
         self.dump_ns = None;
         self.flush(now_ns);
-        if let Some(start) = self.start.take() {
-            match format::encode(&start) {
-                Ok(block) => self.write(&block, 0, now_ns),
-                Err(error) => self.fail(0, &error),
+        // What cannot be written is kept: there may be room again.
+        if let Some(start) = &self.start {
+            let written = format::encode(start).and_then(|block| self.append(&block, now_ns));
+            if let Err(error) = written {
+                return self.fail(0, &error);
             }
+            self.start = None;
         }
-        let lost = self.lost;
         let (mut records, mut bytes) = (0, 0);
-        self.kept_bytes = 0;
-        for kept in mem::take(&mut self.kept) {
-            self.write(&kept.block, kept.records, now_ns);
+        while let Some(kept) = self.kept.pop_front() {
+            if let Err(error) = self.append(&kept.block, now_ns) {
+                self.kept.push_front(kept);
+                return self.fail(0, &error);
+            }
             records += kept.records;
             bytes += kept.block.len() as u64;
+            self.kept_bytes -= kept.block.len() as u64;
         }
-        if self.lost == lost {
-            let window = duration(u64::try_from(window.as_nanos()).unwrap_or(u64::MAX));
-            let short = if mem::take(&mut self.is_short) { "; older ones found no room (--keep-size)" } else { "" };
-            let plural = if records == 1 { "" } else { "s" };
-            let what = format!("{} record{plural} ({}) of the last {window}", grouped(records), size(bytes));
-            self.messages.push(Message::Note(format!("rsttrace: wrote {what} to {}{short}", self.name)));
-        }
+        let window = duration(u64::try_from(window.as_nanos()).unwrap_or(u64::MAX));
+        let short = if mem::take(&mut self.is_short) { "; older ones found no room (--keep-size)" } else { "" };
+        let plural = if records == 1 { "" } else { "s" };
+        let what = format!("{} record{plural} ({}) of the last {window}", grouped(records), size(bytes));
+        self.messages.push(Message::Note(format!("rsttrace: wrote {what} to {}{short}", self.name)));
+    }
+
+    /// Whether the last minutes are in memory.
+    pub fn keeps(&self) -> bool {
+        self.keep.is_some()
     }
 
     fn write(&mut self, block: &[u8], records: u64, now_ns: u64) {
+        if let Err(error) = self.append(block, now_ns) {
+            self.fail(records, &error);
+        }
+    }
+
+    fn append(&mut self, block: &[u8], now_ns: u64) -> io::Result<()> {
         let old_ns = self.begun_ns.map_or(0, |begun| now_ns.saturating_sub(begun));
         let is_full = self.limits.bytes.is_some_and(|limit| self.written > 0 && self.written + block.len() as u64 > limit);
         let is_old = self.limits.time.is_some_and(|limit| self.written > 0 && u128::from(old_ns) >= limit.as_nanos());
         if is_full || is_old {
             self.open(true, now_ns);
         }
-        match self.file.write_all(block) {
-            Ok(()) => {
-                self.written += block.len() as u64;
-                self.is_failing = false;
-            }
-            Err(error) => self.fail(records, &error),
-        }
+        self.file.write_all(block)?;
+        self.written += block.len() as u64;
+        self.is_failing = false;
+        Ok(())
     }
 
     /// Opens the file again by its name, which may be another one now.
@@ -248,8 +258,8 @@ impl Recorder {
     fn open(&mut self, fresh: bool, now_ns: u64) {
         match self.shelf.open(fresh) {
             Ok(file) => {
+                self.written = file.metadata().map_or(0, |metadata| metadata.len());
                 self.file = file;
-                self.written = 0;
             }
             Err(error) => {
                 self.messages.push(Message::Warning(format!("{}: cannot open it anew: {error}; recording goes on where it was", self.name)))
@@ -257,8 +267,8 @@ impl Recorder {
         }
         // Also where it failed: else it would be tried with every block.
         self.begun_ns = Some(now_ns);
-        if fresh && self.written > 0 {
-            self.written = 1;
+        if fresh {
+            self.written = 0;
         }
     }
 
@@ -271,11 +281,11 @@ impl Recorder {
     }
 
     /// Writes what is pending; what is kept in memory was not asked for, and goes.
-    pub fn close(&mut self) {
+    pub fn close(&mut self, now_ns: u64) {
         if self.dump_ns.is_some() {
-            self.dump(u64::MAX);
+            self.dump(now_ns);
         } else if self.keep.is_none() {
-            self.flush(u64::MAX);
+            self.flush(now_ns);
         }
         if self.lost > 0 {
             self.messages.push(Message::Warning(format!("{}: {} records could not be written", self.name, grouped(self.lost))));
@@ -373,7 +383,7 @@ mod tests {
         assert_eq!(bench.read("a"), (3, 1));
         assert_eq!(bench.recorder.next_deadline_ns(), None, "at rest nothing wakes up");
         bench.take(2, SECOND);
-        bench.recorder.close();
+        bench.recorder.close(bench.now_ns);
         assert_eq!(bench.read("a"), (5, 1));
     }
 
@@ -383,7 +393,7 @@ mod tests {
         for _ in 0..20 {
             bench.take(2, SECOND);
         }
-        bench.recorder.close();
+        bench.recorder.close(bench.now_ns);
         for name in ["a", "a.1", "a.2"] {
             assert!(bench.directory.join(name).metadata().unwrap().len() <= 2_000, "{name}");
             assert!(bench.read(name).0 > 0, "{name}");
@@ -454,8 +464,38 @@ mod tests {
         assert_eq!(bench.read("a"), (10, 1));
         bench.judged.verdict.harm = crate::model::Harm::None;
         bench.take(1, SECOND);
-        bench.recorder.close();
+        bench.recorder.close(bench.now_ns);
         assert_eq!(bench.read("a"), (10, 1));
+    }
+
+    #[test]
+    fn the_end_of_a_run_is_no_end_of_time() {
+        let mut bench = Bench::new("end", Limits { bytes: None, time: Some(Duration::from_secs(3_600)) }, None);
+        bench.take(3, SECOND);
+        bench.recorder.close(bench.now_ns);
+        assert!(!bench.directory.join("a.1").exists(), "an hour is not over");
+        // Triggered in the last second, what came before it is written.
+        let mut bench = Bench::new("last", Limits::default(), keep(&["harm=possible"], 1 << 20));
+        bench.judged.verdict.harm = crate::model::Harm::None;
+        for _ in 0..5 {
+            bench.take(1, SECOND);
+        }
+        bench.judged.verdict.harm = crate::model::Harm::Possible;
+        bench.take(1, SECOND);
+        bench.recorder.close(bench.now_ns + 1);
+        assert_eq!(bench.read("a"), (6, 1));
+    }
+
+    #[test]
+    fn what_is_kept_and_cannot_be_written_is_kept() {
+        let mut bench = Bench::new("again", Limits::default(), keep(&[], 1 << 20));
+        bench.take(2, SECOND);
+        let good = std::mem::replace(&mut bench.recorder.file, File::options().write(true).open("/dev/full").unwrap());
+        bench.recorder.dump(bench.now_ns);
+        assert!(matches!(&bench.recorder.take_messages()[..], [Message::Warning(words)] if words.contains("No space left")));
+        bench.recorder.file = good;
+        bench.recorder.dump(bench.now_ns);
+        assert_eq!(bench.read("a"), (2, 1));
     }
 
     #[test]
@@ -465,7 +505,7 @@ mod tests {
         for _ in 0..3 {
             bench.take(2, 2 * SECOND);
         }
-        bench.recorder.close();
+        bench.recorder.close(bench.now_ns);
         let said = bench.recorder.take_messages();
         assert!(
             matches!(&said[..], [Message::Warning(first), Message::Warning(last)]

@@ -186,7 +186,7 @@ fn losses(account: &Account) -> Markup {
     let besides = [
         (account.orderly, "ended in order and are no records"),
         (account.filtered, "did not match the filters"),
-        (account.late, "noticed after their record"),
+        (account.late, "errors were noticed after their record"),
     ];
     html! {
         @for (_, words) in warnings.iter().filter(|(n, _)| *n > 0) { p.warning { (words) } }

@@ -27,7 +27,11 @@ const AGAIN: u8 = b'a';
 
 /// The tracer's end.
 #[derive(Debug)]
-pub struct Keeper(OwnedFd);
+pub struct Keeper {
+    socket: OwnedFd,
+    /// An answer that nobody waits for any longer is still to come.
+    owed: bool,
+}
 
 impl Keeper {
     /// Forks. Called while the process has one thread and no runtime.
@@ -39,15 +43,22 @@ impl Keeper {
         let kept = [theirs.as_raw_fd(), place.directory().as_raw_fd()];
         servant(c"rsttrace-files", &kept, || live(&theirs, place))?;
         sockopt::set_socket_timeout(&ours, sockopt::Timeout::Recv, Some(PATIENCE))?;
-        Ok(Self(ours))
+        Ok(Self { socket: ours, owed: false })
     }
 }
 
 impl Shelf for Keeper {
     fn open(&mut self, fresh: bool) -> io::Result<File> {
-        retry_on_intr(|| send(&self.0, &[if fresh { ANEW } else { AGAIN }], SendFlags::NOSIGNAL))?;
+        if self.owed {
+            // A descriptor that came too late is not of this request. It may have been moved on since.
+            receive_file(&self.socket, &mut [0; 4], RecvFlags::DONTWAIT)?;
+        }
+        retry_on_intr(|| send(&self.socket, &[if fresh { ANEW } else { AGAIN }], SendFlags::NOSIGNAL))?;
+        self.owed = true;
         let mut answer = [0; 4];
-        match receive_file(&self.0, &mut answer, RecvFlags::empty())? {
+        let answered = receive_file(&self.socket, &mut answer, RecvFlags::empty())?;
+        self.owed = false;
+        match answered {
             (_, Some(file)) => Ok(file.into()),
             (4, None) => Err(io::Error::from_raw_os_error(i32::from_le_bytes(answer))),
             _ => Err(io::ErrorKind::UnexpectedEof.into()),

@@ -112,7 +112,6 @@ const LOOPING: &[libc::c_long] = &[
 
 /// Sockets of its own; to which ports they may connect is Landlock's business.
 const NETWORKING: &[libc::c_long] = &[
-    libc::SYS_socket,
     libc::SYS_bind,
     libc::SYS_connect,
     libc::SYS_accept4,
@@ -176,6 +175,11 @@ fn conditional(role: Role) -> Result<Vec<(i64, Vec<SeccompRule>)>, BackendError>
     ];
     if role != Role::Keeper {
         calls.push((libc::SYS_openat, vec![none_of(2, writing)?]));
+    }
+    if role == Role::Exporter {
+        // None of this host's own: whoever listens there may trust a user's number.
+        let families = [libc::AF_INET, libc::AF_INET6].map(|family| equal(0, bits(family)));
+        calls.push((libc::SYS_socket, families.into_iter().collect::<Result<_, _>>()?));
     }
     if role == Role::Reader {
         // Log files are opened with no more rights than the user who named them has.

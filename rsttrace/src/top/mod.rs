@@ -125,14 +125,14 @@ fn show(request: &Request, records: Records, model: &mut Model, mut tracer: Trac
     drop(screen);
     // From here on a signal ends it at once.
     stopping.store(true, Ordering::Relaxed);
-    result.context("cannot write to the terminal")?;
     tracer.stop();
     // It may be writing, and waits for its reader.
     while model.origin.ended.is_none() {
         let Ok(message) = receive.recv() else { break };
         take_message(model, message, 0);
     }
-    tracer.finish()
+    let code = tracer.finish()?;
+    result.context("cannot write to the terminal").map(|()| code)
 }
 
 /// What the loop waits for.
@@ -212,8 +212,6 @@ impl Screen {
         let mut changed = true;
         while !stopping.load(Ordering::Relaxed) {
             let now = Instant::now();
-            // Before the first one there is room for a whole sparkline.
-            let second = began.elapsed().as_secs() + model::BUCKETS as u64;
             if changed && drawn.is_none_or(|at| now.duration_since(at) >= FRAME) {
                 model.origin.warning = tracer.warning();
                 self.terminal.draw(|frame| view.draw(frame, model))?;
@@ -228,6 +226,8 @@ impl Screen {
                 Some(patience) => messages.recv_timeout(patience),
                 None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
+            // Before the first one there is room for a whole sparkline.
+            let second = began.elapsed().as_secs() + model::BUCKETS as u64;
             match message {
                 Ok(Message::Signal(signal)) => tracer.signal(signal),
                 Ok(message) => {
@@ -260,6 +260,9 @@ fn leave() {
     }
 }
 
+/// How long a terminal may take to be given back when a second signal has come.
+const LEAVING: Duration = Duration::from_millis(200);
+
 /// The first signal ends the loop; another one the process, even while the terminal takes nothing.
 fn watch_signals(send: SyncSender<Message>, stopping: Arc<AtomicBool>) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGWINCH, SIGUSR1, SIGUSR2])?;
@@ -273,7 +276,9 @@ fn watch_signals(send: SyncSender<Message>, stopping: Arc<AtomicBool>) -> io::Re
             if let Some(message) = message {
                 let _ = send.send(message);
             } else if stopping.swap(true, Ordering::Relaxed) {
-                leave();
+                // By somebody else, who may get stuck.
+                thread::spawn(leave);
+                thread::sleep(LEAVING);
                 std::process::exit(128 + signal);
             } else {
                 // Where it is full the loop is awake.

@@ -118,8 +118,9 @@ impl Series {
         }
     }
 
-    fn recent(&self) -> u64 {
-        self.0[BUCKETS - RECENT..].iter().map(|n| u64::from(*n)).sum()
+    /// Of so many buckets, the last ones.
+    fn recent(&self, buckets: usize) -> u64 {
+        self.0[buckets.saturating_sub(RECENT)..buckets].iter().map(|n| u64::from(*n)).sum()
     }
 }
 
@@ -206,10 +207,10 @@ impl Part {
         self.tables.iter_mut().flat_map(|table| table.series.values_mut()).for_each(|series| series.step(step));
     }
 
-    /// The lines of a table, all of them.
-    pub fn lines(&self, by: By, sort: Sort) -> Vec<Line<'_>> {
+    /// The lines of a table, all of them. `buckets`: as [`Data::buckets`].
+    pub fn lines(&self, by: By, sort: Sort, buckets: usize) -> Vec<Line<'_>> {
         let Table { groups, series } = &self.tables[by as usize];
-        let recent = |of: &Of| series.get(of).map_or(0, Series::recent);
+        let recent = |of: &Of| series.get(of).map_or(0, |series| series.recent(buckets));
         let mut lines: Vec<_> = match sort {
             Sort::Ends => groups.sorted(|group| group.ends),
             Sort::Harm => groups.sorted(|group| (group.of(Harm::Lost), group.of(Harm::Possible), group.of(Harm::Unknown), group.ends)),

@@ -119,7 +119,7 @@ fn every_table_adds_up_to_all_records() {
     assert_eq!((part.total.of(Harm::Lost), part.total.of(Harm::Possible), part.total.of(Harm::Unknown)), (29, 13, 1));
     assert_eq!(part.total.lost_bytes, 29 * 1_234);
     for by in By::ALL {
-        let lines = part.lines(by, Sort::Ends);
+        let lines = part.lines(by, Sort::Ends, BUCKETS);
         assert_eq!(lines.iter().map(|line| line.group.ends).sum::<u64>(), part.total.ends, "{by:?}");
         assert_eq!(lines.iter().map(|line| line.group.lost_bytes).sum::<u64>(), part.total.lost_bytes, "{by:?}");
     }
@@ -130,7 +130,7 @@ fn the_order_is_the_one_that_was_asked_for() {
     let mut model = model();
     let mut first = |sort| {
         model.sort = sort;
-        model.shown().shown().lines(By::Cause, sort).iter().map(|line| line.of.unwrap()).collect::<Vec<_>>()[0]
+        model.shown().shown().lines(By::Cause, sort, BUCKETS).iter().map(|line| line.of.unwrap()).collect::<Vec<_>>()[0]
     };
     assert_eq!(first(Sort::Ends), Of::Cause(Cause::PeerAbortAfterResponse));
     assert_eq!(first(Sort::Harm), Of::Cause(Cause::CloseWithUnreadData));
@@ -149,7 +149,7 @@ fn a_flood_is_counted_and_only_its_end_is_kept() {
     let part = model.shown().shown();
     assert_eq!((part.total.ends, part.rows.len()), (all as u64, MAX_ROWS));
     assert_eq!(part.rows[0].number, 5_000, "the oldest that is kept");
-    let lines = part.lines(By::Remote, Sort::Ends);
+    let lines = part.lines(By::Remote, Sort::Ends, BUCKETS);
     assert_eq!(lines.len(), crate::rollup::MAX_GROUPS + 1);
     assert_eq!(lines.last().map(|line| (line.of, line.group.ends)), Some((None, (all - crate::rollup::MAX_GROUPS) as u64)));
     assert_eq!(part.total.ends, lines.iter().map(|line| line.group.ends).sum::<u64>());

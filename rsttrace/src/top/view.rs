@@ -194,7 +194,7 @@ impl View {
         };
         page.line(Line::styled(head, DIM));
 
-        let lines = part.lines(model.by, model.sort);
+        let lines = part.lines(model.by, model.sort, data.buckets());
         let hidden = lines.len().saturating_sub(rows);
         let end = page.y + rows as u16;
         for (at, line) in lines.iter().take(rows).enumerate() {

@@ -118,7 +118,12 @@ fn resource(attributes: Option<String>, service: Option<String>) -> Result<Vec<(
         let (name, value) = pair.split_once('=').ok_or("OTEL_RESOURCE_ATTRIBUTES: expected NAME=VALUE,...")?;
         all.push((name.trim().to_owned(), percent_decode_str(value.trim()).decode_utf8_lossy().into_owned()));
     }
+    // The name of its own wins over one in the list; an attribute is told once.
     all.extend(service.map(|name| ("service.name".to_owned(), name)));
+    all.reverse();
+    let mut seen = std::collections::HashSet::new();
+    all.retain(|(name, _): &(String, String)| seen.insert(name.clone()));
+    all.reverse();
     Ok(all)
 }
 
