@@ -1,7 +1,7 @@
 //! The live run: attach, say so, move events until told to stop, sum up.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io::{self, BufWriter, IsTerminal as _, Write},
     os::fd::{AsFd as _, AsRawFd, RawFd},
     path::Path,
@@ -173,6 +173,7 @@ pub async fn run(
         recorder,
         export,
         interim: None,
+        export_is_gone: Cell::new(false),
     };
     let mut child = live.spawn()?;
     if confined {
@@ -273,6 +274,8 @@ struct Live<'a, W: Write> {
     export: Option<Rc<RefCell<Tap>>>,
     /// What changes in a summary, when one was last written.
     interim: Option<[u64; 6]>,
+    /// That it has ended has been said.
+    export_is_gone: Cell<bool>,
 }
 
 /// A descriptor that is watched, and owned elsewhere.
@@ -431,9 +434,9 @@ impl<W: Write> Live<'_, W> {
     /// Hands on what waits.
     fn flush_export(&self) {
         let Some(export) = &self.export else { return };
-        let was_gone = export.borrow().is_gone();
         export.borrow_mut().flush();
-        if !was_gone && export.borrow().is_gone() {
+        // It may have been noticed by a record that found no reader.
+        if export.borrow().is_gone() && !self.export_is_gone.replace(true) {
             self.status.warn("the process that exports for rsttrace has ended: nothing is exported any more");
         }
     }
@@ -615,7 +618,8 @@ impl<W: Write> Live<'_, W> {
         }
         let dropped = self.export.as_ref().map_or(0, |export| export.borrow().dropped());
         if dropped > 0 {
-            self.status.permanent(&format!("{} records were not exported: the process that exports was too slow", grouped(dropped)));
+            let why = if self.export_is_gone.get() { "has ended" } else { "was too slow" };
+            self.status.permanent(&format!("{} records were not exported: the process that exports {why}", grouped(dropped)));
         }
     }
 }

@@ -113,11 +113,9 @@ impl Exporter {
         let mut lines = LineSplitter::with_limit(MAX_RECORD);
         let mut chunk = vec![0; CHUNK];
         loop {
-            tokio::select! {
-                read = read(&pipe, &mut chunk) => match read? {
-                    0 => break,
-                    n => lines.push(&chunk[..n], |line| self.take_line(line)),
-                },
+            match read(&pipe, &mut chunk).await? {
+                0 => break,
+                n => lines.push(&chunk[..n], |line| self.take_line(line)),
             }
         }
         if let (Some(otlp), Some(sending)) = (&self.otlp, sending) {

@@ -342,7 +342,7 @@ impl Otlp {
     }
 }
 
-/// What has been told of a collector that does not do as it should: each thing once, until it works again.
+/// What has been told of a collector that does not do as it should: each thing once; that it cannot be reached, until it works again.
 #[derive(Default)]
 struct Trouble {
     unreachable: bool,
