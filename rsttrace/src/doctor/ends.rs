@@ -106,7 +106,8 @@ fn lively(half: Half) -> Half {
 }
 
 fn verdict(half: Half, phase: &'static str, cause: &'static str, initiator: &'static str, harm: &'static str) -> Half {
-    half.is("phase", phase).is("cause", cause).is("initiator", initiator).is("harm", harm).must("verdict", Must::BeKnown)
+    let half = half.is("phase", phase).is("cause", cause).is("initiator", initiator).is("harm", harm).must("verdict", Must::BeKnown);
+    if harm == "none" { half.is("lost_bytes", 0).is("unconfirmed_bytes", 0) } else { half }
 }
 
 fn no_fin(half: Half) -> Half {
@@ -207,10 +208,11 @@ fn unread_close(lab: &Lab) -> io::Result<Vec<Half>> {
     let ours = no_fin(bytes(lab.half("client", &client), REQUEST, 0));
     let ours = lab.observed(ours, &client, "sendto", "ECONNRESET", "sock_send_length");
     let ours = lab.peer(lab.released(ours), &server, "close").is("peer.unread", REQUEST);
-    let ours = ours.is("end", "reset-received").is("state", "ESTABLISHED").is("harm", "lost");
+    let ours = ours.is("end", "reset-received").is("state", "ESTABLISHED").is("harm", "lost").is("lost_bytes", REQUEST);
     let theirs = no_fin(bytes(lab.half("server", &server), 0, REQUEST)).is("bytes.unread", REQUEST);
     let theirs = lab.released(lab.closed(theirs, "close")).is("reason", "TCP_ABORT_ON_CLOSE").is("seen", "never");
-    let theirs = theirs.is("end", "reset-sent").is("state", "ESTABLISHED").is("cause", "close-with-unread-data").is("harm", "lost");
+    let theirs = theirs.is("end", "reset-sent").is("state", "ESTABLISHED").is("cause", "close-with-unread-data");
+    let theirs = theirs.is("harm", "lost").is("lost_bytes", REQUEST);
 
     drop(server);
     client.wait_error()?;
