@@ -228,6 +228,25 @@ fn after_a_crash_what_was_complete_is_there() {
 }
 
 #[test]
+fn a_reader_of_stdout_that_goes_takes_nothing_from_the_recording() {
+    require_root!();
+    let (directory, netns) = (Directory::new(), NetNs::new());
+    let recording = directory.path("rec");
+    let stderr = directory.0.join("stderr");
+    let mut command = Command::new(binary());
+    command.args(["-a", "-j", "--netns", &netns.inode().to_string(), "-w", &recording]).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = command.stderr(File::create(&stderr).expect("a file")).spawn().expect("the tracer");
+    wait_until("the tracer is ready", || fs::read_to_string(&stderr).unwrap_or_default().contains("rsttrace: ready"));
+    workload(&netns);
+    // Nobody has read a line, and nobody will.
+    drop(child.stdout.take());
+    assert!(child.wait().expect("an end").success());
+    let told = lines(&replay(&["-jq", &recording]).stdout);
+    assert_eq!(told.iter().filter(|record| record["record"] == "teardown").count(), ENDS);
+    assert_eq!(told.last().expect("lines")["record"], "summary");
+}
+
+#[test]
 fn a_full_file_moves_on_and_nothing_is_missing() {
     require_root!();
     let (directory, netns) = (Directory::new(), NetNs::new());
