@@ -496,7 +496,8 @@ fn a_dead_collector_costs_bounded_memory_and_no_record() {
     assert!(most - before < MOST_KIB, "{before} KiB before, {most} KiB after");
     let run = tracer.stop();
     let all = told(&run).len();
-    assert!(all > CONNECTIONS, "{all}");
+    // The last connection may not have both its records yet.
+    assert!(all + 2 >= 2 * CONNECTIONS, "{all}");
     assert_eq!((&run.summary["lost"]["total"], run.status.success()), (&json!(0), true), "{}", run.stderr);
     let line = run.stderr.lines().find(|line| line.contains("not delivered")).expect("losses are told");
     let numbers: Vec<usize> = line.split([' ', ':']).filter_map(|word| word.replace(',', "").parse().ok()).collect();
