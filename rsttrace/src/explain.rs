@@ -7,13 +7,10 @@ use std::{
 
 use include_dir::{Dir, include_dir};
 
-use crate::{model::Cause, output::escape::for_terminal};
+use crate::{exit::USAGE, model::Cause, output::escape::for_terminal};
 
 /// One page per cause, the chapter of the documentation.
 static PAGES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../docs/causes");
-
-/// Bad usage.
-const USAGE: u8 = 2;
 
 /// Prints one page, or the list.
 pub fn run(cause: Option<&str>) -> ExitCode {

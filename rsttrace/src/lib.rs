@@ -10,6 +10,7 @@ pub mod decode;
 pub mod diff;
 pub mod doctor;
 pub mod enrich;
+pub mod exit;
 pub mod explain;
 pub mod export;
 pub mod filter;

@@ -1,12 +1,14 @@
 //! Parse, run, and map what went wrong to a message and an exit status.
 
-use std::{net::TcpListener, process::ExitCode};
+use std::{fmt::Display, net::TcpListener, process::ExitCode};
 
 use clap::Parser as _;
 use rsttrace::{
     cli::{self, Cli, Task},
     config::Config,
-    diff, doctor, explain, export,
+    diff, doctor,
+    exit::{FAILED, UNUSABLE, USAGE},
+    explain, export,
     follow::Doors,
     offline,
     output::escape::for_terminal,
@@ -16,88 +18,52 @@ use rsttrace::{
     status, top,
 };
 
-/// Failed while running.
-const FAILED: u8 = 1;
-/// Bad usage; clap exits with the same.
-const USAGE: u8 = 2;
-/// This machine cannot run it.
-const UNUSABLE: u8 = 3;
-
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let trace = match cli.task {
-        Some(Task::Explain { cause }) => return explain::run(cause.as_deref()),
-        Some(Task::Doctor(request)) => return doctor::run(&request),
-        Some(Task::Correlate(request)) => return offline(request, |request, columns| offline::run(&request, columns)),
-        Some(Task::Diff(request)) => return offline(request, |request, columns| diff::run(&request, columns)),
-        Some(Task::Replay(request)) => return offline(*request, replay::run),
-        Some(Task::Report(request)) => return offline(request, |request, _| report::run(&request)),
-        Some(Task::Top(request)) => return on_screen(*request),
-        None => cli.trace,
-    };
-    if !trace.replay.is_empty() {
-        let request = cli::Replay { files: trace.replay, select: trace.select, show: trace.show };
-        return offline(request, replay::run);
+    obey(Cli::parse()).unwrap_or_else(|code| code)
+}
+
+/// `Err` where something went wrong that has been said.
+fn obey(cli: Cli) -> Result<ExitCode, ExitCode> {
+    match cli.task {
+        Some(Task::Explain { cause }) => Ok(explain::run(cause.as_deref())),
+        Some(Task::Doctor(request)) => Ok(doctor::run(&request)),
+        Some(Task::Correlate(request)) => offline(request, |request, columns| offline::run(&request, columns)),
+        Some(Task::Diff(request)) => offline(request, |request, columns| diff::run(&request, columns)),
+        Some(Task::Replay(request)) => offline(*request, replay::run),
+        Some(Task::Report(request)) => offline(request, |request, _| report::run(&request)),
+        Some(Task::Top(request)) => {
+            let request = as_the_user(USAGE, || top::Request::try_from(*request))?;
+            top::run(&request).map_err(|error| failed(&format!("{error:#}")))
+        }
+        None if cli.trace.replay.is_empty() => trace(cli.trace),
+        None => {
+            let cli::Trace { replay: files, select, show, .. } = cli.trace;
+            offline(cli::Replay { files, select, show }, replay::run)
+        }
     }
+}
+
+fn trace(trace: cli::Trace) -> Result<ExitCode, ExitCode> {
     if trace.show.verbose >= 2 {
         // Both halves of rsttrace; the loader's own chatter only where RUST_LOG asks for it.
         env_logger::Builder::new().filter_module("rsttrace", log::LevelFilter::Debug).parse_default_env().init();
     }
-    let config = match sandbox::as_the_user(|| Config::try_from(trace)) {
-        Ok(Ok(config)) => config,
-        Err(error) => {
-            complain(&format!("cannot change capabilities: {error}"));
-            return FAILED.into();
-        }
-        Ok(Err(error)) => {
-            complain(&error.to_string());
-            return USAGE.into();
-        }
-    };
-    let export = match export_request(&config) {
-        Ok(request) => request,
-        Err(error) => {
-            complain(&error);
-            return FAILED.into();
-        }
-    };
+    let config = as_the_user(USAGE, || Config::try_from(trace))?;
+    let export = export_request(&config).map_err(|error| failed(&error))?;
     // Before there is a runtime: it forks.
-    let files = match config.log.as_ref().map(|log| Doors::new(log.paths.clone())).transpose() {
-        Ok(files) => files,
-        Err(error) => {
-            complain(&format!("cannot watch log files: {error} (fs.inotify.max_user_instances)"));
-            return FAILED.into();
-        }
-    };
-    let record = match config.record.as_ref().map(|record| record.open(!config.keep_privileges)).transpose() {
-        Ok(record) => record,
-        Err(error) => {
-            complain(&format!("{error:#}"));
-            return FAILED.into();
-        }
-    };
-    let export = match (!export.is_empty()).then(|| export::start(export)).transpose() {
-        Ok(export) => export,
-        Err(error) => {
-            complain(&format!("cannot fork: {error}; without --metrics and --otlp it would run"));
-            return FAILED.into();
-        }
-    };
+    let files = config.log.as_ref().map(|log| Doors::new(log.paths.clone())).transpose();
+    let files = files.map_err(|error| failed(&format!("cannot watch log files: {error} (fs.inotify.max_user_instances)")))?;
+    let record = config.record.as_ref().map(|record| record.open(!config.keep_privileges)).transpose();
+    let record = record.map_err(|error| failed(&format!("{error:#}")))?;
+    let export = (!export.is_empty()).then(|| export::start(export)).transpose();
+    let export = export.map_err(|error| failed(&format!("cannot fork: {error}; without --metrics and --otlp it would run")))?;
     let broker = (!config.keep_privileges).then(|| Broker::start(files.clone()));
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            complain(&format!("cannot start: {error}"));
-            return FAILED.into();
-        }
-    };
-    match runtime.block_on(run::run(config, files, record, broker, export)) {
-        Ok(code) => code,
-        Err(error) => {
-            complain(&format!("{error:#}"));
-            if error.is::<ProbeError>() { UNUSABLE.into() } else { FAILED.into() }
-        }
-    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| failed(&format!("cannot start: {error}")))?;
+    runtime.block_on(run::run(config, files, record, broker, export)).map_err(|error| {
+        let code = failed(&format!("{error:#}"));
+        if error.is::<ProbeError>() { UNUSABLE.into() } else { code }
+    })
 }
 
 /// What is listened on is bound before anything else happens.
@@ -114,46 +80,31 @@ fn export_request(config: &Config) -> Result<export::Request, String> {
 }
 
 /// What reads files that the user has named, and traces nothing.
-fn offline<Cli, Request>(cli: Cli, run: impl FnOnce(Request, Option<usize>) -> anyhow::Result<ExitCode>) -> ExitCode
+fn offline<Cli, Request>(cli: Cli, run: impl FnOnce(Request, Option<usize>) -> anyhow::Result<ExitCode>) -> Result<ExitCode, ExitCode>
 where
-    Request: TryFrom<Cli, Error: std::fmt::Display>,
+    Request: TryFrom<Cli, Error: Display>,
 {
-    let request = match Request::try_from(cli) {
-        Ok(request) => request,
-        Err(error) => {
-            complain(&error.to_string());
-            return USAGE.into();
-        }
-    };
-    match sandbox::as_the_user(|| run(request, status::columns())) {
-        Ok(Ok(code)) => code,
-        Ok(Err(error)) => {
+    let request = Request::try_from(cli).map_err(|error| {
+        complain(&error.to_string());
+        ExitCode::from(USAGE)
+    })?;
+    as_the_user(FAILED, || run(request, status::columns()))
+}
+
+/// `code`: the exit status where `work` fails.
+fn as_the_user<T, E: Display>(code: u8, work: impl FnOnce() -> Result<T, E>) -> Result<T, ExitCode> {
+    match sandbox::as_the_user(work) {
+        Ok(result) => result.map_err(|error| {
             complain(&format!("{error:#}"));
-            FAILED.into()
-        }
-        Err(error) => {
-            complain(&format!("cannot change capabilities: {error}"));
-            FAILED.into()
-        }
+            code.into()
+        }),
+        Err(error) => Err(failed(&format!("cannot change capabilities: {error}"))),
     }
 }
 
-fn on_screen(cli: cli::Top) -> ExitCode {
-    let request = match sandbox::as_the_user(|| top::Request::try_from(cli)) {
-        Ok(Ok(request)) => request,
-        Ok(Err(error)) => {
-            complain(&error.to_string());
-            return USAGE.into();
-        }
-        Err(error) => {
-            complain(&format!("cannot change capabilities: {error}"));
-            return FAILED.into();
-        }
-    };
-    top::run(&request).unwrap_or_else(|error| {
-        complain(&format!("{error:#}"));
-        FAILED.into()
-    })
+fn failed(message: &str) -> ExitCode {
+    complain(message);
+    FAILED.into()
 }
 
 /// What it says may quote arguments, which may come from anywhere.

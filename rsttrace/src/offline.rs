@@ -15,6 +15,7 @@ use crate::{
     applog::{Format, Line, LineSplitter, LogFormat, Parsed},
     config::Look,
     correlate::{Book, Correlator, Facts, LineClock, Origin, Patience, Window},
+    exit::FAILED,
     input::{self, Told, json::Saved},
     model::{Finding, LogLine},
     output::{
@@ -45,8 +46,6 @@ pub struct Request {
     pub look: Look,
 }
 
-/// A file had something that could not be read.
-const FAILED: u8 = 1;
 /// A stamp of whole seconds leaves records of about three seconds that it may mean.
 /// Records stand in the order in which they were told, which is not that of their times.
 const PATIENCE: Patience =

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 
 use crate::{
     config::Look,
+    exit::{FAILED, FOUND},
     filter::{Condition, Filter, Lineage, ProcessInfo},
     fold::Fold,
     input::{
@@ -42,11 +43,6 @@ pub struct Request {
     pub quiet: bool,
     pub count: Option<u64>,
 }
-
-/// A file had something that could not be read.
-const FAILED: u8 = 1;
-/// A record is what `--fail-on` asks for.
-const FOUND: u8 = 4;
 
 /// Runs it.
 ///

@@ -27,6 +27,7 @@ use crate::{
     correlate::{Book, Origin},
     decode::Decoder,
     enrich::Processes,
+    exit,
     export::Tap,
     filter::{Filter, ProcessSelector},
     fold::Fold,
@@ -62,9 +63,6 @@ const RECOUNT: Duration = Duration::from_secs(10);
 /// How often processes are looked at that have started since: who is killed with its connections cannot be
 /// looked at any more.
 const CENSUS: Duration = Duration::from_secs(10);
-
-/// Exit status where a record is what `--fail-on` asks for.
-const FOUND: u8 = 4;
 
 /// Runs until a signal, the end of the duration, of the count, of the command or of stdout. With a
 /// broker (or what kept it from starting) privileges are given up once everything is attached. What is
@@ -202,7 +200,7 @@ pub async fn run(
     }
     // What could not be written must not be tried again when the buffer is dropped.
     let _ = out.into_parts();
-    let code = if pipeline.outlet.failed { ExitCode::from(FOUND) } else { ExitCode::SUCCESS };
+    let code = if pipeline.outlet.failed { ExitCode::from(exit::FOUND) } else { ExitCode::SUCCESS };
     match result {
         Ok(()) => Ok(code),
         // Whoever read our output has gone: nothing is wrong, and nobody is left to tell.

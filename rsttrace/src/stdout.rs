@@ -22,6 +22,17 @@ const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// A pipe that has room takes this much without blocking (`PIPE_BUF`).
 const ATOMIC: usize = 4096;
 
+/// Writes all of it; a reader that has gone has seen enough.
+///
+/// # Errors
+/// What writing returns.
+pub fn write_all(bytes: &[u8]) -> io::Result<()> {
+    match io::stdout().write_all(bytes) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
 /// Writes to descriptor 1 without blocking beyond the end of the run.
 pub struct Stdout<F> {
     /// A signal has asked the run to end.

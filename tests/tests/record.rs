@@ -70,6 +70,17 @@ fn workload(netns: &NetNs) {
 /// Sockets that end in one workload.
 const ENDS: usize = 6;
 
+/// A tracer of one namespace that records in `rec`, with further flags.
+fn record(directory: &Directory, netns: &NetNs, flags: &[&str]) -> Tracer {
+    Tracer::start(&[&["-a", "--netns", &netns.inode().to_string(), "-w", &directory.path("rec")], flags].concat())
+}
+
+/// Works once more, and waits until all `rounds` of it are told.
+fn work(netns: &NetNs, tracer: &Tracer, rounds: usize) {
+    workload(netns);
+    tracer.wait_n("the ends", rounds * ENDS, |record| record["record"] == "teardown");
+}
+
 /// Output that goes to a file, byte for byte.
 struct Raw {
     child: std::process::Child,
@@ -157,9 +168,8 @@ fn a_replay_is_the_run_byte_for_byte() {
 fn filters_choose_from_a_recording_as_from_a_run() {
     require_root!();
     let (directory, netns) = (Directory::new(), NetNs::new());
-    let tracer = Tracer::start(&["-a", "--netns", &netns.inode().to_string(), "-w", &directory.path("rec")]);
-    workload(&netns);
-    tracer.wait_n("the ends", ENDS, |record| record["record"] == "teardown");
+    let tracer = record(&directory, &netns, &[]);
+    work(&netns, &tracer, 1);
     let run = tracer.stop();
     let some = run.teardowns().next().expect("a record");
     let port = some["local"]["port"].as_u64().expect("a port");
@@ -193,9 +203,8 @@ fn after_a_crash_what_was_complete_is_there() {
     require_root!();
     let (directory, netns) = (Directory::new(), NetNs::new());
     let recording = directory.path("rec");
-    let tracer = Tracer::start(&["-a", "--netns", &netns.inode().to_string(), "-w", &recording]);
-    workload(&netns);
-    tracer.wait_n("the ends", ENDS, |record| record["record"] == "teardown");
+    let tracer = record(&directory, &netns, &[]);
+    work(&netns, &tracer, 1);
     wait_until("they are in the file", || teardowns(&recording).len() == ENDS);
     tracer.signal(libc::SIGKILL);
     let run = tracer.finish_unchecked();
@@ -206,9 +215,8 @@ fn after_a_crash_what_was_complete_is_there() {
     // The next run goes on in it, and a block that was cut does not hide it.
     let whole = fs::read(&recording).expect("the file");
     fs::write(&recording, &whole[..whole.len() - 30]).expect("cut");
-    let tracer = Tracer::start(&["-a", "--netns", &netns.inode().to_string(), "-w", &recording]);
-    workload(&netns);
-    tracer.wait_n("the ends", ENDS, |record| record["record"] == "teardown");
+    let tracer = record(&directory, &netns, &[]);
+    work(&netns, &tracer, 1);
     let second = tracer.stop();
     let output = replay(&["-j", &recording]);
     assert_eq!(output.status.code(), Some(1));
@@ -252,14 +260,11 @@ fn a_full_file_moves_on_and_nothing_is_missing() {
     let (directory, netns) = (Directory::new(), NetNs::new());
     // A directory of somebody else, in whose name files are made all the same.
     std::os::unix::fs::chown(&directory.0, Some(65_534), Some(65_534)).expect("chown");
-    let recording = directory.path("rec");
-    let flags = ["--record-time", "1ms", "--record-files", "1000", "-w", &recording, "-a", "--netns", &netns.inode().to_string()];
-    let tracer = Tracer::start(&flags);
+    let tracer = record(&directory, &netns, &["--record-time", "1ms", "--record-files", "1000"]);
     let mut rounds = 0;
     while !directory.exists("rec.2") {
-        workload(&netns);
         rounds += 1;
-        tracer.wait_n("the ends", rounds * ENDS, |record| record["record"] == "teardown");
+        work(&netns, &tracer, rounds);
     }
     let run = tracer.stop();
     let mut files: Vec<_> = (1..1000).map(|n| format!("rec.{n}")).take_while(|name| directory.exists(name)).collect();
@@ -275,14 +280,12 @@ fn a_file_that_was_moved_away_is_made_again_on_sighup() {
     require_root!();
     let (directory, netns) = (Directory::new(), NetNs::new());
     let recording = directory.path("rec");
-    let tracer = Tracer::start(&["-a", "--netns", &netns.inode().to_string(), "-w", &recording]);
-    workload(&netns);
-    tracer.wait_n("the ends", ENDS, |record| record["record"] == "teardown");
+    let tracer = record(&directory, &netns, &[]);
+    work(&netns, &tracer, 1);
     fs::rename(&recording, directory.path("old")).expect("rename");
     tracer.signal(libc::SIGHUP);
     wait_until("a new file", || directory.exists("rec"));
-    workload(&netns);
-    tracer.wait_n("the ends", 2 * ENDS, |record| record["record"] == "teardown");
+    work(&netns, &tracer, 2);
     let run = tracer.stop();
     assert_eq!(teardowns(&directory.path("old")).len(), ENDS, "what came before is in the old one");
     assert_eq!(lines(&replay(&["-j", &directory.path("old"), &recording]).stdout), run.records);

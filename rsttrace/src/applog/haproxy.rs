@@ -80,21 +80,8 @@ impl Accept {
     }
 
     fn line(&self, fault: Fault, side: Side, stamp: DateTime, precision: Duration) -> LogLine {
-        LogLine {
-            time: LogTime { stamp: Stamp::Civil(stamp), precision },
-            fault,
-            side: Some(side),
-            process: None,
-            connection: None,
-            client: Some(self.client.clone()),
-            upstream: None,
-            request: None,
-            upstream_text: None,
-            host: None,
-            phrase: None,
-            unanswered: None,
-            raw: String::new(),
-        }
+        let time = LogTime { stamp: Stamp::Civil(stamp), precision };
+        LogLine { side: Some(side), client: Some(self.client.clone()), ..LogLine::new(time, fault, String::new()) }
     }
 }
 

@@ -59,20 +59,12 @@ impl<'a> Entry<'a> {
             Some(path) => Remote::Unix(path.to_owned()),
             None => Remote::of_address(self.client).unwrap_or_else(|| Remote::Name(self.client.to_owned())),
         };
+        let time = LogTime { stamp: Stamp::Absolute(self.time), precision: Duration::from_secs(1) };
         Some(LogLine {
-            time: LogTime { stamp: Stamp::Absolute(self.time), precision: Duration::from_secs(1) },
-            fault,
             side: Some(Side::Client),
-            process: None,
-            connection: None,
             client: Some(client),
-            upstream: None,
             request: (!matches!(self.request, "" | "-")).then(|| self.request.to_owned()),
-            upstream_text: None,
-            host: None,
-            phrase: None,
-            unanswered: None,
-            raw: raw.to_owned(),
+            ..LogLine::new(time, fault, raw.to_owned())
         })
     }
 }

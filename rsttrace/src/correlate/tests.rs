@@ -30,20 +30,15 @@ fn error(worker: u32, client: u8, at_ns: u64) -> Facts {
 
 /// The line about it, as its writer might word it.
 fn line(worker: u32, client: u8, number: u64) -> LogLine {
+    let time = LogTime { stamp: Stamp::Absolute(Timestamp::UNIX_EPOCH), precision: Duration::from_secs(1) };
+    let fault = Fault::Error { errno: Errno::ECONNRESET, calls: &["recvfrom"] };
     LogLine {
-        time: LogTime { stamp: Stamp::Absolute(Timestamp::UNIX_EPOCH), precision: Duration::from_secs(1) },
-        fault: Fault::Error { errno: Errno::ECONNRESET, calls: &["recvfrom"] },
         side: Some(Side::Client),
         process: Some(worker),
         connection: Some(number),
         client: Some(Remote::Tcp { addr: [127, 0, 0, client].into(), port: None }),
-        upstream: None,
         request: Some(format!("GET /{number} HTTP/1.1")),
-        upstream_text: None,
-        host: None,
-        phrase: None,
-        unanswered: None,
-        raw: format!("line {number}"),
+        ..LogLine::new(time, fault, format!("line {number}"))
     }
 }
 

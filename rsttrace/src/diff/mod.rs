@@ -5,7 +5,6 @@ pub mod poisson;
 
 use std::{
     hash::Hash,
-    io::{self, Write},
     net::IpAddr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -16,10 +15,12 @@ use jiff::Timestamp;
 
 use crate::{
     config::Look,
+    exit::FAILED,
     input::{Account, read_all},
     model::{Cause, Comm, Harm, Judged},
     output::{self, text::TextFormat},
     rollup::{Group, Groups},
+    stdout,
 };
 
 /// What is to be compared, and how to show it.
@@ -31,9 +32,6 @@ pub struct Request {
     pub json: bool,
     pub look: Look,
 }
-
-/// A file had something that could not be read.
-const FAILED: u8 = 1;
 
 /// Runs it.
 ///
@@ -48,11 +46,7 @@ pub fn run(request: &Request, columns: Option<usize>) -> anyhow::Result<ExitCode
         let text = TextFormat::new(request.look.on_stdout(Timestamp::UNIX_EPOCH));
         output::diff::write(&mut out, &comparison, &text, columns)?;
     }
-    match io::stdout().write_all(&out) {
-        // Whoever reads it may stop reading.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-        written => written.context("cannot write to stdout")?,
-    }
+    stdout::write_all(&out).context("cannot write to stdout")?;
     let faults = comparison.before.account.faults + comparison.after.account.faults;
     Ok(if faults > 0 { FAILED.into() } else { ExitCode::SUCCESS })
 }

@@ -28,6 +28,7 @@ use self::{
 use crate::{
     cli::Doctor,
     clock::tick_ns,
+    exit::{UNUSABLE, USAGE},
     output::{Rfc3339, escape::for_terminal, json},
     probe::{Options, Probe, ProbeError, attach, preflight},
     units,
@@ -41,10 +42,8 @@ const NOT_NEEDED: &str = "not needed: other hooks show it on this kernel, or it 
 /// How the reason begins why nothing is known of a hook.
 const UNTRIED: &str = "not tried";
 
-/// Exit statuses; 0: all fine.
+/// Exit status where not all is fine.
 const DEGRADED: u8 = 1;
-const USAGE: u8 = 2;
-const UNUSABLE: u8 = 3;
 
 /// Examines the machine and says what was found.
 pub fn run(request: &Doctor) -> ExitCode {

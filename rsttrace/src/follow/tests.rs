@@ -23,21 +23,8 @@ impl LogFormat for Numbers {
         if raw.parse::<u64>().is_err() {
             return Parsed::Malformed;
         }
-        Parsed::About(Box::new(LogLine {
-            time: LogTime { stamp: Stamp::Absolute(Timestamp::now()), precision: Duration::from_secs(1) },
-            fault: Fault::EndOfFile,
-            side: None,
-            process: None,
-            connection: None,
-            client: None,
-            upstream: None,
-            request: None,
-            upstream_text: None,
-            host: None,
-            phrase: None,
-            unanswered: None,
-            raw,
-        }))
+        let time = LogTime { stamp: Stamp::Absolute(Timestamp::now()), precision: Duration::from_secs(1) };
+        Parsed::About(Box::new(LogLine::new(time, Fault::EndOfFile, raw)))
     }
 }
 

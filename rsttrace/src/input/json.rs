@@ -395,21 +395,8 @@ impl TeardownLine {
 
 /// `time`: the record's. What lines said of times and errors has been used, and is not told.
 fn finding(log: Option<Log>, candidates: Vec<String>, time: Timestamp) -> Finding {
-    let line = |raw: String| LogLine {
-        time: LogTime { stamp: Stamp::Absolute(time), precision: Duration::ZERO },
-        fault: Fault::NotConnected,
-        side: None,
-        process: None,
-        connection: None,
-        client: None,
-        upstream: None,
-        request: None,
-        upstream_text: None,
-        host: None,
-        phrase: None,
-        unanswered: None,
-        raw,
-    };
+    let time = LogTime { stamp: Stamp::Absolute(time), precision: Duration::ZERO };
+    let line = |raw: String| LogLine::new(time, Fault::NotConnected, raw);
     let whole = |raw: String| Arc::new(line(raw));
     let Some(Log { side, client, upstream, request, host, phrase, line: raw, further }) = log else {
         return if candidates.is_empty() { Finding::Nothing } else { Finding::Ambiguous(candidates.into_iter().map(whole).collect()) };

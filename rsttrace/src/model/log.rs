@@ -123,6 +123,27 @@ pub struct LogLine {
     pub raw: String,
 }
 
+impl LogLine {
+    /// A line that says no more than that.
+    pub fn new(time: LogTime, fault: Fault, raw: String) -> Self {
+        Self {
+            time,
+            fault,
+            side: None,
+            process: None,
+            connection: None,
+            client: None,
+            upstream: None,
+            request: None,
+            upstream_text: None,
+            host: None,
+            phrase: None,
+            unanswered: None,
+            raw,
+        }
+    }
+}
+
 /// What the log has about one socket's end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Finding {

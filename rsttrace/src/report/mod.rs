@@ -6,7 +6,6 @@ mod timeline;
 use std::{
     cmp::Reverse,
     fs,
-    io::{self, Write},
     net::IpAddr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -17,6 +16,7 @@ use anyhow::{Context as _, bail};
 use self::timeline::Timeline;
 use crate::{
     cli,
+    exit::FAILED,
     input::{Account, read_all},
     model::{Cause, Comm, Harm, Judged},
     output::{
@@ -24,6 +24,7 @@ use crate::{
         text,
     },
     rollup::{Group, Groups},
+    stdout,
 };
 
 /// What to make a page of.
@@ -41,8 +42,6 @@ impl From<cli::Report> for Request {
     }
 }
 
-/// The file had something that could not be read.
-const FAILED: u8 = 1;
 /// Records that are shown one by one.
 const MAX_SHOWN: usize = 2_000;
 /// Bytes of one text of a record.
@@ -60,11 +59,7 @@ pub fn run(request: &Request) -> anyhow::Result<ExitCode> {
     let report = Report::read(file)?;
     let page = page::render(&report).into_string();
     if output.as_os_str() == "-" {
-        match io::stdout().write_all(page.as_bytes()) {
-            // Whoever reads it may stop reading.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            written => written.context("cannot write to stdout")?,
-        }
+        stdout::write_all(page.as_bytes()).context("cannot write to stdout")?;
     } else {
         fs::write(output, page).with_context(|| format!("cannot write {}", output.display()))?;
     }

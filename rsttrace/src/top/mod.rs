@@ -45,6 +45,7 @@ use signal_hook::{
 use self::{keys::Key, model::Model, view::View};
 use crate::{
     config::Look,
+    exit::{FAILED, FOUND},
     input::{Item, Records},
     sandbox,
 };
@@ -76,10 +77,6 @@ impl Request {
     }
 }
 
-/// The exit status where nothing else is known.
-const FAILED: u8 = 1;
-/// A record is what `--fail-on` asks for.
-const FOUND: i32 = 4;
 /// The screen is drawn at most so often.
 const FRAME: Duration = Duration::from_millis(100);
 /// Records that wait to be counted: a flood waits in the pipe, and a key behind no more than these.
@@ -420,7 +417,7 @@ impl Tracer {
 
     /// To be asked once it has closed its stdout.
     fn has_failed(&mut self) -> bool {
-        self.child.wait().map_or(true, |status| !matches!(status.code(), Some(0 | FOUND)))
+        self.child.wait().map_or(true, |status| !status.success() && status.code() != Some(FOUND.into()))
     }
 
     /// Waits for its end, and tells what it said; its exit status is ours.
