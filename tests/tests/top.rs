@@ -264,7 +264,8 @@ fn the_screen_says_what_the_json_records_say() {
     // The tracer's own losses are told while it runs.
     screen.wait("no losses", |text| text.contains("tracer lost 0 events"));
 
-    // Details have the sentence of the record and the page of its cause.
+    // Details have the sentence of the record and the page of its cause; how long the record is depends on names.
+    screen.resize(60, 80);
     screen.press("\r");
     let unread = records.iter().rfind(|record| record["harm"] == "lost").expect("a record");
     screen

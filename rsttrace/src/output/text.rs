@@ -328,11 +328,19 @@ impl TextFormat {
             let part_width = if columns.is_none() { 0 } else { self.width(part) };
             let joint = if first { " " } else { "; " };
             if used + joint.len() + part_width + 1 > limit {
-                lines.truncate(lines.trim_end().len());
-                if !first {
-                    lines.push(';');
+                // A line of its own is no gain where this one has nothing but the time.
+                if used + joint.len() > indent {
+                    lines.truncate(lines.trim_end().len());
+                    if !first {
+                        lines.push(';');
+                    }
+                    lines.push('\n');
+                    lines.push_str(&" ".repeat(indent));
+                    used = indent;
+                } else {
+                    lines.push_str(joint);
+                    used += joint.len();
                 }
-                used = indent;
                 self.wrap(&mut lines, part, &mut used, indent, limit);
             } else {
                 lines.push_str(joint);
@@ -345,10 +353,8 @@ impl TextFormat {
         lines
     }
 
-    /// A part that begins a line of its own, broken between words where it must be.
+    /// A part that begins at the indentation, broken between words where it must be.
     fn wrap(&self, lines: &mut String, part: &str, used: &mut usize, indent: usize, limit: usize) {
-        lines.push('\n');
-        lines.push_str(&" ".repeat(indent));
         for (i, word) in unbroken(part).enumerate() {
             let width = self.width(word);
             if i > 0 && *used + 1 + width + 1 > limit {
