@@ -158,7 +158,7 @@ complete -c rsttrace -n "__fish_rsttrace_needs_command" -f -a "doctor" -d 'Say w
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -f -a "correlate" -d 'Join saved records with saved logs, as --error-log does while they are made'
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -f -a "join" -d 'Join saved records with saved logs, as --error-log does while they are made'
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -f -a "diff" -d 'Compare two files of records, such as before and after a deploy'
-complete -c rsttrace -n "__fish_rsttrace_needs_command" -f -a "report" -d 'Make a page of a file of records: timeline, causes explained, top talkers, every verdict'
+complete -c rsttrace -n "__fish_rsttrace_needs_command" -f -a "report" -d 'Make a page of records: timeline, causes explained, top talkers, every verdict'
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -f -a "replay" -d 'Show what was recorded with --record or saved with --json, with the same filters and outputs'
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -f -a "top" -d 'Show on the whole terminal, live, how connections end: by cause, process, remote address and port'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand explain" -s h -l help -d 'Print help'

@@ -100,7 +100,7 @@ pub enum Task {
     /// A difference that may be chance is not called one (docs/diff.md). Reads recordings and what --json wrote; - is
     /// standard input. Exit status: 0 compared, 1 something could not be read.
     Diff(Diff),
-    /// Make a page of a file of records: timeline, causes explained, top talkers, every verdict
+    /// Make a page of records: timeline, causes explained, top talkers, every verdict
     ///
     /// One HTML file that needs nothing else and asks no network. Exit status: 0 made, 1 something could not be read.
     Report(Report),
@@ -144,9 +144,9 @@ pub struct Diff {
 /// What to make a page of.
 #[derive(Clone, Debug, Args)]
 pub struct Report {
-    /// A recording, or what rsttrace --json wrote; - is standard input
-    #[arg(value_name = "FILE")]
-    pub file: std::path::PathBuf,
+    /// Recordings, or what rsttrace --json wrote, one after the other; - is standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<std::path::PathBuf>,
 
     /// Where the page goes; a file that is there is replaced. - is standard output
     #[arg(short, long, value_name = "FILE")]
@@ -388,7 +388,7 @@ pub struct Trace {
     pub record_time: Option<std::time::Duration>,
 
     /// Keep N files in all, and remove the oldest
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000), help_heading = "Record and replay")]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000), requires = "record", help_heading = "Record and replay")]
     pub record_files: u32,
 
     /// Keep the last TIME in memory, and write it to the file of --record on SIGUSR2 or --trigger
@@ -396,7 +396,7 @@ pub struct Trace {
     pub keep: Option<std::time::Duration>,
 
     /// Memory that --keep may take, compressed; beyond it the oldest is dropped
-    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size, help_heading = "Record and replay")]
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size, requires = "keep", help_heading = "Record and replay")]
     pub keep_size: u64,
 
     /// With --keep: write what is kept when a record is like this: harm=lost, cause=keepalive-race

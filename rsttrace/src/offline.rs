@@ -156,7 +156,7 @@ impl Join<'_> {
                 Some(Item::Record(told)) => {
                     let facts = match &told.saved {
                         Saved::Teardown(judged) => vec![Facts::of(judged)],
-                        Saved::Late(late) => vec![Facts::of_late(late)],
+                        Saved::Late(late, _) => vec![Facts::of_late(late)],
                         _ => Vec::new(),
                     };
                     self.correlator.push_record(now_ns, facts, told);
@@ -233,7 +233,7 @@ impl Join<'_> {
                 let columns = self.columns;
                 self.text_from(judged.teardown.at_ns).write(out, &judged, None, &clock, columns)
             }
-            Saved::Late(late) => {
+            Saved::Late(late, _) => {
                 let columns = self.columns;
                 self.text_from(late.at_ns).write_late(out, &late, &finding, &clock, columns)
             }

@@ -20,7 +20,7 @@ use crate::{
         Source, Told,
         json::{Saved, Start, Sums},
     },
-    model::{Finding, Judged, Party},
+    model::{Judged, Party},
     outlet::{Ends, Format, Outlet, People, Story},
     output::{WallClock, json, text::TextFormat},
     stdout::Stdout,
@@ -139,14 +139,14 @@ impl Replay {
             _ => self.tell_first(out)?,
         }
         match saved {
-            Saved::Late(late) if self.is_json() => {
+            Saved::Late(late, _) if self.is_json() => {
                 if self.outlet.chooses_late(&late, &mut self.people) {
                     write_line(out, &line)
                 } else {
                     Ok(())
                 }
             }
-            Saved::Late(late) => self.outlet.tell(out, self.columns, Story::Late(late, Finding::Nothing), &mut self.people),
+            Saved::Late(late, log) => self.outlet.tell(out, self.columns, Story::Late(late, log), &mut self.people),
             Saved::Start(start) => self.tell_start(&line, &start, out),
             Saved::Summary(sums) => {
                 // There may be several of a run: the latest counts.

@@ -493,6 +493,8 @@ fn noticed_late(wait: std::time::Duration) {
             "cookie": server.cookie,
             "local": identity["local"],
             "remote": identity["remote"],
+            "netns": identity["netns"],
+            "end": "reset-received",
             "observer": server.observer("recvfrom", "ECONNRESET"),
         }),
     );

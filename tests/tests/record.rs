@@ -199,6 +199,33 @@ fn filters_choose_from_a_recording_as_from_a_run() {
 }
 
 #[test]
+fn an_error_that_was_noticed_late_is_chosen_by_what_its_socket_was() {
+    require_root!();
+    let (directory, netns) = (Directory::new(), NetNs::new());
+    let tracer = record(&directory, &netns, &["--join-timeout", "200ms"]);
+    let mut pair = Pair::inside(&netns);
+    pair.client.abort();
+    tracer.wait("an end that is not noticed yet", |record| record["seen"] == "not-yet");
+    assert_eq!(pair.server.fails("recv 10"), "ECONNRESET");
+    let late = tracer.wait("a late observation", |record| record["record"] == "late-observation");
+    tracer.stop();
+    let (here, elsewhere) = (netns.inode().to_string(), (netns.inode() + 1).to_string());
+    let cases: [(&[&str], bool); 6] = [
+        (&["--netns", &here], true),
+        (&["--netns", &elsewhere], false),
+        (&["--end", "reset-received"], true),
+        (&["--end", "timeout"], false),
+        (&["--pid", "server"], true),
+        (&["--pid", "client"], false),
+    ];
+    for (flags, chosen) in cases {
+        let told = lines(&replay(&[&["-jq", &directory.path("rec")], flags].concat()).stdout);
+        let found: Vec<_> = told.iter().filter(|record| record["record"] == "late-observation").collect();
+        assert_eq!(found, [&late].into_iter().filter(|_| chosen).collect::<Vec<_>>(), "{flags:?}");
+    }
+}
+
+#[test]
 fn after_a_crash_what_was_complete_is_there() {
     require_root!();
     let (directory, netns) = (Directory::new(), NetNs::new());

@@ -190,6 +190,12 @@ fn the_page_shows_the_records_runs_nothing_of_theirs_and_asks_no_network() {
     let page = saved.join("page.html");
     assert_eq!(fs::read_to_string(recorded.join("page.html")).ok(), fs::read_to_string(&page).ok(), "a recording says what JSON says");
     assert_eq!(text(&rsttrace(&["report", "run", "-o", "-"], &saved)).into_bytes(), fs::read(&page).expect("the page"));
+    // A file that was full in the middle of the run.
+    let lines = fs::read_to_string(saved.join("run")).expect("the records");
+    let middle = lines.match_indices('\n').nth(lines.lines().count() / 2).expect("a line").0 + 1;
+    fs::write(saved.join("run.1"), &lines[..middle]).and_then(|()| fs::write(saved.join("run.0"), &lines[middle..])).expect("two files");
+    let both = text(&rsttrace(&["report", "run.1", "run.0", "-o", "-"], &saved));
+    assert_eq!(both.replace("run.1, run.0", "run").into_bytes(), fs::read(&page).expect("the page"));
 
     let mut browser = Browser::start();
     // What this test rests on: a request is seen, whether or not it comes to anything.

@@ -74,7 +74,7 @@ impl Side {
     /// When the file cannot be opened or read.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let mut side = Self::default();
-        side.account = read_all(path, |judged| side.add(&judged))?;
+        side.account = read_all(&[path], |judged| side.add(&judged))?;
         Ok(side)
     }
 

@@ -54,7 +54,7 @@ impl Metrics {
         match saved {
             Saved::Teardown(judged) => totals.add(judged),
             // Its record had no observer.
-            Saved::Late(late) => late.observer.delay_ns.into_iter().for_each(|ns| totals.all.delay.add(ns)),
+            Saved::Late(late, _) => late.observer.delay_ns.into_iter().for_each(|ns| totals.all.delay.add(ns)),
             Saved::Start(start) => totals.start = Some(start.clone()),
             Saved::Summary(sums) => totals.sums = Some(sums.clone()),
             Saved::Folded(_) | Saved::Other => {}

@@ -13,7 +13,7 @@ use crate::model::Judged;
 /// What a file tells of the run, or runs, that it was written by.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
-    /// As the file is called, safe for a terminal.
+    /// As the files are called, safe for a terminal.
     pub name: String,
     /// Of the first run.
     pub start: Option<Start>,
@@ -44,22 +44,26 @@ pub struct Account {
     sums: Option<Box<Sums>>,
 }
 
-/// Reads a file (`-`: standard input) to its end, telling faults on stderr; `each` takes its records.
+/// Reads files (`-`: standard input) one after the other, telling faults on stderr; `each` takes their records. A run may
+/// go on from one file to the next.
 ///
 /// # Errors
-/// When the file cannot be opened or read.
-pub fn read_all(path: &Path, mut each: impl FnMut(Judged)) -> anyhow::Result<Account> {
-    let mut source = Source::open(path)?;
-    let mut account = Account { name: source.name.clone(), ..Account::default() };
-    while let Some(told) = source.next()? {
-        account.add(&told.saved);
-        if let Saved::Teardown(judged) = told.saved {
-            each(*judged);
+/// When a file cannot be opened or read.
+pub fn read_all(paths: &[impl AsRef<Path>], mut each: impl FnMut(Judged)) -> anyhow::Result<Account> {
+    let mut sources = paths.iter().map(|path| Source::open(path.as_ref())).collect::<anyhow::Result<Vec<_>>>()?;
+    let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
+    let mut account = Account { name: names.join(", "), ..Account::default() };
+    for source in &mut sources {
+        while let Some(told) = source.next()? {
+            account.add(&told.saved);
+            if let Saved::Teardown(judged) = told.saved {
+                each(*judged);
+            }
         }
+        source.sum_up();
+        account.faults += source.faults;
     }
     account.end_run();
-    source.sum_up();
-    account.faults = source.faults;
     Ok(account)
 }
 
@@ -67,7 +71,7 @@ impl Account {
     fn add(&mut self, saved: &Saved) {
         match saved {
             Saved::Teardown(_) => self.teardowns += 1,
-            Saved::Late(_) => self.late += 1,
+            Saved::Late(..) => self.late += 1,
             Saved::Folded(count) => self.folded = self.folded.saturating_add(*count),
             Saved::Start(start) => {
                 self.end_run();

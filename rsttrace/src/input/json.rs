@@ -21,7 +21,7 @@ const SCHEMA: u32 = 1;
 #[derive(Debug)]
 pub enum Saved {
     Teardown(Box<Judged>),
-    Late(Box<LateObservation>),
+    Late(Box<LateObservation>, Finding),
     Start(Start),
     Summary(Box<Sums>),
     /// So many ends that `--rate-limit` kept from being records.
@@ -35,7 +35,7 @@ impl Saved {
     pub fn at_ns(&self) -> Option<u64> {
         match self {
             Self::Teardown(judged) => Some(judged.teardown.at_ns),
-            Self::Late(late) => Some(late.at_ns),
+            Self::Late(late, _) => Some(late.at_ns),
             _ => None,
         }
     }
@@ -282,7 +282,13 @@ struct LateLine {
     cookie: Option<u64>,
     local: Endpoint,
     remote: Endpoint,
+    /// Not told by versions before these keys.
+    netns: Option<u32>,
+    end: Option<String>,
     observer: Observer,
+    log: Option<Log>,
+    #[serde(default)]
+    log_candidates: Vec<String>,
 }
 
 /// Reads one line.
@@ -300,7 +306,7 @@ pub fn read(line: &[u8]) -> Result<Saved, String> {
     }
     match header.record.as_str() {
         "teardown" => serde_json::from_slice::<TeardownLine>(line).map_err(words)?.read().map(|judged| Saved::Teardown(Box::new(judged))),
-        "late-observation" => serde_json::from_slice::<LateLine>(line).map_err(words)?.read().map(|late| Saved::Late(Box::new(late))),
+        "late-observation" => serde_json::from_slice::<LateLine>(line).map_err(words)?.read(),
         "start" => serde_json::from_slice(line).map(Saved::Start).map_err(words),
         "summary" => serde_json::from_slice(line).map(Saved::Summary).map_err(words),
         "folded" => serde_json::from_slice::<FoldedLine>(line).map_err(words).map(|folded| Saved::Folded(folded.count)),
@@ -474,17 +480,19 @@ fn damage(lost: u64, unconfirmed: u64, unread_there: u64, unread_here: u64) -> D
 }
 
 impl LateLine {
-    fn read(self) -> Result<LateObservation, String> {
-        Ok(LateObservation {
+    fn read(self) -> Result<Saved, String> {
+        let log = finding(self.log, self.log_candidates, self.time);
+        let late = LateObservation {
             at_ns: nanoseconds(self.time)?,
             cookie: self.cookie,
             local: self.local.into(),
             remote: self.remote.into(),
-            netns: None,
-            end: EndKind::ResetReceived,
+            netns: self.netns,
+            end: self.end.map_or(Ok(EndKind::ResetReceived), |end| one_of(EndKind::ALL, EndKind::name, &end))?,
             owner: None,
             observer: self.observer.read()?,
-        })
+        };
+        Ok(Saved::Late(Box::new(late), log))
     }
 }
 
@@ -578,6 +586,39 @@ mod tests {
             value["evidence"]["reason_from"] = serde_json::Value::Null;
         }
         assert_eq!(before, after);
+    }
+
+    #[test]
+    fn an_error_noticed_late_that_is_read_and_written_says_the_same() {
+        let Ok(Saved::Teardown(judged)) = read(LINE.as_bytes()) else { panic!("the corpus has a record") };
+        let t = &judged.teardown;
+        let late = LateObservation {
+            at_ns: t.at_ns,
+            cookie: t.cookie,
+            local: t.local,
+            remote: t.remote,
+            netns: t.netns,
+            end: EndKind::ResetSent,
+            owner: None,
+            observer: t.observer.clone().unwrap(),
+        };
+        let line = |late: &LateObservation, log: &Finding| {
+            let mut line = Vec::new();
+            json::JsonFormat::default().write_late(&mut line, late, log, &WallClock::new(0, 0)).unwrap();
+            String::from_utf8(line).unwrap()
+        };
+        for log in [Finding::Nothing, finding(None, vec!["one".to_owned(), "two".to_owned()], Timestamp::UNIX_EPOCH)] {
+            let written = line(&late, &log);
+            let Ok(Saved::Late(again, its_log)) = read(written.as_bytes()) else { panic!("{:?}", read(written.as_bytes())) };
+            assert_eq!((again.netns, again.end), (late.netns, EndKind::ResetSent));
+            assert_eq!(line(&again, &its_log), written);
+        }
+        // As versions before wrote it.
+        let mut old: serde_json::Value = serde_json::from_str(&line(&late, &Finding::Nothing)).unwrap();
+        for key in ["netns", "end", "log_candidates"] {
+            old.as_object_mut().unwrap().remove(key);
+        }
+        assert!(matches!(read(old.to_string().as_bytes()), Ok(Saved::Late(late, Finding::Nothing)) if late.netns.is_none()));
     }
 
     #[test]

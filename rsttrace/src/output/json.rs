@@ -419,6 +419,8 @@ impl JsonFormat {
                 cookie: late.cookie,
                 local: endpoint(late.local),
                 remote: endpoint(late.remote),
+                netns: late.netns,
+                end: Word(late.end.name()),
                 observer: observer(&late.observer),
                 log: certain(log).map(Rare),
                 log_candidates: Strings(candidates(log)),

@@ -31,14 +31,14 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Request {
     /// `-`: standard input.
-    pub file: PathBuf,
+    pub files: Vec<PathBuf>,
     /// `-`: standard output.
     pub output: PathBuf,
 }
 
 impl From<cli::Report> for Request {
-    fn from(cli::Report { file, output }: cli::Report) -> Self {
-        Self { file, output }
+    fn from(cli::Report { files, output }: cli::Report) -> Self {
+        Self { files, output }
     }
 }
 
@@ -52,11 +52,11 @@ const MAX_TEXT: usize = 600;
 /// # Errors
 /// When a file cannot be opened, read or written.
 pub fn run(request: &Request) -> anyhow::Result<ExitCode> {
-    let Request { file, output } = request;
-    if are_same(file, output) {
-        bail!("{} is the file of records itself: give the page another name", for_terminal(&output.to_string_lossy()));
+    let Request { files, output } = request;
+    if files.iter().any(|file| are_same(file, output)) {
+        bail!("{} is a file of records itself: give the page another name", for_terminal(&output.to_string_lossy()));
     }
-    let report = Report::read(file)?;
+    let report = Report::read(files)?;
     let page = page::render(&report).into_string();
     if output.as_os_str() == "-" {
         stdout::write_all(page.as_bytes()).context("cannot write to stdout")?;
@@ -130,9 +130,9 @@ impl Shown {
 }
 
 impl Report {
-    fn read(path: &Path) -> anyhow::Result<Self> {
+    fn read(files: &[PathBuf]) -> anyhow::Result<Self> {
         let mut report = Self::default();
-        report.account = read_all(path, |judged| report.add(&judged))?;
+        report.account = read_all(files, |judged| report.add(&judged))?;
         report.choose();
         Ok(report)
     }

@@ -174,7 +174,7 @@ fn losses(account: &Account) -> Markup {
         ),
         (account.evicted, format!("{} found no room in the tracer: a larger --max-sockets helps.", plural(account.evicted, "socket"))),
         (account.undecodable, format!("{} could not be decoded.", plural(account.undecodable, "event"))),
-        (account.faults, format!("{} of this file could not be read.", plural(account.faults, "place"))),
+        (account.faults, format!("{} could not be read.", plural(account.faults, "place"))),
         (
             account.runs.saturating_sub(account.summed_up),
             "The last line of a run is missing: what the tracer lost is not known.".to_owned(),

@@ -448,7 +448,7 @@ impl Model {
                 let second = if self.now.span == Span::Whole { judged.teardown.at_ns / 1_000_000_000 } else { second };
                 self.now.add(*judged, second, &self.matcher);
             }
-            Saved::Late(_) => self.origin.late += 1,
+            Saved::Late(..) => self.origin.late += 1,
             Saved::Folded(n) => self.origin.folded = self.origin.folded.saturating_add(n),
             Saved::Start(start) => self.origin.start = Some(start),
             Saved::Summary(sums) => self.origin.sums = Some(sums),

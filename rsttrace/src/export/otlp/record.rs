@@ -46,7 +46,7 @@ pub fn log_record(line: &[u8], saved: &Saved, observed_ns: u64) -> Option<LogRec
             let harm = judged.verdict.harm;
             (judged.teardown.at_ns, "rsttrace.teardown", severity(harm), harm.name(), judged.verdict.words.clone())
         }
-        Saved::Late(late) => (late.at_ns, "rsttrace.late_observation", SeverityNumber::Info, "late", late_words(late)),
+        Saved::Late(late, _) => (late.at_ns, "rsttrace.late_observation", SeverityNumber::Info, "late", late_words(late)),
         _ => return None,
     };
     let fields: Map<String, Value> = serde_json::from_slice(line).ok()?;
