@@ -42,7 +42,7 @@ use crate::{
     recording::{Message, Recorder},
     sandbox::{Broker, Sandbox},
     status::Status,
-    stdout::Stdout,
+    stdout::{Forgiving, Stdout},
     units::grouped,
 };
 
@@ -145,7 +145,7 @@ pub async fn run(
             status.losses(lost());
         }
     };
-    let mut out = BufWriter::with_capacity(64 * 1024, Stdout::new(Arc::clone(&signals.stopping), end, say_losses));
+    let mut out = BufWriter::with_capacity(64 * 1024, Forgiving::new(Stdout::new(Arc::clone(&signals.stopping), end, say_losses)));
     if pipeline.outlet.filter.chooses_processes() {
         choose_processes(&probe, &mut pipeline);
     }
@@ -183,13 +183,9 @@ pub async fn run(
         Err(error) => Err(error),
     };
     manager.stopping();
-    let result = match result {
-        Ok(()) => live.finish(),
-        Err(error) => Err(error),
-    };
-    if result.is_err() {
-        live.finish_unread();
-    }
+    // Whoever reads stdout may have gone: what else is told of the run gets the rest.
+    let finished = live.finish();
+    let result = result.and(finished);
     live.close_recording();
     live.say_summary();
     if live.export.as_ref().is_some_and(|export| !export.borrow_mut().finish()) {
@@ -260,7 +256,7 @@ struct Live<'a, W: Write> {
     probe: &'a mut Probe,
     pipeline: &'a mut Pipeline,
     status: &'a Status,
-    out: &'a mut BufWriter<W>,
+    out: &'a mut BufWriter<Forgiving<W>>,
     config: &'a Config,
     /// The duration is over then.
     end: Option<std::time::Instant>,
@@ -313,6 +309,7 @@ impl<W: Write> Live<'_, W> {
         let mut looks = false;
         loop {
             let moved = self.move_events()?;
+            self.out.get_mut().check()?;
             looks |= moved != Moved::Nothing;
             if self.pipeline.outlet.done() {
                 return Ok(());
@@ -583,16 +580,8 @@ impl<W: Write> Live<'_, W> {
         self.update_summary();
         self.pipeline.outlet.tell_summary(self.out)?;
         self.pipeline.outlet.tell_table(self.out, self.status.columns())?;
-        self.out.flush()
-    }
-
-    /// Who reads stdout has gone, or does not read: what else is told of the run gets the rest.
-    fn finish_unread(&mut self) {
-        let mut nobody = io::sink();
-        self.update_summary();
-        // Nothing can fail here.
-        let _ = self.pipeline.finish(&mut nobody, None);
-        let _ = self.pipeline.outlet.tell_summary(&mut nobody);
+        self.out.flush()?;
+        self.out.get_mut().check()
     }
 
     fn close_recording(&self) {

@@ -1,5 +1,5 @@
-//! Standard output that can be given up: a reader that has stopped reading must not keep a run
-//! from ending, nor from saying what is lost meanwhile.
+//! Standard output that can be given up: a reader that has stopped reading, or has gone, must not keep a run
+//! from ending, nor from saying what is lost meanwhile, nor from telling others.
 
 use std::{
     io::{self, ErrorKind, Write},
@@ -86,5 +86,81 @@ impl<F: FnMut()> Write for Stdout<F> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Once writing has failed, takes everything and writes nothing: who else is told of a run is told the rest.
+#[derive(Debug)]
+pub struct Forgiving<W> {
+    inner: W,
+    has_failed: bool,
+    failure: Option<io::Error>,
+}
+
+impl<W> Forgiving<W> {
+    pub fn new(inner: W) -> Self {
+        Self { inner, has_failed: false, failure: None }
+    }
+
+    /// Says once that writing has failed.
+    ///
+    /// # Errors
+    /// What it failed by.
+    pub fn check(&mut self) -> io::Result<()> {
+        self.failure.take().map_or(Ok(()), Err)
+    }
+
+    /// `otherwise`: the result where nothing is written any more.
+    fn attempt<T>(&mut self, otherwise: T, write: impl FnOnce(&mut W) -> io::Result<T>) -> io::Result<T> {
+        if self.has_failed {
+            return Ok(otherwise);
+        }
+        match write(&mut self.inner) {
+            // The caller tries again.
+            Err(error) if error.kind() != ErrorKind::Interrupted => {
+                self.has_failed = true;
+                self.failure = Some(error);
+                Ok(otherwise)
+            }
+            written => written,
+        }
+    }
+}
+
+impl<W: Write> Write for Forgiving<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.attempt(bytes.len(), |inner| inner.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.attempt((), W::flush)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_written_is_said_once_and_then_taken_by_nobody() {
+        struct Closed(u32);
+        impl Write for Closed {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                self.0 += 1;
+                Err(ErrorKind::BrokenPipe.into())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut out = Forgiving::new(Closed(0));
+        for _ in 0..2 {
+            out.write_all(b"lost").unwrap();
+            out.flush().unwrap();
+        }
+        assert_eq!(out.check().unwrap_err().kind(), ErrorKind::BrokenPipe);
+        out.check().unwrap();
+        assert_eq!(out.inner.0, 1, "it is not tried again");
     }
 }
