@@ -7,12 +7,13 @@ use std::{
     sync::Arc,
 };
 
+use foldhash::HashSet;
 use smallvec::SmallVec;
 
 use crate::{
     filter::{Condition, Filter, Lineage},
     fold::Fold,
-    model::{Finding, Judged, LateObservation, LogLine},
+    model::{Finding, Judged, LateObservation, LogLine, Seen},
     output::{
         WallClock,
         json::{self, JsonFormat},
@@ -71,6 +72,9 @@ pub trait Sink: fmt::Debug {
     fn next_deadline_ns(&self) -> Option<u64>;
 }
 
+/// Ends whose error may still be noticed and then shown, where a verdict decides.
+const MAX_AWAITED: usize = 1 << 16;
+
 /// Everything between a judged record and the bytes of a line.
 #[derive(Debug)]
 pub struct Outlet {
@@ -93,6 +97,8 @@ pub struct Outlet {
     /// Shown records of an error that a call returned, and no line of a log about it.
     pub errors_without_line: u64,
     pub sinks: Vec<Box<dyn Sink>>,
+    /// Cookies of ends that were shown for their verdict, and that nobody had noticed yet.
+    awaited: HashSet<u64>,
     /// Of records that are done with: the next ones may use their memory.
     pub spent: Vec<Judged>,
     pub now_ns: u64,
@@ -117,6 +123,7 @@ impl Outlet {
             show_unmatched: false,
             errors_without_line: 0,
             sinks: Vec::new(),
+            awaited: HashSet::default(),
             spent: Vec::new(),
             now_ns: 0,
             json: JsonFormat::default(),
@@ -207,11 +214,12 @@ impl Outlet {
         Ok(())
     }
 
-    /// Whether an observation that came after its record is shown; then it is counted as such.
+    /// Whether an observation that came after its record is shown; then it is counted as such. (Its end has been counted
+    /// either way.)
     pub fn chooses_late(&mut self, late: &LateObservation, people: &mut impl People) -> bool {
-        let chosen = self.filter.accepts_late(late, people);
-        let counted = if chosen { &mut self.summary.late } else { &mut self.summary.filtered };
-        *counted += 1;
+        let is_awaited = !self.filter.asks_for_verdicts() || late.cookie.is_none_or(|cookie| self.awaited.remove(&cookie));
+        let chosen = is_awaited && self.filter.accepts_late(late, people);
+        self.summary.late += u64::from(chosen);
         self.printed += u64::from(chosen);
         chosen
     }
@@ -226,6 +234,10 @@ impl Outlet {
         if !self.filter.accepts(judged, people) {
             self.summary.filtered += 1;
             return false;
+        }
+        let t = &judged.teardown;
+        if self.filter.asks_for_verdicts() && t.seen == Seen::NotYet && self.awaited.len() < MAX_AWAITED {
+            self.awaited.extend(t.cookie);
         }
         self.failed |= self.fail_on.iter().any(|condition| condition.is_met(judged));
         self.errors_without_line += u64::from(judged.teardown.observer.is_some() && judged.log == Finding::Nothing);

@@ -1,6 +1,7 @@
 //! `rsttrace replay`: what was recorded or saved, shown as if it happened now.
 
 use std::{
+    collections::BTreeMap,
     io::{self, BufWriter, Write},
     num::NonZeroU32,
     path::PathBuf,
@@ -17,12 +18,12 @@ use crate::{
     filter::{Condition, Filter, Lineage, ProcessInfo},
     fold::Fold,
     input::{
-        Source, Told,
-        json::{Saved, Start, Sums},
+        Account, Source, Told, Totals,
+        json::{Saved, Start},
     },
     model::{Judged, Party},
     outlet::{Ends, Format, Outlet, People, Story},
-    output::{WallClock, json, text::TextFormat},
+    output::{WallClock, escape::is_harmless_text, json, text::TextFormat},
     stdout::Stdout,
 };
 
@@ -44,6 +45,8 @@ pub struct Request {
     pub count: Option<u64>,
 }
 
+const SECOND_NS: u64 = 1_000_000_000;
+
 /// Runs it.
 ///
 /// # Errors
@@ -53,7 +56,9 @@ pub fn run(request: Request, columns: Option<usize>) -> anyhow::Result<ExitCode>
     let mut sources = request.files.iter().map(|path| Source::open(path)).collect::<anyhow::Result<Vec<_>>>()?;
     let quiet = request.quiet;
     let mut replay = Replay::new(request, columns);
-    let written = replay.all(&mut sources, &mut out).and_then(|()| out.flush());
+    let read = replay.read(&mut sources, &mut out);
+    replay.sum_up();
+    let written = read.and_then(|()| replay.finish(&mut out)).and_then(|()| out.flush());
     let _ = out.into_parts();
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
@@ -83,8 +88,7 @@ struct Replay {
     started: Option<Timestamp>,
     /// A socket whose other end, of this host too, may be the next record: both are one line of text.
     first: Option<End>,
-    /// Of the present run, as it was told last.
-    sums: Option<Box<Sums>>,
+    account: Account,
     people: Recorded,
 }
 
@@ -101,10 +105,20 @@ impl Replay {
         outlet.fold = rate_limit.map(Fold::new);
         outlet.fail_on = fail_on;
         outlet.summary.filters = !filter_words.is_empty();
-        Self { outlet, columns, filter_words, is_verbatim, look, started: None, first: None, sums: None, people: Recorded::default() }
+        Self {
+            outlet,
+            columns,
+            filter_words,
+            is_verbatim,
+            look,
+            started: None,
+            first: None,
+            account: Account::default(),
+            people: Recorded::default(),
+        }
     }
 
-    fn all(&mut self, sources: &mut [Source], out: &mut impl Write) -> io::Result<()> {
+    fn read(&mut self, sources: &mut [Source], out: &mut impl Write) -> io::Result<()> {
         for source in sources {
             while let Some(told) = source.next()? {
                 if self.outlet.done() {
@@ -113,8 +127,10 @@ impl Replay {
                 self.tell(*told, out)?;
             }
         }
-        self.tell_first(out)?;
-        self.end_run();
+        self.tell_first(out)
+    }
+
+    fn finish(&mut self, out: &mut impl Write) -> io::Result<()> {
         self.outlet.tick(out, self.columns, u64::MAX)?;
         if !self.is_verbatim && self.is_json() {
             json::write_summary(out, &self.outlet.summary)?;
@@ -127,17 +143,15 @@ impl Replay {
     }
 
     fn tell(&mut self, told: Told, out: &mut impl Write) -> io::Result<()> {
-        if let Some(at_ns) = told.saved.at_ns() {
-            self.begin(WallClock::new(0, 0).at(at_ns));
-            self.outlet.now_ns = self.outlet.now_ns.max(at_ns);
-            self.outlet.tick(out, self.columns, self.outlet.now_ns)?;
-        }
+        let at_ns = told.saved.at_ns();
+        self.account.add(&told.saved);
         let Told { line, saved } = told;
         match saved {
             Saved::Teardown(judged) => return self.tell_end((line, judged), out),
             // The other end would have been the next.
             _ => self.tell_first(out)?,
         }
+        at_ns.map_or(Ok(()), |at_ns| self.advance(at_ns, out))?;
         match saved {
             Saved::Late(late, _) if self.is_json() => {
                 if self.outlet.chooses_late(&late, &mut self.people) {
@@ -148,17 +162,11 @@ impl Replay {
             }
             Saved::Late(late, log) => self.outlet.tell(out, self.columns, Story::Late(late, log), &mut self.people),
             Saved::Start(start) => self.tell_start(&line, &start, out),
-            Saved::Summary(sums) => {
-                // There may be several of a run: the latest counts.
-                self.sums = Some(sums);
-                self.tell_other(&line, out)
-            }
-            Saved::Teardown(_) | Saved::Folded(_) | Saved::Other => self.tell_other(&line, out),
+            Saved::Teardown(_) | Saved::Summary(_) | Saved::Folded(_) | Saved::Other => self.tell_other(&line, out),
         }
     }
 
     fn tell_start(&mut self, line: &[u8], start: &Start, out: &mut impl Write) -> io::Result<()> {
-        self.end_run();
         self.begin(start.time);
         self.outlet.summary.filters |= !start.filters.is_empty();
         if !self.is_json() || self.is_verbatim {
@@ -189,8 +197,19 @@ impl Replay {
         self.first.take().map_or(Ok(()), |first| self.tell_ends([first], out))
     }
 
+    /// It is so late now.
+    fn advance(&mut self, at_ns: u64, out: &mut impl Write) -> io::Result<()> {
+        self.begin(WallClock::new(0, 0).at(at_ns));
+        // Another file may be of the same hours.
+        let goes_back = at_ns.saturating_add(SECOND_NS) < self.outlet.now_ns;
+        self.outlet.now_ns = if goes_back { at_ns } else { self.outlet.now_ns.max(at_ns) };
+        self.outlet.tick(out, self.columns, if goes_back { u64::MAX } else { self.outlet.now_ns })?;
+        Ok(())
+    }
+
     /// What is told together.
-    fn tell_ends(&mut self, ends: impl IntoIterator<Item = End>, out: &mut impl Write) -> io::Result<()> {
+    fn tell_ends<const N: usize>(&mut self, ends: [End; N], out: &mut impl Write) -> io::Result<()> {
+        ends.iter().map(|(_, judged)| judged.teardown.at_ns).max().map_or(Ok(()), |at_ns| self.advance(at_ns, out))?;
         if !self.is_json() {
             let ends: Ends = ends.into_iter().map(|(_, judged)| *judged).inspect(|judged| self.people.learn(judged)).collect();
             self.outlet.spent.clear();
@@ -224,24 +243,28 @@ impl Replay {
         self.outlet.summary.stopped = self.outlet.summary.stopped.max(at);
     }
 
-    /// Adds what only the end of a run tells.
-    fn end_run(&mut self) {
-        let Some(sums) = self.sums.take() else { return };
+    /// Adds what only the ends of runs tell.
+    fn sum_up(&mut self) {
+        self.account.end_run();
+        let Totals { told: _, orderly, lost, undecodable, evicted, filtered } = self.account.totals();
         let summary = &mut self.outlet.summary;
-        summary.stopped = summary.stopped.max(sums.stopped);
-        let add = |sum: &mut u64, n: u64| *sum = sum.saturating_add(n);
-        add(&mut summary.orderly_in_kernel, sums.orderly);
-        add(&mut summary.lost_records, sums.lost.records);
-        add(&mut summary.undecodable, sums.undecodable);
-        add(&mut summary.evicted, sums.evicted);
-        add(&mut summary.filtered, sums.filtered);
-        for (name, n) in &sums.lost.by_hook {
-            let Some(name) = rsttrace_common::hook::NAMES.iter().find(|known| *known == name) else { continue };
-            match summary.lost_by_hook.iter_mut().find(|(known, _)| known == name) {
-                Some((_, sum)) => add(sum, *n),
-                None => summary.lost_by_hook.push((name, *n)),
-            }
+        if let Some((_, until_ns)) = self.account.span_ns {
+            summary.stopped = summary.stopped.max(WallClock::new(0, 0).at(until_ns));
         }
+        summary.orderly_in_kernel = orderly;
+        summary.lost_records = lost.records;
+        summary.untold_runs = lost.untold_runs;
+        summary.undecodable = undecodable;
+        summary.evicted = evicted;
+        summary.filtered = summary.filtered.saturating_add(filtered);
+        summary.folded = self.account.folded;
+        // What is not known to this version has no name here.
+        let known = |by_hook: BTreeMap<String, u64>| {
+            let name = |name: &str| rsttrace_common::hook::NAMES.iter().copied().find(|known| *known == name);
+            by_hook.into_iter().filter_map(|(hook, n)| Some((name(&hook)?, n))).collect()
+        };
+        summary.lost_by_hook = known(lost.by_hook);
+        summary.skipped = known(lost.skipped);
     }
 }
 
@@ -252,7 +275,11 @@ fn are_partners(a: &Judged, b: &Judged) -> bool {
     first.is_some() && second.is_some() && of_peer(a) == second && of_peer(b) == first
 }
 
+/// As it was, unless a terminal would do something else than show it: ours never would.
 fn write_line(out: &mut impl Write, line: &[u8]) -> io::Result<()> {
+    if !is_harmless_text(line) {
+        return json::line(out, &serde_json::from_str::<serde_json::Value>(&String::from_utf8_lossy(line))?);
+    }
     out.write_all(line)?;
     out.write_all(b"\n")
 }

@@ -3,13 +3,14 @@
 
 use std::{
     fs::{self, File},
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use rsttrace_tests::{NetNs, Pair, Tracer, binary, require_root, wait_until};
-use serde_json::Value;
+use rsttrace_tests::{NetNs, Pair, Tracer, binary, peers::abort, require_root, wait_until};
+use serde_json::{Value, json};
 
 /// A directory that is gone with its test.
 struct Directory(PathBuf);
@@ -262,9 +263,9 @@ fn after_a_crash_what_was_complete_is_there() {
     );
 }
 
-#[test]
-fn a_reader_of_stdout_that_goes_takes_nothing_from_the_recording() {
-    require_root!();
+/// A run whose stdout nobody reads, while so many connections are aborted; then something happens that ends it. What was
+/// recorded.
+fn recorded_unread(connections: usize, end: impl FnOnce(&mut std::process::Child)) -> Vec<Value> {
     let (directory, netns) = (Directory::new(), NetNs::new());
     let recording = directory.path("rec");
     let stderr = directory.0.join("stderr");
@@ -272,13 +273,48 @@ fn a_reader_of_stdout_that_goes_takes_nothing_from_the_recording() {
     command.args(["-a", "-j", "--netns", &netns.inode().to_string(), "-w", &recording]).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.stderr(File::create(&stderr).expect("a file")).spawn().expect("the tracer");
     wait_until("the tracer is ready", || fs::read_to_string(&stderr).unwrap_or_default().contains("rsttrace: ready"));
-    workload(&netns);
-    // Nobody has read a line, and nobody will.
-    drop(child.stdout.take());
+    netns.run_in(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        for _ in 0..connections {
+            let client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+            let server = listener.accept().expect("its other end");
+            abort(client);
+            drop(server);
+        }
+    });
+    end(&mut child);
     assert!(child.wait().expect("an end").success());
     let told = lines(&replay(&["-jq", &recording]).stdout);
-    assert_eq!(told.iter().filter(|record| record["record"] == "teardown").count(), ENDS);
-    assert_eq!(told.last().expect("lines")["record"], "summary");
+    let summary = told.last().expect("lines");
+    assert_eq!((&summary["record"], &summary["lost"]["total"]), (&json!("summary"), &json!(0)));
+    let ended: u64 = summary["sockets"].as_object().expect("sums").values().filter_map(Value::as_u64).sum();
+    assert_eq!(ended, told.iter().filter(|record| record["record"] == "teardown").count() as u64);
+    told
+}
+
+#[test]
+fn a_reader_of_stdout_that_goes_takes_nothing_from_the_recording() {
+    require_root!();
+    // More than pipe and buffers hold, and less.
+    for connections in [300, 3] {
+        let told = recorded_unread(connections, |child| drop(child.stdout.take()));
+        assert_eq!(told.iter().filter(|record| record["record"] == "teardown").count(), 2 * connections);
+    }
+}
+
+#[test]
+fn nor_does_one_that_does_not_read() {
+    require_root!();
+    let told = recorded_unread(300, |child| {
+        let waits_for_room = || {
+            let call = fs::read_to_string(format!("/proc/{}/syscall", child.id())).unwrap_or_default();
+            [libc::SYS_poll, libc::SYS_ppoll].iter().any(|poll| call.starts_with(&format!("{poll} ")))
+        };
+        wait_until("the tracer waits for its reader", waits_for_room);
+        // SAFETY: our own child, not reaped yet.
+        unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGINT) };
+    });
+    assert_eq!(told.iter().filter(|record| record["record"] == "teardown").count(), 600);
 }
 
 #[test]

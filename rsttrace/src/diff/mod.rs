@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use crate::{
     config::Look,
     exit::FAILED,
-    input::{Account, read_all},
+    input::{Account, Totals, read_all},
     model::{Cause, Comm, Harm, Judged},
     output::{self, text::TextFormat},
     rollup::{Group, Groups},
@@ -320,11 +320,13 @@ fn notes(before: &Side, after: &Side) -> Vec<String> {
         }
     }
     for (when, side) in [("before", before), ("after", after)] {
-        let Account { lost_records, undecodable, folded, evicted, faults, runs, summed_up, .. } = &side.account;
+        let Account { folded, faults, runs, .. } = &side.account;
+        let Totals { lost, undecodable, evicted, .. } = side.account.totals();
         for (n, what) in [
-            (*lost_records, "records lost by the tracer"),
-            (*evicted, "sockets that found no room in the tracer"),
-            (*undecodable, "events that the tracer could not decode"),
+            (lost.records, "records lost by the tracer"),
+            (evicted, "sockets that found no room in the tracer"),
+            (undecodable, "events that the tracer could not decode"),
+            (lost.skipped.values().sum(), "runs of the tracer's programs that the kernel skipped, and perhaps as many events"),
             (*folded, "ends folded by --rate-limit"),
             (*faults, "places that could not be read"),
         ] {
@@ -332,7 +334,7 @@ fn notes(before: &Side, after: &Side) -> Vec<String> {
                 notes.push(format!("{when}: {n} {what}, which are not counted here"));
             }
         }
-        if *runs > *summed_up {
+        if lost.untold_runs > 0 {
             notes.push(format!("{when}: without its last line; what the tracer lost is not known"));
         }
         if *runs == 0 {

@@ -143,7 +143,12 @@ impl Filter {
             && self.accepts_parties(t.parties(), t.held_ns(), lineage)
     }
 
-    /// Whether an observation that came after its record is shown.
+    /// What an end is chosen by is not in all that is told of it.
+    pub fn asks_for_verdicts(&self) -> bool {
+        !(self.harms.is_empty() && self.causes.is_empty())
+    }
+
+    /// Whether an observation that came after its record is shown, as far as it tells itself.
     pub fn accepts_late(&self, late: &LateObservation, lineage: &mut dyn Lineage) -> bool {
         self.accepts_connection(late.local, late.remote, late.netns, late.end, Some(late.observer.errno))
             && self.accepts_parties(late.parties(), late.at_ns, lineage)

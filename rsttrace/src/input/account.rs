@@ -1,16 +1,16 @@
 //! A whole file of records, and what it says of its run beside them.
 
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
 use jiff::Timestamp;
 
 use super::{
     Source,
-    json::{Saved, Start, Sums},
+    json::{Lost, Saved, Start, Sums},
 };
 use crate::model::Judged;
 
-/// What a file tells of the run, or runs, that it was written by.
+/// What files tell of the run, or runs, that they were written by.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
     /// As the files are called, safe for a terminal.
@@ -27,21 +27,57 @@ pub struct Account {
     pub late: u64,
     /// Ends that `--rate-limit` kept from being records.
     pub folded: u64,
-    /// Runs whose last line is there: of others it is not known what they lost.
-    pub summed_up: u64,
-    /// The sums of all those.
-    pub orderly: u64,
-    pub lost_events: u64,
-    pub lost_records: u64,
-    pub lost_by_hook: BTreeMap<String, u64>,
-    pub undecodable: u64,
-    pub evicted: u64,
-    pub filtered: u64,
     /// What could not be read.
     pub faults: u64,
+    /// Of the runs that are over.
+    totals: Totals,
     /// Of the present run: its time so far, and its sums.
     run_ns: Option<(u64, u64)>,
     sums: Option<Box<Sums>>,
+}
+
+/// What the last lines of runs tell, added up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Last lines.
+    pub told: u64,
+    /// Orderly ends that are no records.
+    pub orderly: u64,
+    /// What is told of; of [`Lost::untold_runs`] nothing is known.
+    pub lost: Lost,
+    pub undecodable: u64,
+    pub evicted: u64,
+    pub filtered: u64,
+}
+
+impl Totals {
+    /// `None`: a run, or a part of one, whose last line is not there.
+    fn add(&mut self, sums: Option<&Sums>) {
+        let Some(Sums { orderly, lost, undecodable, evicted, filtered, .. }) = sums else {
+            self.lost.untold_runs += 1;
+            return;
+        };
+        self.told += 1;
+        let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
+        add(&mut self.orderly, *orderly);
+        add(&mut self.lost.total, lost.total);
+        add(&mut self.lost.records, lost.records);
+        add(&mut self.lost.untold_runs, lost.untold_runs);
+        for (sums, more) in [(&mut self.lost.by_hook, &lost.by_hook), (&mut self.lost.skipped, &lost.skipped)] {
+            for (hook, more) in more.iter().filter(|(_, more)| **more > 0) {
+                add(sums.entry(hook.clone()).or_default(), *more);
+            }
+        }
+        add(&mut self.undecodable, *undecodable);
+        add(&mut self.evicted, *evicted);
+        add(&mut self.filtered, *filtered);
+    }
+
+    /// Nothing is known to be missing, and nothing is not known.
+    pub fn is_whole(&self) -> bool {
+        let Lost { total, skipped, untold_runs, .. } = &self.lost;
+        self.told > 0 && skipped.is_empty() && total + untold_runs + self.evicted + self.undecodable == 0
+    }
 }
 
 /// Reads files (`-`: standard input) one after the other, telling faults on stderr; `each` takes their records. A run may
@@ -68,7 +104,8 @@ pub fn read_all(paths: &[impl AsRef<Path>], mut each: impl FnMut(Judged)) -> any
 }
 
 impl Account {
-    fn add(&mut self, saved: &Saved) {
+    /// Takes what comes next of a file, whatever it is.
+    pub fn add(&mut self, saved: &Saved) {
         match saved {
             Saved::Teardown(_) => self.teardowns += 1,
             Saved::Late(..) => self.late += 1,
@@ -79,9 +116,8 @@ impl Account {
                 self.extend_to(since_1970(start.time));
                 self.start.get_or_insert_with(|| start.clone());
             }
-            // The latest of a run counts.
+            // The latest of a run counts. When the run began its first line says: this may be but the end of it.
             Saved::Summary(sums) => {
-                self.extend_to(since_1970(sums.started));
                 self.extend_to(since_1970(sums.stopped));
                 self.sums = Some(sums.clone());
             }
@@ -92,30 +128,27 @@ impl Account {
         }
     }
 
+    /// As it stands, the present run included.
+    pub fn totals(&self) -> Totals {
+        let mut totals = self.totals.clone();
+        if self.run_ns.is_some() {
+            totals.add(self.sums.as_deref());
+        }
+        totals
+    }
+
     fn extend_to(&mut self, at_ns: u64) {
         let (from, to) = self.run_ns.get_or_insert((at_ns, at_ns));
         (*from, *to) = ((*from).min(at_ns), (*to).max(at_ns));
     }
 
-    fn end_run(&mut self) {
+    /// Nothing more comes of the present run.
+    pub fn end_run(&mut self) {
         if let Some((from, to)) = self.run_ns.take() {
             self.traced_ns = self.traced_ns.saturating_add(to - from);
             let (first, last) = self.span_ns.get_or_insert((from, to));
             (*first, *last) = ((*first).min(from), (*last).max(to));
-        }
-        if let Some(sums) = self.sums.take() {
-            self.summed_up += 1;
-            let Sums { orderly, lost, undecodable, evicted, filtered, .. } = *sums;
-            let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
-            add(&mut self.orderly, orderly);
-            add(&mut self.lost_events, lost.total);
-            add(&mut self.lost_records, lost.records);
-            add(&mut self.undecodable, undecodable);
-            add(&mut self.evicted, evicted);
-            add(&mut self.filtered, filtered);
-            for (hook, more) in lost.by_hook.into_iter().filter(|(_, more)| *more > 0) {
-                add(self.lost_by_hook.entry(hook).or_default(), more);
-            }
+            self.totals.add(self.sums.take().as_deref());
         }
     }
 }
@@ -156,8 +189,26 @@ mod tests {
         account.end_run();
         let hours = 3 * 3_600 + 47 * 60 + 32;
         assert_eq!(account.traced_ns / 1_000_000_000, 10 + hours);
-        assert_eq!((account.runs, account.summed_up, account.orderly, account.lost_records, account.filtered), (2, 1, 5, 1, 3));
+        let totals = account.totals();
+        assert_eq!((account.runs, totals.told, totals.orderly, totals.lost.records, totals.filtered), (2, 1, 5, 1, 3));
         assert_eq!((account.teardowns, account.folded), (1, 7));
-        assert_eq!(account.lost_by_hook.iter().collect::<Vec<_>>(), [(&"a".to_owned(), &2)]);
+        assert_eq!(totals.lost.by_hook.iter().collect::<Vec<_>>(), [(&"a".to_owned(), &2)]);
+        assert_eq!(totals.lost.untold_runs, 1, "of the second run nothing is known");
+    }
+
+    #[test]
+    fn the_end_of_a_run_lasts_as_long_as_its_records_and_its_sums_are_those_of_no_other_run() {
+        let mut account = Account::default();
+        // The last of several files: the run began long before, and the next one ended without a word.
+        account.add(&summary("2026-11-26T10:00:10Z", 1));
+        account.add(
+            &read(br#"{"schema":1,"record":"start","time":"2026-11-26T10:00:20Z","version":"1","kernel":"6","host":"h","filters":[]}"#)
+                .unwrap(),
+        );
+        assert_eq!((account.totals().told, account.totals().lost.untold_runs), (1, 1));
+        account.add(&summary("2026-11-26T10:00:25Z", 1));
+        assert_eq!((account.totals().told, account.totals().lost.untold_runs, account.totals().lost.total), (2, 0, 4));
+        account.end_run();
+        assert_eq!((account.traced_ns / 1_000_000_000, account.totals().told), (5, 2));
     }
 }

@@ -65,13 +65,19 @@ pub struct Sums {
 }
 
 /// Events that the tracer lost.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Lost {
     pub total: u64,
     /// Records that are missing for it.
     #[serde(default)]
     pub records: u64,
     pub by_hook: BTreeMap<String, u64>,
+    /// Runs of its programs that the kernel skipped.
+    #[serde(default)]
+    pub skipped: BTreeMap<String, u64>,
+    /// Runs whose last line is missing, where it tells of a file.
+    #[serde(default)]
+    pub untold_runs: u64,
 }
 
 #[derive(Deserialize)]
@@ -600,7 +606,7 @@ mod tests {
             netns: t.netns,
             end: EndKind::ResetSent,
             owner: None,
-            observer: t.observer.clone().unwrap(),
+            observer: t.observer.unwrap(),
         };
         let line = |late: &LateObservation, log: &Finding| {
             let mut line = Vec::new();

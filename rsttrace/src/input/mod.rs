@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::Context as _;
 
-pub use self::account::{Account, read_all};
+pub use self::account::{Account, Totals, read_all};
 use self::blocks::Blocks;
 use crate::{
     applog::{Line, LineSplitter},

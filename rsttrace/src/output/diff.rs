@@ -156,7 +156,7 @@ fn side_value(side: &Side) -> Value {
         "teardowns": side.all.ends,
         "lost_bytes": side.all.lost_bytes,
         "unconfirmed_bytes": side.all.unconfirmed_bytes,
-        "lost_records": account.lost_records,
+        "lost_records": account.totals().lost.records,
         "folded": account.folded,
         "faults": account.faults,
     })

@@ -27,6 +27,11 @@ pub fn cut(text: &str, bytes: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{}…", &text[..text.floor_char_boundary(bytes)]))
 }
 
+/// A terminal shows all of it, and does nothing else.
+pub fn is_harmless_text(text: &[u8]) -> bool {
+    text.iter().all(|b| matches!(b, b' '..=b'~')) || std::str::from_utf8(text).is_ok_and(|text| text.chars().all(is_harmless))
+}
+
 /// Printable: a terminal shows it, and does nothing else.
 pub fn is_harmless(c: char) -> bool {
     matches!(c, '"' | '\'' | '\\') || c.escape_debug().len() == 1

@@ -208,6 +208,7 @@ struct Lost<'a> {
     records: u64,
     by_hook: BTreeMap<&'a str, u64>,
     skipped: BTreeMap<&'a str, u64>,
+    untold_runs: u64,
 }
 
 /// Writes the first line.
@@ -251,6 +252,7 @@ pub fn write_summary(out: &mut impl Write, summary: &Summary) -> io::Result<()> 
                 records: summary.lost_records,
                 by_hook: summary.lost_by_hook.iter().copied().collect(),
                 skipped: summary.skipped.iter().copied().collect(),
+                untold_runs: summary.untold_runs,
             },
             undecodable: summary.undecodable,
             evicted: summary.evicted,

@@ -36,6 +36,10 @@ pub struct Summary {
     pub lost_records: u64,
     /// Runs of our programs that the kernel skipped, by hook.
     pub skipped: Vec<(&'static str, u64)>,
+    /// Of a file: runs that do not tell what they lost, because their last line is not there.
+    pub untold_runs: u64,
+    /// Of a file: ends that `--rate-limit` kept from being records.
+    pub folded: u64,
     pub undecodable: u64,
     pub evicted: u64,
     pub filtered: u64,
@@ -198,7 +202,17 @@ impl Summary {
         if !skipped.is_empty() {
             writeln!(out, "the kernel skipped runs within runs: as many events may be missing ({})", skipped.join(", "))?;
         }
-        if lost == 0 && self.undecodable == 0 && self.evicted == 0 {
+        if self.folded > 0 {
+            writeln!(out, "{} more were folded by --rate-limit when this was saved, and are not counted", grouped(self.folded))?;
+        }
+        if self.untold_runs > 0 {
+            let runs = if self.untold_runs == 1 {
+                "a run's last line was".to_owned()
+            } else {
+                format!("{} last lines were", grouped(self.untold_runs))
+            };
+            writeln!(out, "what the tracer lost is not known: {runs} not read")?;
+        } else if lost == 0 && self.undecodable == 0 && self.evicted == 0 {
             match self.audit.as_ref().and_then(agreement) {
                 Some(words) => writeln!(out, "tracer lost 0 events; {words}")?,
                 None => writeln!(out, "tracer lost 0 events")?,

@@ -9,7 +9,7 @@ use pulldown_cmark::{Event, HeadingLevel, Options, Parser, Tag, TagEnd};
 use super::{MAX_SHOWN, Report, Shown};
 use crate::{
     explain,
-    input::Account,
+    input::{Account, Totals},
     model::{Cause, Comm, Harm},
     output::{
         escape::{cut, for_terminal},
@@ -162,36 +162,41 @@ fn cards(report: &Report) -> Markup {
 
 /// What is not in the numbers.
 fn losses(account: &Account) -> Markup {
-    let hooks = account.lost_by_hook.iter().map(|(hook, n)| format!("{} {}", grouped(*n), text(hook))).collect::<Vec<_>>().join(", ");
+    let totals = account.totals();
+    let Totals { lost, orderly, undecodable, evicted, filtered, .. } = &totals;
+    let hooks = lost.by_hook.iter().map(|(hook, n)| format!("{} {}", grouped(*n), text(hook))).collect::<Vec<_>>().join(", ");
     let warnings = [
         (
-            account.lost_events,
+            lost.total,
             format!(
                 "The tracer lost {}, and with them {} ({hooks}): a larger --buffer helps.",
-                plural(account.lost_events, "event"),
-                plural(account.lost_records, "record")
+                plural(lost.total, "event"),
+                plural(lost.records, "record")
             ),
         ),
-        (account.evicted, format!("{} found no room in the tracer: a larger --max-sockets helps.", plural(account.evicted, "socket"))),
-        (account.undecodable, format!("{} could not be decoded.", plural(account.undecodable, "event"))),
-        (account.faults, format!("{} could not be read.", plural(account.faults, "place"))),
         (
-            account.runs.saturating_sub(account.summed_up),
-            "The last line of a run is missing: what the tracer lost is not known.".to_owned(),
+            lost.skipped.values().sum(),
+            format!(
+                "The kernel skipped {} of the tracer's programs: as many events may be missing.",
+                plural(lost.skipped.values().sum(), "run")
+            ),
         ),
+        (*evicted, format!("{} found no room in the tracer: a larger --max-sockets helps.", plural(*evicted, "socket"))),
+        (*undecodable, format!("{} could not be decoded.", plural(*undecodable, "event"))),
+        (account.faults, format!("{} could not be read.", plural(account.faults, "place"))),
+        (lost.untold_runs, "The last line of a run is missing: what the tracer lost is not known.".to_owned()),
         (u64::from(account.runs == 0), "The first line of the run is missing: host, kernel and filters are not known.".to_owned()),
         (account.folded, format!("{} more were folded by --rate-limit, and are not counted on this page.", plural(account.folded, "end"))),
     ];
-    let whole = account.runs > 0 && account.summed_up >= account.runs && account.lost_events + account.evicted + account.undecodable == 0;
     let besides = [
-        (account.orderly, "ended in order and are no records"),
-        (account.filtered, "did not match the filters"),
+        (*orderly, "ended in order and are no records"),
+        (*filtered, "did not match the filters"),
         (account.late, "errors were noticed after their record"),
     ];
     html! {
         @for (_, words) in warnings.iter().filter(|(n, _)| *n > 0) { p.warning { (words) } }
         p.note #besides {
-            @if whole { "The tracer lost 0 events. " }
+            @if totals.is_whole() { "The tracer lost 0 events. " }
             @for (n, words) in besides.iter().filter(|(n, _)| *n > 0) { (grouped(*n)) " " (words) ". " }
             "A connection within this host is two sockets."
         }

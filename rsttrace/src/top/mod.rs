@@ -164,7 +164,7 @@ fn take(model: &mut Model, item: Item, second: u64) {
     match item {
         Item::Told(told) => model.take(told.saved, second),
         // Its own tracer's words: never, but for a defect.
-        Item::Fault(_) => model.origin.faults += 1,
+        Item::Fault(_) => model.origin.account.faults += 1,
     }
 }
 

@@ -6,7 +6,7 @@ use std::{collections::VecDeque, net::IpAddr, rc::Rc};
 use foldhash::HashMap;
 
 use crate::{
-    input::json::{Saved, Start, Sums},
+    input::{Account, json::Saved},
     model::{Comm, Harm, Judged},
     output::text::harm_word,
     rollup::{Group, Groups},
@@ -380,15 +380,7 @@ pub enum Pane {
 /// What is known of whoever made the records.
 #[derive(Debug, Default)]
 pub struct Origin {
-    pub start: Option<Start>,
-    /// The latest.
-    pub sums: Option<Box<Sums>>,
-    /// Errors that were noticed after their record.
-    pub late: u64,
-    /// Ends that were folded into counts, and are not among those that are shown.
-    pub folded: u64,
-    /// Lines that are no records.
-    pub faults: u64,
+    pub account: Account,
     /// The latest that whoever makes the records wants to be read, not yet safe for a terminal.
     pub warning: Option<String>,
     /// Nothing more will come; why, in words.
@@ -443,16 +435,10 @@ impl Model {
 
     /// Takes a record. `second` is when it arrived; saved ones have their own time.
     pub fn take(&mut self, saved: Saved, second: u64) {
-        match saved {
-            Saved::Teardown(judged) => {
-                let second = if self.now.span == Span::Whole { judged.teardown.at_ns / 1_000_000_000 } else { second };
-                self.now.add(*judged, second, &self.matcher);
-            }
-            Saved::Late(..) => self.origin.late += 1,
-            Saved::Folded(n) => self.origin.folded = self.origin.folded.saturating_add(n),
-            Saved::Start(start) => self.origin.start = Some(start),
-            Saved::Summary(sums) => self.origin.sums = Some(sums),
-            Saved::Other => {}
+        self.origin.account.add(&saved);
+        if let Saved::Teardown(judged) = saved {
+            let second = if self.now.span == Span::Whole { judged.teardown.at_ns / 1_000_000_000 } else { second };
+            self.now.add(*judged, second, &self.matcher);
         }
     }
 

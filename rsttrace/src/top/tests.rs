@@ -404,6 +404,25 @@ fn a_file_without_a_summary_says_so() {
 }
 
 #[test]
+fn losses_of_all_runs_in_a_file_are_told() {
+    let mut model = Model::new(Some("runs.jsonl".to_owned()));
+    let sums = |lost: u64| {
+        let line = format!(
+            r#"{{"schema":1,"record":"summary","started":"2026-11-26T10:00:00Z","stopped":"2026-11-26T10:00:09Z","orderly":4,"lost":{{"total":{lost},"by_hook":{{}}}},"undecodable":0,"evicted":0,"filtered":0}}"#
+        );
+        read(line.as_bytes()).unwrap()
+    };
+    [start(), sums(9_000), sums(10_000), start(), record(0, &[]), sums(0)].into_iter().for_each(|saved| model.take(saved, 0));
+    model.origin.ended = Some("all read".to_owned());
+    let screen = text(&mut model, look(false, true), 120, 30);
+    assert!(screen.contains("tracer lost 10,000 events") && screen.contains("in order 8"), "{screen}");
+    // One that was killed.
+    model.take(start(), 0);
+    let screen = text(&mut model, look(false, true), 160, 30);
+    assert!(screen.contains("the tracer's losses are not known  tracer lost 10,000 events"), "{screen}");
+}
+
+#[test]
 fn any_size_will_do() {
     let mut model = model();
     for keys in [&[][..], &[Key::End], &[Key::Enter], &[Key::Char('q'), Key::Char('?')]] {

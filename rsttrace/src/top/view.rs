@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     explain,
+    input::{Account, Totals},
     model::{Harm, Judged, Role},
     output::{
         WallClock,
@@ -83,7 +84,7 @@ impl View {
         if let Some(file) = &model.file {
             left += &format!("  {}", self.text.shown(file));
         }
-        if let Some(start) = &origin.start {
+        if let Some(start) = &origin.account.start {
             left += &format!("  {}", self.text.shown(&start.host));
             start.filters.iter().for_each(|filter| left += &format!("  {}", self.text.shown(filter)));
         }
@@ -133,19 +134,20 @@ impl View {
         page.parts(spans);
 
         let mut words = vec![Span::raw(format!(" lost {}  not confirmed {}", size(total.lost_bytes), size(total.unconfirmed_bytes)))];
-        let (late, folded) = (model.origin.late, model.origin.folded);
-        words.extend(self.losses(model));
-        if let Some(sums) = &model.origin.sums {
-            words.push(Span::raw(format!("  in order {}", grouped(sums.orderly))));
-            if sums.filtered > 0 {
-                words.push(Span::raw(format!("  filtered {}", grouped(sums.filtered))));
-            }
+        let Account { late, folded, faults, .. } = model.origin.account;
+        let totals = model.origin.account.totals();
+        words.extend(self.losses(model, &totals));
+        if totals.told > 0 {
+            words.push(Span::raw(format!("  in order {}", grouped(totals.orderly))));
+        }
+        if totals.filtered > 0 {
+            words.push(Span::raw(format!("  filtered {}", grouped(totals.filtered))));
         }
         if folded > 0 {
             words.push(Span::styled(format!("  folded, not counted here {}", grouped(folded)), BOLD));
         }
-        if model.origin.faults > 0 {
-            words.push(Span::styled(format!("  not understood {}", grouped(model.origin.faults)), BOLD));
+        if faults > 0 {
+            words.push(Span::styled(format!("  not understood {}", grouped(faults)), BOLD));
         }
         if late > 0 {
             words.push(Span::raw(format!("  late {}", grouped(late))));
@@ -154,18 +156,26 @@ impl View {
     }
 
     /// What the tracer itself lost: without it the rest is not worth its digits.
-    fn losses(&self, model: &Model) -> Vec<Span<'static>> {
+    fn losses(&self, model: &Model, totals: &Totals) -> Vec<Span<'static>> {
         let warn = self.style(Harm::Possible).patch(BOLD);
-        let Some(sums) = &model.origin.sums else {
-            return vec![match (&model.origin.ended, model.is_live()) {
+        let Totals { lost, evicted, undecodable, .. } = totals;
+        let mut words = Vec::new();
+        if lost.untold_runs > 0 || totals.told == 0 {
+            words.push(match (&model.origin.ended, model.is_live()) {
                 (Some(_), false) => Span::styled("  no summary: the tracer's losses are not known", warn),
                 _ => Span::raw("  tracer lost: not told yet"),
-            }];
-        };
-        let records = if sums.lost.records > 0 { format!(" ({} records)", grouped(sums.lost.records)) } else { String::new() };
-        let lost = format!("  tracer lost {} events{records}", grouped(sums.lost.total));
-        let mut words = vec![Span::styled(lost, if sums.lost.total > 0 { warn } else { Style::new() })];
-        let others = [(sums.evicted, "sockets found no room"), (sums.undecodable, "events not decoded")];
+            });
+        }
+        if lost.total > 0 || words.is_empty() {
+            let records = if lost.records > 0 { format!(" ({} records)", grouped(lost.records)) } else { String::new() };
+            let events = format!("  tracer lost {} events{records}", grouped(lost.total));
+            words.push(Span::styled(events, if lost.total > 0 { warn } else { Style::new() }));
+        }
+        let others = [
+            (*evicted, "sockets found no room"),
+            (*undecodable, "events not decoded"),
+            (lost.skipped.values().sum(), "runs skipped by the kernel"),
+        ];
         words.extend(others.iter().filter(|(n, _)| *n > 0).map(|(n, what)| Span::styled(format!("  {} {what}", grouped(*n)), warn)));
         words
     }
