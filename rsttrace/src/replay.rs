@@ -162,7 +162,7 @@ impl Replay {
             }
             Saved::Late(late, log) => self.outlet.tell(out, self.columns, Story::Late(late, log), &mut self.people),
             Saved::Start(start) => self.tell_start(&line, &start, out),
-            Saved::Teardown(_) | Saved::Summary(_) | Saved::Folded(_) | Saved::Other => self.tell_other(&line, out),
+            Saved::Teardown(_) | Saved::Summary(_) | Saved::Folded(_) | Saved::Kept(_) | Saved::Other => self.tell_other(&line, out),
         }
     }
 

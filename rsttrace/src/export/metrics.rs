@@ -57,7 +57,7 @@ impl Metrics {
             Saved::Late(late, _) => late.observer.delay_ns.into_iter().for_each(|ns| totals.all.delay.add(ns)),
             Saved::Start(start) => totals.start = Some(start.clone()),
             Saved::Summary(sums) => totals.sums = Some(sums.clone()),
-            Saved::Folded(_) | Saved::Other => {}
+            Saved::Folded(_) | Saved::Kept(_) | Saved::Other => {}
         }
     }
 

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{
     Source,
-    json::{Lost, Saved, Start, Sums},
+    json::{Kept, Lost, Saved, Start, Sums},
 };
 use crate::model::Judged;
 
@@ -21,7 +21,7 @@ pub struct Account {
     pub runs: u64,
     /// Of all runs, nanoseconds since 1970; `None` where nothing has a time.
     pub span_ns: Option<(u64, u64)>,
-    /// So long the runs took, without the gaps between them.
+    /// So long the runs took, without the gaps between them, and without what `--keep` let go.
     pub traced_ns: u64,
     pub teardowns: u64,
     pub late: u64,
@@ -33,6 +33,8 @@ pub struct Account {
     totals: Totals,
     /// Of the present run: its time so far, and its sums.
     run_ns: Option<(u64, u64)>,
+    /// Of it, what is in the file, where only parts are.
+    kept_ns: Option<u64>,
     sums: Option<Box<Sums>>,
 }
 
@@ -121,6 +123,12 @@ impl Account {
                 self.extend_to(since_1970(sums.stopped));
                 self.sums = Some(sums.clone());
             }
+            Saved::Kept(Kept { from, to }) => {
+                let (from, to) = (since_1970(*from), since_1970(*to));
+                self.extend_to(from);
+                self.extend_to(to);
+                self.kept_ns = Some(self.kept_ns.unwrap_or(0).saturating_add(to.saturating_sub(from)));
+            }
             Saved::Other => {}
         }
         if let Some(at_ns) = saved.at_ns() {
@@ -145,7 +153,8 @@ impl Account {
     /// Nothing more comes of the present run.
     pub fn end_run(&mut self) {
         if let Some((from, to)) = self.run_ns.take() {
-            self.traced_ns = self.traced_ns.saturating_add(to - from);
+            let traced_ns = self.kept_ns.take().unwrap_or(to - from);
+            self.traced_ns = self.traced_ns.saturating_add(traced_ns);
             let (first, last) = self.span_ns.get_or_insert((from, to));
             (*first, *last) = ((*first).min(from), (*last).max(to));
             self.totals.add(self.sums.take().as_deref());
@@ -210,5 +219,20 @@ mod tests {
         assert_eq!((account.totals().told, account.totals().lost.untold_runs, account.totals().lost.total), (2, 0, 4));
         account.end_run();
         assert_eq!((account.traced_ns / 1_000_000_000, account.totals().told), (5, 2));
+    }
+
+    #[test]
+    fn of_a_run_that_was_kept_in_memory_what_was_written_counts() {
+        let mut account = Account::default();
+        account.add(
+            &read(br#"{"schema":1,"record":"start","time":"2026-11-20T10:00:00Z","version":"1","kernel":"6","host":"h","filters":[]}"#)
+                .unwrap(),
+        );
+        for (from, to) in [("2026-11-26T10:00:00Z", "2026-11-26T10:10:00Z"), ("2026-11-26T15:45:00Z", "2026-11-26T15:48:00Z")] {
+            account.add(&read(format!(r#"{{"schema":1,"record":"kept","from":"{from}","to":"{to}"}}"#).as_bytes()).unwrap());
+        }
+        account.add(&read(include_bytes!("../../tests/corpus/record.json")).unwrap());
+        account.end_run();
+        assert_eq!(account.traced_ns / 1_000_000_000, 13 * 60);
     }
 }

@@ -26,6 +26,7 @@ pub enum Saved {
     Summary(Box<Sums>),
     /// So many ends that `--rate-limit` kept from being records.
     Folded(u64),
+    Kept(Kept),
     /// Whatever else is no end of a connection.
     Other,
 }
@@ -39,6 +40,13 @@ impl Saved {
             _ => None,
         }
     }
+}
+
+/// So much of a run was in memory when it was written.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Kept {
+    pub from: Timestamp,
+    pub to: Timestamp,
 }
 
 /// The first line of a run.
@@ -316,6 +324,7 @@ pub fn read(line: &[u8]) -> Result<Saved, String> {
         "start" => serde_json::from_slice(line).map(Saved::Start).map_err(words),
         "summary" => serde_json::from_slice(line).map(Saved::Summary).map_err(words),
         "folded" => serde_json::from_slice::<FoldedLine>(line).map_err(words).map(|folded| Saved::Folded(folded.count)),
+        "kept" => serde_json::from_slice(line).map(Saved::Kept).map_err(words),
         _ => Ok(Saved::Other),
     }
 }

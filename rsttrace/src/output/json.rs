@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use jiff::Timestamp;
 use serde::{Serialize, ser::SerializeMap as _};
 use serde_json::{Serializer, ser::Formatter};
 
@@ -104,6 +105,14 @@ pub fn candidates(log: &Finding) -> Vec<&str> {
 
 /// More are not told: they help nobody.
 pub const MAX_CANDIDATES: usize = 8;
+
+#[derive(Serialize)]
+struct KeptLine {
+    schema: u32,
+    record: &'static str,
+    from: Rfc3339,
+    to: Rfc3339,
+}
 
 #[derive(Serialize)]
 struct FoldedLine<'a> {
@@ -457,6 +466,14 @@ pub fn write_folded(out: &mut impl Write, folded: &Folded, clock: &WallClock) ->
             unconfirmed_bytes: folded.unconfirmed_bytes,
         },
     )
+}
+
+/// Writes over which time what follows was kept in memory.
+///
+/// # Errors
+/// What writing returns.
+pub fn write_kept(out: &mut impl Write, from: Timestamp, to: Timestamp) -> io::Result<()> {
+    line(out, &KeptLine { schema: SCHEMA, record: "kept", from: Rfc3339(from), to: Rfc3339(to) })
 }
 
 /// Writes a line of the log that no record belongs to.
