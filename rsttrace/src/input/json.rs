@@ -603,7 +603,7 @@ mod tests {
             netns: t.netns,
             end: EndKind::ResetSent,
             owner: None,
-            observer: t.observer.clone().unwrap(),
+            observer: t.observer.unwrap(),
         };
         let line = |late: &LateObservation, log: &Finding| {
             let mut line = Vec::new();
