@@ -78,6 +78,8 @@ pub struct Recorder {
     written: u64,
     /// When this run's first block came into it.
     begun_ns: Option<u64>,
+    /// Bytes of the next block that are in it already: there was room for no more.
+    torn: usize,
     pending: Pending,
     keep: Option<Keep>,
     kept: VecDeque<Kept>,
@@ -107,6 +109,7 @@ impl Recorder {
             limits,
             written,
             begun_ns: None,
+            torn: 0,
             pending: Pending::default(),
             keep,
             kept: VecDeque::new(),
@@ -198,6 +201,7 @@ impl Recorder {
                 break;
             }
             let Some(oldest) = self.kept.pop_front() else { break };
+            self.torn = 0;
             self.kept_bytes -= oldest.block.len() as u64;
             match is_too_much {
                 true if self.is_failing => self.lost += oldest.records,
@@ -256,6 +260,8 @@ impl Recorder {
 
     fn write(&mut self, block: &[u8], records: u64, now_ns: u64) {
         if let Err(error) = self.append(block, now_ns) {
+            // The next one is another one.
+            self.torn = 0;
             self.fail(records, &error);
         }
     }
@@ -264,11 +270,21 @@ impl Recorder {
         let age = self.begun_ns.map_or(Duration::ZERO, |begun| Duration::from_nanos(now_ns.saturating_sub(begun)));
         let is_full = self.limits.bytes.is_some_and(|limit| self.written > 0 && self.written + block.len() as u64 > limit);
         let is_old = self.limits.time.is_some_and(|limit| self.written > 0 && age >= limit);
-        if is_full || is_old {
+        if (is_full || is_old) && self.torn == 0 {
             self.open(true);
         }
-        self.file.write_all(block)?;
-        self.written += block.len() as u64;
+        while self.torn < block.len() {
+            match self.file.write(&block[self.torn..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    self.torn += n;
+                    self.written += n as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.torn = 0;
         self.begun_ns.get_or_insert(now_ns);
         self.is_failing = false;
         Ok(())
@@ -288,6 +304,7 @@ impl Recorder {
             Ok(file) => {
                 self.written = file.metadata().map_or(0, |metadata| metadata.len());
                 self.file = file;
+                self.torn = 0;
             }
             Err(error) => {
                 self.messages.push(Message::Warning(format!("{}: cannot open it anew: {error}; recording goes on where it was", self.name)))
@@ -548,6 +565,30 @@ mod tests {
         assert_eq!(bench.recorder.next_deadline_ns(), None);
         bench.recorder.close(bench.now_ns);
         assert_eq!((bench.recorder.lost, bench.recorder.take_messages()), (0, vec![]));
+    }
+
+    #[test]
+    fn a_block_that_found_room_for_its_beginning_goes_on_there() {
+        let mut bench = Bench::new("torn", Limits::default(), keep(&["harm=possible"], 1 << 20));
+        let (mut reader, writer) = io::pipe().unwrap();
+        rustix::pipe::fcntl_setpipe_size(&writer, 4_096).unwrap();
+        rustix::fs::fcntl_setfl(&reader, rustix::fs::OFlags::NONBLOCK).unwrap();
+        rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).unwrap();
+        bench.recorder.file = std::os::fd::OwnedFd::from(writer).into();
+        // Of nothing that could be compressed.
+        let random: String = (0..20_000_u64).map(|n| char::from(b'a' + (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8 % 26)).collect();
+        bench.recorder.take(format!("{{\"schema\":1,\"record\":\"{random}\"}}\n").as_bytes(), None, bench.now_ns);
+        bench.take(2, SECOND);
+        let mut recorded = Vec::new();
+        while let Some(due_ns) = bench.recorder.next_deadline_ns() {
+            bench.take(0, due_ns - bench.now_ns);
+            assert_eq!(reader.read_to_end(&mut recorded).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        }
+        assert!(recorded.len() > 4_096, "more than there was room for at once");
+        std::fs::write(bench.directory.join("b"), &recorded).unwrap();
+        assert_eq!(bench.read("b"), (2, 2));
+        bench.recorder.close(bench.now_ns);
+        assert_eq!((bench.recorder.lost, bench.recorder.written), (0, recorded.len() as u64));
     }
 
     #[test]
