@@ -201,7 +201,10 @@ impl Recorder {
                 break;
             }
             let Some(oldest) = self.kept.pop_front() else { break };
-            self.torn = 0;
+            if self.start.is_none() {
+                // This one's beginning.
+                self.torn = 0;
+            }
             self.kept_bytes -= oldest.block.len() as u64;
             match is_too_much {
                 true if self.is_failing => self.lost += oldest.records,
