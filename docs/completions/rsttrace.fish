@@ -228,7 +228,7 @@ never\t''"
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand diff" -s j -l json -d 'One JSON object (docs/diff.md)'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand diff" -l ascii -d 'No characters beyond ASCII in text (the default outside UTF-8)'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand diff" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c rsttrace -n "__fish_rsttrace_using_subcommand report" -s o -l output -d 'Where the page goes; a file that is there is replaced. - is standard output' -r -F
+complete -c rsttrace -n "__fish_rsttrace_using_subcommand report" -s o -l output -d 'Where the page goes; a page that is there is replaced. - is standard output' -r -F
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand report" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand replay" -s p -l pid -d 'Only connections of these processes and their descendants: PID, or exact name' -r
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand replay" -l container -d 'Only processes in these containers: the id or its first digits, at least 4' -r

@@ -148,7 +148,7 @@ pub struct Report {
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<std::path::PathBuf>,
 
-    /// Where the page goes; a file that is there is replaced. - is standard output
+    /// Where the page goes; a page that is there is replaced. - is standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: std::path::PathBuf,
 }

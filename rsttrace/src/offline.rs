@@ -52,6 +52,10 @@ const PATIENCE: Patience =
     Patience { record_ns: 3_000_000_000, lag_ns: 2_000_000_000, entangled_ns: 12_000_000_000, line_ns: 20_000_000_000 };
 /// How often records and lines are settled, on their own clock.
 const TURN_NS: u64 = 100_000_000;
+/// And at the latest after so many of them: that clock may stand still.
+const TURN_ITEMS: usize = 4_096;
+/// Bytes of records that wait; beyond, all are told as they stand.
+const MAX_HELD_BYTES: usize = 128 << 20;
 const CHUNK: usize = 256 << 10;
 /// A log in more pieces is taken for several.
 const MAX_PIECES: usize = 1_000;
@@ -69,17 +73,7 @@ pub fn run(request: &Request, columns: Option<usize>) -> anyhow::Result<ExitCode
     for path in &request.access_logs {
         sources.push(Source::log(path, Book::Accesses, Format::NginxAccess, sources.len())?);
     }
-    let mut join = Join {
-        request,
-        clock: LineClock::Saved(request.zone.clone()),
-        correlator: Correlator::new(PATIENCE),
-        text: None,
-        columns,
-        turn_ns: 0,
-        files: Default::default(),
-        take_turns: Default::default(),
-        counts: LogCounts::default(),
-    };
+    let mut join = Join::new(request, columns);
     let written = join.all(&mut sources, &mut out).and_then(|()| out.flush());
     let _ = out.into_parts();
     match written {
@@ -134,15 +128,34 @@ struct Join<'a> {
     correlator: Correlator<Box<Told>>,
     text: Option<TextFormat>,
     columns: Option<usize>,
-    /// When records and lines were last settled.
+    /// When records and lines were last settled, and how many have come since.
     turn_ns: u64,
+    untold: usize,
+    /// Of the lines of records that wait.
+    held_bytes: usize,
     /// Where lines came from, one after the other.
     files: [Vec<usize>; Book::ALL.len()],
     take_turns: [bool; Book::ALL.len()],
     counts: LogCounts,
 }
 
-impl Join<'_> {
+impl<'a> Join<'a> {
+    fn new(request: &'a Request, columns: Option<usize>) -> Self {
+        Self {
+            request,
+            clock: LineClock::Saved(request.zone.clone()),
+            correlator: Correlator::new(PATIENCE),
+            text: None,
+            columns,
+            turn_ns: 0,
+            untold: 0,
+            held_bytes: 0,
+            files: Default::default(),
+            take_turns: Default::default(),
+            counts: LogCounts::default(),
+        }
+    }
+
     /// Takes what is earliest, as if all had come at its time.
     fn all(&mut self, sources: &mut [Source], out: &mut impl Write) -> io::Result<()> {
         loop {
@@ -152,27 +165,38 @@ impl Join<'_> {
             let earliest = sources.iter_mut().filter(|source| source.next.is_some()).min_by_key(|source| source.next_ns());
             let Some(source) = earliest else { break };
             let now_ns = source.next_ns();
-            match source.next.take() {
-                Some(Item::Record(told)) => {
-                    let facts = match &told.saved {
-                        Saved::Teardown(judged) => vec![Facts::of(judged)],
-                        Saved::Late(late, _) => vec![Facts::of_late(late)],
-                        _ => Vec::new(),
-                    };
-                    self.correlator.push_record(now_ns, facts, told);
-                }
-                Some(Item::Line { origin, line, window, .. }) => {
-                    self.notice_turns(origin);
-                    self.correlator.push_line(now_ns, origin, *line, window);
-                }
-                None => {}
-            }
-            if now_ns >= self.turn_ns.saturating_add(TURN_NS) {
-                self.turn_ns = now_ns;
-                self.settle(now_ns, out)?;
+            if let Some(item) = source.next.take() {
+                self.take(now_ns, item, out)?;
             }
         }
         self.settle(u64::MAX, out)
+    }
+
+    fn take(&mut self, now_ns: u64, item: Item, out: &mut impl Write) -> io::Result<()> {
+        match item {
+            Item::Record(told) => {
+                let facts = match &told.saved {
+                    Saved::Teardown(judged) => vec![Facts::of(judged)],
+                    Saved::Late(late, _) => vec![Facts::of_late(late)],
+                    _ => Vec::new(),
+                };
+                self.held_bytes += told.line.len();
+                self.correlator.push_record(now_ns, facts, told);
+            }
+            Item::Line { origin, line, window, .. } => {
+                self.notice_turns(origin);
+                self.correlator.push_line(now_ns, origin, *line, window);
+            }
+        }
+        self.untold += 1;
+        if self.held_bytes > MAX_HELD_BYTES {
+            return self.settle(u64::MAX, out);
+        }
+        if now_ns >= self.turn_ns.saturating_add(TURN_NS) || self.untold >= TURN_ITEMS {
+            self.turn_ns = now_ns;
+            self.settle(now_ns, out)?;
+        }
+        Ok(())
     }
 
     /// Files that take turns are different logs, and the order of their lines is not known within a
@@ -194,9 +218,11 @@ impl Join<'_> {
     }
 
     fn settle(&mut self, now_ns: u64, out: &mut impl Write) -> io::Result<()> {
+        self.untold = 0;
         let mut settled = Vec::new();
         self.correlator.tick(now_ns, &mut |told, findings| settled.push((told, findings.into_iter().next().unwrap_or_default())));
         for (told, finding) in settled {
+            self.held_bytes -= told.line.len();
             self.write(*told, finding, out)?;
         }
         let columns = self.columns;
@@ -210,7 +236,18 @@ impl Join<'_> {
         Ok(())
     }
 
-    fn write(&mut self, mut told: Told, finding: Finding, out: &mut impl Write) -> io::Result<()> {
+    fn write(&mut self, mut told: Told, found: Finding, out: &mut impl Write) -> io::Result<()> {
+        let before = match &mut told.saved {
+            Saved::Teardown(judged) => std::mem::take(&mut judged.log),
+            Saved::Late(_, log) => std::mem::take(log),
+            _ => Finding::Nothing,
+        };
+        let (finding, is_new) = match (before, found) {
+            // It was known better.
+            (before @ (Finding::About(_) | Finding::Ambiguous(_)), Finding::Nothing) => (before, false),
+            (before @ Finding::About(_), Finding::Ambiguous(_)) => (before, false),
+            (_, found) => (found, true),
+        };
         if let Saved::Teardown(judged) = &mut told.saved {
             judged.log = finding.clone();
             if judged.is_merely_orderly() && !self.request.all && !self.request.json {
@@ -221,7 +258,7 @@ impl Join<'_> {
         if self.request.json {
             // What it had before stays, but for what is known better now.
             let mut value: Value = serde_json::from_slice(&told.line)?;
-            if told.saved.at_ns().is_some() {
+            if is_new && told.saved.at_ns().is_some() {
                 value["log"] = serde_json::to_value(json::certain(&finding))?;
                 value["log_candidates"] = json::candidates(&finding).into();
             }
@@ -368,5 +405,62 @@ impl Log {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cli::{ColorChoice, TimeChoice},
+        input::json::read,
+    };
+
+    const LINE: &[u8] = include_bytes!("../tests/corpus/record.json");
+    /// Of the correlator, in records.
+    const MAX_HELD: usize = 16_384;
+
+    fn request() -> Request {
+        Request {
+            events: "-".into(),
+            error_logs: Vec::new(),
+            access_logs: Vec::new(),
+            format: Format::NginxAccess,
+            zone: TimeZone::UTC,
+            show_unmatched: false,
+            all: true,
+            json: false,
+            look: Look { time: TimeChoice::Utc, color: ColorChoice::Never, ascii: true, timeline: false, silence: false },
+        }
+    }
+
+    /// A record of so many bytes.
+    fn record(bytes: usize) -> Item {
+        let mut line = LINE.trim_ascii_end().to_vec();
+        line.resize(bytes.max(line.len()), b' ');
+        Item::Record(Box::new(Told { saved: read(&line).unwrap(), line }))
+    }
+
+    /// Takes records until one is told; the bytes that waited then.
+    fn held(bytes: usize) -> usize {
+        let request = request();
+        let mut join = Join::new(&request, None);
+        let mut out = Vec::new();
+        // The clock goes far ahead, and stays there.
+        let at_ns = 1 << 62;
+        join.take(at_ns, record(bytes), &mut out).unwrap();
+        let mut most = 0;
+        while out.is_empty() {
+            join.take(at_ns, record(bytes), &mut out).unwrap();
+            most = most.max(join.held_bytes);
+        }
+        assert!(join.held_bytes <= most);
+        most
+    }
+
+    #[test]
+    fn records_of_one_time_are_not_all_held() {
+        assert!(held(0) <= (MAX_HELD + TURN_ITEMS) * LINE.len());
+        assert!(held(1 << 20) <= MAX_HELD_BYTES);
     }
 }

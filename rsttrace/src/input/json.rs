@@ -12,8 +12,10 @@ use crate::model::{
     Owner as ModelOwner, Peer as ModelPeer, Place, Remote, ResetHeader, Role, Runtime, Seen, Side, Speaker, Stamp, Task, TcpState,
     Teardown, Verdict,
 };
-use crate::output::Signal;
+use crate::output::{Signal, json::MAX_CANDIDATES};
 
+/// Lines of a log about one record: more are not told.
+const MAX_LINES: usize = MAX_CANDIDATES + 1;
 /// The schema that is understood; see docs/json.md.
 const SCHEMA: u32 = 1;
 
@@ -420,12 +422,13 @@ fn finding(log: Option<Log>, candidates: Vec<String>, time: Timestamp) -> Findin
     let line = |raw: String| LogLine::new(time, Fault::NotConnected, raw);
     let whole = |raw: String| Arc::new(line(raw));
     let Some(Log { side, client, upstream, request, host, phrase, line: raw, further }) = log else {
-        return if candidates.is_empty() { Finding::Nothing } else { Finding::Ambiguous(candidates.into_iter().map(whole).collect()) };
+        let lines: Vec<_> = candidates.into_iter().take(MAX_LINES).map(whole).collect();
+        return if lines.is_empty() { Finding::Nothing } else { Finding::Ambiguous(lines) };
     };
     let side = side.and_then(|word| [Side::Client, Side::Upstream].into_iter().find(|side| side.name() == word));
     let client = client.map(|text| Remote::of_address(&text).unwrap_or(Remote::Name(text)));
     let first = LogLine { side, client, upstream_text: upstream, request, host, phrase, ..line(raw) };
-    Finding::About(std::iter::once(Arc::new(first)).chain(further.into_iter().map(whole)).collect())
+    Finding::About(std::iter::once(Arc::new(first)).chain(further.into_iter().map(whole)).take(MAX_LINES).collect())
 }
 
 impl Http {

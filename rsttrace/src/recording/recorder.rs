@@ -23,6 +23,8 @@ use crate::{
 
 /// How long a line may wait for the rest of its block: so much is missing after a crash.
 const FLUSH_NS: u64 = 1_000_000_000;
+/// What was to be written from memory and could not be is tried again after so long.
+const RETRY_NS: u64 = 5_000_000_000;
 
 /// When a file is full.
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,21 +74,27 @@ pub struct Recorder {
     shelf: Box<dyn Shelf>,
     file: File,
     limits: Limits,
-    /// In the present file, and since when.
+    /// In the present file.
     written: u64,
+    /// When this run's first block came into it.
     begun_ns: Option<u64>,
+    /// Bytes of the next block that are in it already: there was room for no more.
+    torn: usize,
     pending: Pending,
     keep: Option<Keep>,
     kept: VecDeque<Kept>,
     kept_bytes: u64,
     /// Some was dropped because of its size since the last time it was written.
     is_short: bool,
-    /// The first line of the run, until it is written.
+    /// The first line of the run has come.
+    is_begun: bool,
+    /// That line, where it is kept, until it is written.
     start: Option<Vec<u8>>,
     /// What is kept is to be written then.
     dump_ns: Option<u64>,
     /// Records that could not be written.
     pub lost: u64,
+    /// So it was the last time: what is kept is still to be written.
     is_failing: bool,
     messages: Vec<Message>,
 }
@@ -101,11 +109,13 @@ impl Recorder {
             limits,
             written,
             begun_ns: None,
+            torn: 0,
             pending: Pending::default(),
             keep,
             kept: VecDeque::new(),
             kept_bytes: 0,
             is_short: false,
+            is_begun: false,
             start: None,
             dump_ns: None,
             lost: 0,
@@ -121,12 +131,10 @@ impl Recorder {
 
     fn take(&mut self, line: &[u8], judged: Option<&Judged>, now_ns: u64) {
         // What is dropped must not take the beginning of the run with it.
-        if self.keep.is_some() && self.start.is_none() && self.begun_ns.is_none() {
-            self.begun_ns = Some(now_ns);
+        if !mem::replace(&mut self.is_begun, true) && self.keep.is_some() {
             self.start = Some(line.to_vec());
             return;
         }
-        self.begun_ns.get_or_insert(now_ns);
         self.pending.lines.extend_from_slice(line);
         self.pending.records += u64::from(judged.is_some());
         self.pending.since_ns.get_or_insert(now_ns);
@@ -153,7 +161,15 @@ impl Recorder {
 
     fn next_deadline_ns(&self) -> Option<u64> {
         let flush = self.pending.since_ns.map(|since| since.saturating_add(FLUSH_NS));
-        flush.into_iter().chain(self.dump_ns).min()
+        flush.into_iter().chain(self.dump_ns).chain(self.next_expiry_ns()).min()
+    }
+
+    /// When the oldest block is too old.
+    fn next_expiry_ns(&self) -> Option<u64> {
+        // What is still to be written stays.
+        let keep = self.keep.as_ref().filter(|_| !self.is_failing)?;
+        let window_ns = u64::try_from(keep.time.as_nanos()).unwrap_or(u64::MAX);
+        self.kept.front().map(|oldest| oldest.last_ns.saturating_add(window_ns))
     }
 
     /// Makes a block of what is pending.
@@ -178,48 +194,66 @@ impl Recorder {
 
     /// Drops what is too old, and what is too much.
     fn forget(&mut self, now_ns: u64) {
-        let Some(keep) = &self.keep else { return };
-        let window_ns = u64::try_from(keep.time.as_nanos()).unwrap_or(u64::MAX);
-        while let Some(oldest) = self.kept.front() {
-            let is_too_much = self.kept_bytes > keep.bytes;
-            if !is_too_much && oldest.last_ns.saturating_add(window_ns) >= now_ns {
+        let Some(limit) = self.keep.as_ref().map(|keep| keep.bytes) else { return };
+        loop {
+            let is_too_much = self.kept_bytes > limit;
+            if !is_too_much && self.next_expiry_ns().is_none_or(|expiry_ns| now_ns < expiry_ns) {
                 break;
             }
-            self.is_short |= is_too_much;
+            let Some(oldest) = self.kept.pop_front() else { break };
+            if self.start.is_none() {
+                // This one's beginning.
+                self.torn = 0;
+            }
             self.kept_bytes -= oldest.block.len() as u64;
-            self.kept.pop_front();
+            match is_too_much {
+                true if self.is_failing => self.lost += oldest.records,
+                true => self.is_short = true,
+                false => {}
+            }
         }
     }
 
-    /// Writes what is kept in memory, and forgets it there.
+    /// Writes what is kept in memory, and forgets it there. What cannot be written stays, and is tried again.
     pub fn dump(&mut self, now_ns: u64) {
-        let Some(keep) = &self.keep else { return };
-        let window = keep.time;
+        let Some(window) = self.keep.as_ref().map(|keep| keep.time) else { return };
         self.dump_ns = None;
         self.flush(now_ns);
-        // What cannot be written is kept: there may be room again.
+        self.forget(now_ns);
+        let (mut records, mut bytes) = (0, 0);
+        let written = self.write_kept(now_ns, |kept| {
+            records += kept.records;
+            bytes += kept.block.len() as u64;
+        });
+        if written.is_ok() || records > 0 {
+            let window = duration(u64::try_from(window.as_nanos()).unwrap_or(u64::MAX));
+            let short = if mem::take(&mut self.is_short) { "; older ones found no room (--keep-size)" } else { "" };
+            let plural = if records == 1 { "" } else { "s" };
+            let what = format!("{} record{plural} ({}) of the last {window}", grouped(records), size(bytes));
+            self.messages.push(Message::Note(format!("rsttrace: wrote {what} to {}{short}", self.name)));
+        }
+        if let Err(error) = written {
+            self.dump_ns = Some(now_ns.saturating_add(RETRY_NS));
+            self.fail(0, &error);
+        }
+    }
+
+    /// `each`: what is told of a block that is in the file.
+    fn write_kept(&mut self, now_ns: u64, mut each: impl FnMut(&Kept)) -> io::Result<()> {
         if let Some(start) = &self.start {
-            let written = format::encode(start).and_then(|block| self.append(&block, now_ns));
-            if let Err(error) = written {
-                return self.fail(0, &error);
-            }
+            let block = format::encode(start)?;
+            self.append(&block, now_ns)?;
             self.start = None;
         }
-        let (mut records, mut bytes) = (0, 0);
         while let Some(kept) = self.kept.pop_front() {
             if let Err(error) = self.append(&kept.block, now_ns) {
                 self.kept.push_front(kept);
-                return self.fail(0, &error);
+                return Err(error);
             }
-            records += kept.records;
-            bytes += kept.block.len() as u64;
             self.kept_bytes -= kept.block.len() as u64;
+            each(&kept);
         }
-        let window = duration(u64::try_from(window.as_nanos()).unwrap_or(u64::MAX));
-        let short = if mem::take(&mut self.is_short) { "; older ones found no room (--keep-size)" } else { "" };
-        let plural = if records == 1 { "" } else { "s" };
-        let what = format!("{} record{plural} ({}) of the last {window}", grouped(records), size(bytes));
-        self.messages.push(Message::Note(format!("rsttrace: wrote {what} to {}{short}", self.name)));
+        Ok(())
     }
 
     /// Whether the last minutes are in memory.
@@ -229,19 +263,32 @@ impl Recorder {
 
     fn write(&mut self, block: &[u8], records: u64, now_ns: u64) {
         if let Err(error) = self.append(block, now_ns) {
+            // The next one is another one.
+            self.torn = 0;
             self.fail(records, &error);
         }
     }
 
     fn append(&mut self, block: &[u8], now_ns: u64) -> io::Result<()> {
-        let old_ns = self.begun_ns.map_or(0, |begun| now_ns.saturating_sub(begun));
+        let age = self.begun_ns.map_or(Duration::ZERO, |begun| Duration::from_nanos(now_ns.saturating_sub(begun)));
         let is_full = self.limits.bytes.is_some_and(|limit| self.written > 0 && self.written + block.len() as u64 > limit);
-        let is_old = self.limits.time.is_some_and(|limit| self.written > 0 && u128::from(old_ns) >= limit.as_nanos());
-        if is_full || is_old {
-            self.open(true, now_ns);
+        let is_old = self.limits.time.is_some_and(|limit| self.written > 0 && age >= limit);
+        if (is_full || is_old) && self.torn == 0 {
+            self.open(true);
         }
-        self.file.write_all(block)?;
-        self.written += block.len() as u64;
+        while self.torn < block.len() {
+            match self.file.write(&block[self.torn..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    self.torn += n;
+                    self.written += n as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.torn = 0;
+        self.begun_ns.get_or_insert(now_ns);
         self.is_failing = false;
         Ok(())
     }
@@ -252,21 +299,22 @@ impl Recorder {
         if self.keep.is_none() {
             self.flush(now_ns);
         }
-        self.open(false, now_ns);
+        self.open(false);
     }
 
-    fn open(&mut self, fresh: bool, now_ns: u64) {
+    fn open(&mut self, fresh: bool) {
         match self.shelf.open(fresh) {
             Ok(file) => {
                 self.written = file.metadata().map_or(0, |metadata| metadata.len());
                 self.file = file;
+                self.torn = 0;
             }
             Err(error) => {
                 self.messages.push(Message::Warning(format!("{}: cannot open it anew: {error}; recording goes on where it was", self.name)))
             }
         }
         // Also where it failed: else it would be tried with every block.
-        self.begun_ns = Some(now_ns);
+        self.begun_ns = None;
         if fresh {
             self.written = 0;
         }
@@ -276,7 +324,8 @@ impl Recorder {
     fn fail(&mut self, records: u64, error: &io::Error) {
         self.lost += records;
         if !mem::replace(&mut self.is_failing, true) {
-            self.messages.push(Message::Warning(format!("{}: {error}: records are missing in it", self.name)));
+            let what = if self.keep.is_some() { "what is kept stays in memory, and is tried again" } else { "records are missing in it" };
+            self.messages.push(Message::Warning(format!("{}: {error}: {what}", self.name)));
         }
     }
 
@@ -284,6 +333,10 @@ impl Recorder {
     pub fn close(&mut self, now_ns: u64) {
         if self.dump_ns.is_some() {
             self.dump(now_ns);
+            // There is no later.
+            if self.dump_ns.is_some() {
+                self.lost += self.kept.iter().map(|kept| kept.records).sum::<u64>();
+            }
         } else if self.keep.is_none() {
             self.flush(now_ns);
         }
@@ -486,22 +539,115 @@ mod tests {
         assert_eq!(bench.read("a"), (6, 1));
     }
 
+    fn full() -> File {
+        File::options().write(true).open("/dev/full").unwrap()
+    }
+
     #[test]
-    fn what_is_kept_and_cannot_be_written_is_kept() {
-        let mut bench = Bench::new("again", Limits::default(), keep(&[], 1 << 20));
+    fn what_is_kept_and_cannot_be_written_is_tried_again() {
+        let mut bench = Bench::new("again", Limits::default(), keep(&["harm=possible"], 1 << 20));
+        let good = std::mem::replace(&mut bench.recorder.file, full());
         bench.take(2, SECOND);
-        let good = std::mem::replace(&mut bench.recorder.file, File::options().write(true).open("/dev/full").unwrap());
-        bench.recorder.dump(bench.now_ns);
-        assert!(matches!(&bench.recorder.take_messages()[..], [Message::Warning(words)] if words.contains("No space left")));
+        // Longer than anything is kept: what was asked for waits all the same.
+        for _ in 0..200 {
+            let due_ns = bench.recorder.next_deadline_ns().unwrap();
+            bench.take(0, due_ns - bench.now_ns);
+        }
+        assert!(bench.now_ns > 700 * SECOND);
+        let said = bench.recorder.take_messages();
+        assert!(
+            matches!(&said[..], [Message::Warning(words)] if words.contains("No space left") && words.contains("tried again")),
+            "{said:?}"
+        );
         bench.recorder.file = good;
-        bench.recorder.dump(bench.now_ns);
+        let due_ns = bench.recorder.next_deadline_ns().unwrap();
+        bench.take(0, due_ns - bench.now_ns);
         assert_eq!(bench.read("a"), (2, 1));
+        let said = bench.recorder.take_messages();
+        assert!(matches!(&said[..], [Message::Note(words)] if words.contains("wrote 2 records")), "{said:?}");
+        assert_eq!(bench.recorder.next_deadline_ns(), None);
+        bench.recorder.close(bench.now_ns);
+        assert_eq!((bench.recorder.lost, bench.recorder.take_messages()), (0, vec![]));
+    }
+
+    #[test]
+    fn a_block_that_found_room_for_its_beginning_goes_on_there() {
+        let mut bench = Bench::new("torn", Limits::default(), keep(&["harm=possible"], 1 << 20));
+        let (mut reader, writer) = io::pipe().unwrap();
+        rustix::pipe::fcntl_setpipe_size(&writer, 4_096).unwrap();
+        rustix::fs::fcntl_setfl(&reader, rustix::fs::OFlags::NONBLOCK).unwrap();
+        rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).unwrap();
+        bench.recorder.file = std::os::fd::OwnedFd::from(writer).into();
+        // Of nothing that could be compressed.
+        let random: String = (0..20_000_u64).map(|n| char::from(b'a' + (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8 % 26)).collect();
+        bench.recorder.take(format!("{{\"schema\":1,\"record\":\"{random}\"}}\n").as_bytes(), None, bench.now_ns);
+        bench.take(2, SECOND);
+        let mut recorded = Vec::new();
+        while let Some(due_ns) = bench.recorder.next_deadline_ns() {
+            bench.take(0, due_ns - bench.now_ns);
+            assert_eq!(reader.read_to_end(&mut recorded).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        }
+        assert!(recorded.len() > 4_096, "more than there was room for at once");
+        std::fs::write(bench.directory.join("b"), &recorded).unwrap();
+        assert_eq!(bench.read("b"), (2, 2));
+        bench.recorder.close(bench.now_ns);
+        assert_eq!((bench.recorder.lost, bench.recorder.written), (0, recorded.len() as u64));
+    }
+
+    #[test]
+    fn what_was_asked_for_and_never_written_is_counted() {
+        let mut bench = Bench::new("never", Limits::default(), keep(&["harm=possible"], 3_000));
+        bench.recorder.file = full();
+        for _ in 0..10 {
+            bench.take(1, 2 * SECOND);
+        }
+        bench.recorder.close(bench.now_ns);
+        let said = format!("{:?}", bench.recorder.take_messages());
+        assert!(bench.recorder.lost > bench.recorder.kept.len() as u64, "some found no room while they waited");
+        assert!(said.contains("10 records could not be written"), "{said}");
+    }
+
+    #[test]
+    fn what_is_too_old_goes_by_itself_and_is_not_written() {
+        let mut bench = Bench::new("old", Limits::default(), keep(&[], 1 << 20));
+        bench.take(1, SECOND);
+        bench.take(1, 300 * SECOND);
+        bench.take(0, SECOND);
+        // One wakes up for each of the two blocks, and then for nothing.
+        let mut left = Vec::new();
+        while let Some(due_ns) = bench.recorder.next_deadline_ns() {
+            bench.take(0, due_ns - bench.now_ns);
+            left.push(bench.recorder.kept.len());
+        }
+        assert_eq!((left, bench.recorder.kept_bytes), (vec![1, 0], 0));
+        bench.take(1, SECOND);
+        bench.take(0, SECOND);
+        // Nothing has happened meanwhile, not even that.
+        bench.recorder.dump(bench.now_ns + 601 * SECOND);
+        assert_eq!(bench.read("a"), (0, 1));
+    }
+
+    #[test]
+    fn the_age_of_a_file_begins_with_its_first_block() {
+        let limits = Limits { bytes: None, time: Some(Duration::from_secs(60)) };
+        let mut bench = Bench::new("age", limits, keep(&[], 1 << 20));
+        for _ in 0..200 {
+            bench.take(1, SECOND);
+        }
+        bench.recorder.dump(bench.now_ns);
+        assert_eq!(bench.read("a"), (200, 1));
+        bench.take(1, 59 * SECOND);
+        bench.recorder.dump(bench.now_ns);
+        assert_eq!(bench.read("a"), (201, 1));
+        bench.take(1, SECOND);
+        bench.recorder.dump(bench.now_ns);
+        assert_eq!((bench.read("a.1"), bench.read("a")), ((201, 1), (1, 0)));
     }
 
     #[test]
     fn a_file_that_takes_nothing_is_said_to_once() {
         let mut bench = Bench::new("full", Limits::default(), None);
-        bench.recorder.file = File::options().write(true).open("/dev/full").unwrap();
+        bench.recorder.file = full();
         for _ in 0..3 {
             bench.take(2, 2 * SECOND);
         }

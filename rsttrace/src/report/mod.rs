@@ -1,19 +1,14 @@
 //! `rsttrace report`: a file of records as one page of HTML that needs nothing else.
 
+mod output;
 mod page;
 mod timeline;
 
-use std::{
-    cmp::Reverse,
-    fs,
-    net::IpAddr,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{cmp::Reverse, net::IpAddr, path::PathBuf, process::ExitCode};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 
-use self::timeline::Timeline;
+use self::{output::Output, timeline::Timeline};
 use crate::{
     cli,
     exit::FAILED,
@@ -52,22 +47,16 @@ const MAX_TEXT: usize = 600;
 /// # Errors
 /// When a file cannot be opened, read or written.
 pub fn run(request: &Request) -> anyhow::Result<ExitCode> {
-    let Request { files, output } = request;
-    if files.iter().any(|file| are_same(file, output)) {
-        bail!("{} is a file of records itself: give the page another name", for_terminal(&output.to_string_lossy()));
-    }
-    let report = Report::read(files)?;
+    let name = for_terminal(&request.output.to_string_lossy()).into_owned();
+    // Before the files are read, which may take long.
+    let output = (name != "-").then(|| Output::at(&request.output)).transpose().with_context(|| format!("--output: {name}"))?;
+    let report = Report::read(&request.files)?;
     let page = page::render(&report).into_string();
-    if output.as_os_str() == "-" {
-        stdout::write_all(page.as_bytes()).context("cannot write to stdout")?;
-    } else {
-        fs::write(output, page).with_context(|| format!("cannot write {}", output.display()))?;
+    match output {
+        Some(output) => output.write(page.as_bytes()).with_context(|| format!("cannot write {name}"))?,
+        None => stdout::write_all(page.as_bytes()).context("cannot write to stdout")?,
     }
     Ok(if report.account.faults > 0 { FAILED.into() } else { ExitCode::SUCCESS })
-}
-
-fn are_same(a: &Path, b: &Path) -> bool {
-    matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b)
 }
 
 /// Everything that the page shows.

@@ -79,8 +79,8 @@ impl Request {
 
 /// The screen is drawn at most so often.
 const FRAME: Duration = Duration::from_millis(100);
-/// Records that wait to be counted: a flood waits in the pipe, and a key behind no more than these.
-const WAITING: usize = 1_024;
+/// Records that wait to be counted: a flood waits in the pipe, and a key behind no more than these. Each may be of 1 MiB.
+const WAITING: usize = 64;
 /// What the tracer said is kept up to here, and told in the end.
 const MAX_SAID: usize = 64 << 10;
 

@@ -1,19 +1,21 @@
 //! What the live screen knows: records counted as every other surface counts them, the newest ones kept, and
 //! what the reader has chosen to see. Pure; whoever calls says when things happened.
 
-use std::{collections::VecDeque, net::IpAddr, rc::Rc};
+use std::{borrow::Cow, collections::VecDeque, net::IpAddr, ops::Deref, rc::Rc, sync::Arc};
 
 use foldhash::HashMap;
 
 use crate::{
     input::{Account, json::Saved},
-    model::{Comm, Harm, Judged},
-    output::text::harm_word,
+    model::{Comm, Finding, Harm, Judged, Remote},
+    output::{escape::cut, text::harm_word},
     rollup::{Group, Groups},
 };
 
 /// Records that are kept to be looked at; all of them are counted.
 pub const MAX_ROWS: usize = 10_000;
+/// Bytes of one text of such a record.
+const MAX_TEXT: usize = 1_000;
 /// Parts of the time that a sparkline shows.
 pub const BUCKETS: usize = 60;
 /// Buckets that say what goes on now.
@@ -337,6 +339,33 @@ impl Data {
     }
 }
 
+/// Cuts what a record from a file may have as long as it likes: many of them are kept.
+fn shorten(judged: &mut Judged) {
+    let Judged { teardown: t, verdict, names, log } = judged;
+    short(&mut verdict.words);
+    verdict.timer.iter_mut().for_each(|timer| short(&mut timer.name));
+    t.reason.iter_mut().for_each(short);
+    t.http.iter_mut().filter_map(|http| http.request.as_mut()).for_each(short);
+    names.netns.iter_mut().for_each(short);
+    if let Some(owner) = names.owner.as_mut().map(Arc::make_mut) {
+        owner.user.iter_mut().for_each(short);
+        let container = owner.place.container.as_mut().map(|container| &mut container.id);
+        [&mut owner.exe, &mut owner.place.unit, &mut owner.place.pod].into_iter().flatten().chain(container).for_each(short);
+    }
+    let (Finding::About(lines) | Finding::Ambiguous(lines)) = log else { return };
+    for line in lines.iter_mut().map(Arc::make_mut) {
+        let client = line.client.as_mut().and_then(|client| if let Remote::Name(name) = client { Some(name) } else { None });
+        let texts = [&mut line.request, &mut line.upstream_text, &mut line.host, &mut line.phrase];
+        texts.into_iter().flatten().chain(client).chain([&mut line.raw]).for_each(short);
+    }
+}
+
+fn short<T: Deref<Target = str> + From<String>>(text: &mut T) {
+    if let Cow::Owned(cut) = cut(text, MAX_TEXT) {
+        *text = cut.into();
+    }
+}
+
 /// Words that a record must have, each of them.
 #[derive(Clone, Debug, Default)]
 struct Filter(Vec<String>);
@@ -436,7 +465,8 @@ impl Model {
     /// Takes a record. `second` is when it arrived; saved ones have their own time.
     pub fn take(&mut self, saved: Saved, second: u64) {
         self.origin.account.add(&saved);
-        if let Saved::Teardown(judged) = saved {
+        if let Saved::Teardown(mut judged) = saved {
+            shorten(&mut judged);
             let second = if self.now.span == Span::Whole { judged.teardown.at_ns / 1_000_000_000 } else { second };
             self.now.add(*judged, second, &self.matcher);
         }

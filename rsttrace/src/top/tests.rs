@@ -112,6 +112,43 @@ fn write(model: &mut Model, words: &str) {
 // ---- what is counted ----
 
 #[test]
+fn no_text_of_a_kept_record_is_long() {
+    let long = Value::from("x".repeat(100_000));
+    let lines: Value = vec![long.clone(); 5].into();
+    let log = ["side", "client", "upstream", "request", "host", "phrase", "line"].map(|key| (key.to_owned(), long.clone()));
+    let mut log = Value::Object(log.into_iter().collect());
+    log["further"] = lines.clone();
+    let mut changes = vec![
+        ("/log".to_owned(), log),
+        ("/log_candidates".to_owned(), lines),
+        ("/owner/container".to_owned(), json!({ "id": long, "runtime": long })),
+        ("/evidence/timer".to_owned(), json!({ "seconds": 1, "name": long })),
+    ];
+    // Every text, and whatever may be one.
+    let mut inner = vec![(String::new(), serde_json::from_str::<Value>(RECORD).unwrap())];
+    while let Some((pointer, value)) = inner.pop() {
+        match value {
+            Value::Object(keys) => inner.extend(keys.into_iter().map(|(key, value)| (format!("{pointer}/{key}"), value))),
+            Value::String(_) | Value::Null => changes.push((pointer, long.clone())),
+            _ => {}
+        }
+    }
+    let mut taken = 0;
+    for (pointer, to) in changes {
+        let mut value: Value = serde_json::from_str(RECORD).unwrap();
+        *value.pointer_mut(&pointer).unwrap() = to;
+        let Ok(saved) = read(value.to_string().as_bytes()) else { continue };
+        let mut model = Model::new(None);
+        model.take(saved, LATER);
+        let Some(row) = model.selected_row() else { continue };
+        let kept = format!("{:?}", row.judged);
+        assert!(kept.len() < 30_000, "{pointer}: {}", kept.len());
+        taken += 1;
+    }
+    assert!(taken > 15, "{taken}");
+}
+
+#[test]
 fn every_table_adds_up_to_all_records() {
     let model = model();
     let part = model.shown().shown();
