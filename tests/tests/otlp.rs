@@ -403,7 +403,13 @@ fn metrics(collector: &Collector) -> BTreeMap<String, BTreeMap<String, Value>> {
                     assert!(of.insert(labels, json!(n)).is_none(), "a series stands twice");
                 }
             }
-            Data::Gauge(_) => {}
+            Data::Gauge(gauge) => {
+                for point in &gauge.data_points {
+                    let labels = serde_json::to_string(&attributes(&point.attributes)).expect("JSON");
+                    let Some(number_data_point::Value::AsInt(n)) = point.value else { continue };
+                    of.insert(labels, json!(n));
+                }
+            }
             Data::Histogram(histogram) => {
                 let point = &histogram.data_points[0];
                 assert_eq!(point.bucket_counts.len(), point.explicit_bounds.len() + 1);
@@ -453,7 +459,101 @@ fn metrics_are_the_sums_of_the_records() {
     assert_eq!(delivered, collector.records().len());
     assert_eq!(delivered.as_u64().zip(refused.as_u64()).map(|(a, b)| a + b), Some(told(&run).len() as u64));
     assert_eq!(of("rsttrace.orderly", json!({})), run.summary["orderly"]);
+    let start = &run.records[0];
+    assert_eq!(of("rsttrace.build_info", json!({ "version": start["version"], "kernel": start["kernel"] })), 1);
     assert_eq!(of("rsttrace.lost_events", json!({})), run.summary["lost"]["total"]);
+}
+
+/// The values of the metrics that were sent last.
+fn lost_records(collector: &Collector, reason: &str) -> Value {
+    metrics(collector)["rsttrace.otlp.lost_records"][&json!({ "reason": reason }).to_string()].clone()
+}
+
+#[test]
+fn what_is_left_at_the_end_is_in_the_last_metrics() {
+    require_root!();
+    // At the end it is tried once a second.
+    let collector = Collector::start(&vec![Answer::Status(503, None); 100]);
+    let netns = NetNs::new();
+    let tracer = start(&collector.url(), &netns, &[], &[]);
+    some_ends(&tracer, &netns, 2);
+    collector.wait("an attempt", |got| got.plan.len() < 100);
+    let run = tracer.stop();
+    let all = told(&run).len();
+    assert!(
+        run.stderr.contains(&format!("--otlp: {all} of {all} records were not delivered: {all} were left at the end")),
+        "{}",
+        run.stderr
+    );
+    assert_eq!((lost_records(&collector, "left-at-end"), lost_records(&collector, "refused")), (json!(all), json!(0)));
+}
+
+#[test]
+fn a_collector_that_asks_for_patience_is_left_alone_by_everybody() {
+    require_root!();
+    let collector = Collector::start(&[Answer::Status(503, Some("3600"))]);
+    let netns = NetNs::new();
+    let tracer = start(&collector.url(), &netns, &[], &[("OTEL_METRIC_EXPORT_INTERVAL", "100")]);
+    collector.wait("metrics", |got| !got.metrics.is_empty());
+    some_ends(&tracer, &netns, 2);
+    collector.wait("its wish", |got| got.plan.is_empty());
+    let before = collector.look(|got| got.headers.len());
+    // That takes four seconds, in which there would be forty.
+    let run = tracer.stop();
+    assert_eq!(collector.look(|got| got.headers.len()), before, "{}", run.stderr);
+    assert!(run.stderr.contains("were left at the end"), "{}", run.stderr);
+}
+
+#[test]
+fn a_connection_that_was_closed_meanwhile_is_no_trouble() {
+    require_root!();
+    let collector = Collector::start(&[Answer::Partial(0), Answer::Reset]);
+    let netns = NetNs::new();
+    let tracer = start(&collector.url(), &netns, &[], &[]);
+    some_ends(&tracer, &netns, 1);
+    collector.wait("the first request", |got| got.logs.len() == 1);
+    some_ends(&tracer, &netns, 1);
+    collector.wait("the second, once more", |got| got.logs.len() == 2);
+    let run = tracer.stop();
+    assert_same(&run, &collector);
+    assert!(!run.stderr.contains("--otlp: "), "{}", run.stderr);
+}
+
+/// Where nobody reads stderr any more, or nobody ever does.
+#[test]
+fn what_cannot_be_said_keeps_nobody_from_exporting() {
+    require_root!();
+    for is_read in [false, true] {
+        let collector = Collector::start(&[Answer::Status(503, None), Answer::Status(400, None)]);
+        let netns = NetNs::new();
+        let (reader, mut writer) = std::io::pipe().expect("a pipe");
+        let reader = if is_read {
+            // What it holds by default.
+            writer.write_all(&[b'\n'; 64 << 10]).expect("room");
+            Some(reader)
+        } else {
+            None
+        };
+        let mut command = Command::new(binary());
+        command.args(["--json", "-q", "--otlp", &collector.url(), "--netns", &netns.inode().to_string()]);
+        let mut tracer = command.stdout(Stdio::piped()).stderr(writer).spawn().expect("rsttrace");
+        let mut lines = BufReader::new(tracer.stdout.take().expect("a pipe")).lines();
+        assert!(lines.next().expect("a line").expect("a line").contains("\"record\":\"start\""));
+        let end = || {
+            let mut pair = Pair::inside(&netns);
+            pair.client.abort();
+            pair.server.fails("recv 1");
+        };
+        end();
+        collector.wait("an attempt that fails, and one that is refused", |got| got.plan.is_empty());
+        end();
+        collector.wait("records", |got| !got.logs.is_empty());
+        // SAFETY: our own child, which is not yet reaped.
+        unsafe { libc::kill(tracer.id() as libc::pid_t, libc::SIGTERM) };
+        lines.for_each(|line| drop(line.expect("a line")));
+        assert!(tracer.wait().expect("its end").success());
+        drop(reader);
+    }
 }
 
 /// Nobody listens.
@@ -608,10 +708,15 @@ fn a_collector_is_found_by_its_name() {
     });
     let directory = env::temp_dir().join(format!("rsttrace-names-{}", std::process::id()));
     fs::create_dir(&directory).expect("a directory");
-    fs::write(directory.join("hosts"), "127.0.0.1 written.example\n").expect("a file");
+    // The second name's first address is one that nobody has, behind an interface that swallows everything.
+    netns.command("ip", &["link", "add", "swallow", "type", "dummy"]);
+    netns.command("ip", &["address", "add", "192.0.2.1/24", "dev", "swallow"]);
+    netns.command("ip", &["link", "set", "swallow", "up"]);
+    let hosts = "127.0.0.1 written.example\n192.0.2.2 twice.example\n127.0.0.1 twice.example\n";
+    fs::write(directory.join("hosts"), hosts).expect("a file");
     fs::write(directory.join("resolv.conf"), "nameserver 127.0.0.1\noptions timeout:1\n").expect("a file");
     let hidden = if is_static { "mount -t tmpfs none /usr/lib && " } else { "" };
-    for (n, name) in ["written.example", "collector.example"].into_iter().enumerate() {
+    for (n, name) in ["written.example", "twice.example", "collector.example"].into_iter().enumerate() {
         let script = format!(
             "mount --bind {0}/hosts /etc/hosts && mount --bind {0}/resolv.conf /etc/resolv.conf && {hidden}exec \"$@\"",
             directory.display()
@@ -620,8 +725,10 @@ fn a_collector_is_found_by_its_name() {
         command.args(["--mount", "sh", "-c", &script, "sh"]).arg(&program).args(["--json", "-v", "--otlp"]);
         command.arg(format!("http://{name}:{}", collector.address.port())).args(["--netns", &netns.inode().to_string()]);
         netns.enter(&mut command);
+        command.env("OTEL_EXPORTER_OTLP_TIMEOUT", "3000");
         let tracer = Tracer::start_command(command);
         some_ends(&tracer, &netns, 1);
+        collector.wait("the records", |got| got.logs.len() == n + 1);
         let run = tracer.stop();
         assert!(!run.stderr.contains("--otlp: "), "{name}: {}", run.stderr);
         assert_eq!(collector.records().len(), 2 * (n + 1), "{name}");
