@@ -187,10 +187,8 @@ pub async fn run(
     let finished = live.finish();
     let result = result.and(finished);
     live.close_recording();
-    live.say_summary();
-    if live.export.as_ref().is_some_and(|export| !export.borrow_mut().finish()) {
-        status.warn("the process that exports for rsttrace is not done yet, and goes on");
-    }
+    live.say_sums();
+    live.finish_export();
     if let Some(pid) = child.as_ref().and_then(Child::id) {
         status.warn(&format!("the command, process {pid}, goes on"));
     }
@@ -430,8 +428,12 @@ impl<W: Write> Live<'_, W> {
     fn flush_export(&self) {
         let Some(export) = &self.export else { return };
         export.borrow_mut().flush();
-        // It may have been noticed by a record that found no reader.
-        if export.borrow().is_gone() && !self.export_is_gone.replace(true) {
+        self.say_of_export();
+    }
+
+    /// Says once that it has ended, which a record that found no reader may have noticed too.
+    fn say_of_export(&self) {
+        if self.export.as_ref().is_some_and(|export| export.borrow().is_gone()) && !self.export_is_gone.replace(true) {
             self.status.warn("the process that exports for rsttrace has ended: nothing is exported any more");
         }
     }
@@ -597,16 +599,39 @@ impl<W: Write> Live<'_, W> {
         self.pipeline.outlet.summary.stopped = Timestamp::now();
     }
 
+    /// How it stands.
     fn say_summary(&mut self) {
+        self.say_sums();
+        self.say_what_is_not_exported(false);
+    }
+
+    fn say_sums(&mut self) {
         self.update_summary();
         let mut text = Vec::new();
         if self.pipeline.outlet.summary.write(&mut text).is_ok() {
             self.status.permanent(String::from_utf8_lossy(&text).trim_end());
         }
-        let dropped = self.export.as_ref().map_or(0, |export| export.borrow().dropped());
+    }
+
+    /// Only now is it known what has not come through.
+    fn finish_export(&self) {
+        let Some(export) = &self.export else { return };
+        let has_ended = export.borrow_mut().finish();
+        self.say_of_export();
+        self.say_what_is_not_exported(!has_ended);
+        if !has_ended {
+            self.status.warn("the process that exports for rsttrace is not done yet, and goes on");
+        }
+    }
+
+    /// `is_stuck`: what has been written to it may not be read any more.
+    fn say_what_is_not_exported(&self, is_stuck: bool) {
+        let Some(export) = &self.export else { return };
+        let (dropped, gone) = (export.borrow().dropped(), export.borrow().is_gone());
         if dropped > 0 {
-            let why = if self.export_is_gone.get() { "has ended" } else { "was too slow" };
-            self.status.permanent(&format!("{} records were not exported: the process that exports {why}", grouped(dropped)));
+            let at_least = if gone || is_stuck { "at least " } else { "" };
+            let why = if gone { "has ended" } else { "was too slow" };
+            self.status.permanent(&format!("{at_least}{} records were not exported: the process that exports {why}", grouped(dropped)));
         }
     }
 }

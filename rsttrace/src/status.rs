@@ -95,9 +95,14 @@ impl Status {
     }
 }
 
-/// In one piece: others write there too.
-fn say(line: &str) {
-    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+/// A warning by whoever must not wait for a reader of stderr: it is said if there is room now. Returns whether it was.
+pub fn warn_if_room(text: &str) -> bool {
+    has_room() && say(&format!("rsttrace: warning: {text}"))
+}
+
+/// In one piece: others write there too. Returns whether there is somebody to read it.
+fn say(line: &str) -> bool {
+    io::stderr().write_all(format!("{line}\n").as_bytes()).is_ok()
 }
 
 /// Whether stderr takes a line now. Nothing that is said while stdout is stuck may get stuck as well: they may be one pipe.

@@ -464,18 +464,39 @@ fn grouped(number: u64) -> String {
     if number < 1_000 { number.to_string() } else { format!("{},{:03}", number / 1_000, number % 1_000) }
 }
 
+/// In nanoseconds, of a process with one thread.
+fn cpu_time(pid: libc::pid_t) -> u64 {
+    let told = fs::read_to_string(format!("/proc/{pid}/schedstat")).expect("a living process");
+    told.split(' ').next().and_then(|ns| ns.parse().ok()).expect("a number")
+}
+
 #[test]
 fn if_it_is_killed_tracing_goes_on_and_says_so() {
     require_root!();
     let netns = NetNs::new();
-    let (tracer, _) = start(&netns, &[]);
+    let (tracer, _) = start(&netns, &["--interim"]);
     kill(exporter(&tracer), libc::SIGKILL);
-    let mut pair = Pair::inside(&netns);
-    pair.client.abort();
-    pair.server.fails("recv 100");
-    pair.server.record(&tracer);
+    let end = || {
+        let sums = tracer.matching(|record| record["record"] == "summary").len();
+        let mut pair = Pair::inside(&netns);
+        pair.client.abort();
+        pair.server.fails("recv 100");
+        pair.server.record(&tracer);
+        // Sums are told once a second.
+        wait_until("the sums", || tracer.matching(|record| record["record"] == "summary").len() > sums);
+    };
+    end();
     tracer.wait_stderr("the process that exports for rsttrace has ended");
-    assert!(tracer.stop().status.success());
+    // Sums that nobody takes must not keep the loop turning: it would use a second of each.
+    end();
+    let before = cpu_time(tracer.pid());
+    (0..3).for_each(|_| end());
+    let used = cpu_time(tracer.pid()) - before;
+    assert!(used < 500_000_000, "{used} ns of CPU for six records and three sums");
+    tracer.signal(libc::SIGTERM);
+    let run = tracer.finish_unchecked();
+    let told = "records were not exported: the process that exports has ended";
+    assert!(run.status.success() && run.stderr.contains(told) && run.stderr.contains("at least "), "{}", run.stderr);
 }
 
 #[test]

@@ -48,6 +48,8 @@ struct Got {
     /// Of requests that were taken.
     logs: Vec<ExportLogsServiceRequest>,
     metrics: Vec<ExportMetricsServiceRequest>,
+    /// Of each request.
+    paths: Vec<String>,
     /// Of each request, in lower case.
     headers: Vec<BTreeMap<String, String>>,
     /// Bytes of bodies as they came, and unpacked.
@@ -98,6 +100,7 @@ impl Collector {
             assert_eq!(headers["content-type"], "application/x-protobuf");
             let (lock, bell) = &*self.got;
             let mut got = lock.lock().expect("no test has failed");
+            got.paths.push(path.clone());
             got.headers.push(headers);
             let answer = match path.as_str() {
                 "/v1/metrics" => {
@@ -403,7 +406,13 @@ fn metrics(collector: &Collector) -> BTreeMap<String, BTreeMap<String, Value>> {
                     assert!(of.insert(labels, json!(n)).is_none(), "a series stands twice");
                 }
             }
-            Data::Gauge(_) => {}
+            Data::Gauge(gauge) => {
+                for point in &gauge.data_points {
+                    let labels = serde_json::to_string(&attributes(&point.attributes)).expect("JSON");
+                    let Some(number_data_point::Value::AsInt(n)) = point.value else { continue };
+                    of.insert(labels, json!(n));
+                }
+            }
             Data::Histogram(histogram) => {
                 let point = &histogram.data_points[0];
                 assert_eq!(point.bucket_counts.len(), point.explicit_bounds.len() + 1);
@@ -453,7 +462,123 @@ fn metrics_are_the_sums_of_the_records() {
     assert_eq!(delivered, collector.records().len());
     assert_eq!(delivered.as_u64().zip(refused.as_u64()).map(|(a, b)| a + b), Some(told(&run).len() as u64));
     assert_eq!(of("rsttrace.orderly", json!({})), run.summary["orderly"]);
+    let start = &run.records[0];
+    assert_eq!(of("rsttrace.build_info", json!({ "version": start["version"], "kernel": start["kernel"] })), 1);
     assert_eq!(of("rsttrace.lost_events", json!({})), run.summary["lost"]["total"]);
+}
+
+#[test]
+fn metrics_do_not_wait_for_records() {
+    require_root!();
+    // More than one request takes is there when this is over.
+    let collector = Collector::start(&[Answer::Status(503, Some("1"))]);
+    let netns = NetNs::new();
+    let tracer = start(&collector.url(), &netns, &["--buffer", "64M"], &[("OTEL_METRIC_EXPORT_INTERVAL", "5")]);
+    // A pipe holds as many records.
+    let last = storm(&netns, 500);
+    collector.wait("the last record", |got| {
+        let records = got.logs.iter().flat_map(|request| &request.resource_logs[0].scope_logs[0].log_records);
+        records.rev().any(|record| attributes(&record.attributes).get("network.local.port") == Some(&json!(last)))
+    });
+    // A request of so many records takes longer than metrics may wait.
+    collector.look(|got| {
+        assert!(got.logs.len() > 1, "one request had room for all");
+        let adjacent = got.paths.windows(2).filter(|two| two.iter().all(|path| path == "/v1/logs")).count();
+        assert_eq!(adjacent, 0, "{:?}", got.paths);
+    });
+    tracer.stop();
+}
+
+/// The values of the metrics that were sent last.
+fn lost_records(collector: &Collector, reason: &str) -> Value {
+    metrics(collector)["rsttrace.otlp.lost_records"][&json!({ "reason": reason }).to_string()].clone()
+}
+
+#[test]
+fn what_is_left_at_the_end_is_in_the_last_metrics() {
+    require_root!();
+    // At the end it is tried once a second.
+    let collector = Collector::start(&vec![Answer::Status(503, None); 100]);
+    let netns = NetNs::new();
+    let tracer = start(&collector.url(), &netns, &[], &[]);
+    some_ends(&tracer, &netns, 2);
+    collector.wait("an attempt", |got| got.plan.len() < 100);
+    let run = tracer.stop();
+    let all = told(&run).len();
+    assert!(
+        run.stderr.contains(&format!("--otlp: {all} of {all} records were not delivered: {all} were left at the end")),
+        "{}",
+        run.stderr
+    );
+    assert_eq!((lost_records(&collector, "left-at-end"), lost_records(&collector, "refused")), (json!(all), json!(0)));
+}
+
+#[test]
+fn a_collector_that_asks_for_patience_is_left_alone_by_everybody() {
+    require_root!();
+    let collector = Collector::start(&[Answer::Status(503, Some("3600"))]);
+    let netns = NetNs::new();
+    let tracer = start(&collector.url(), &netns, &[], &[("OTEL_METRIC_EXPORT_INTERVAL", "100")]);
+    collector.wait("metrics", |got| !got.metrics.is_empty());
+    some_ends(&tracer, &netns, 2);
+    collector.wait("its wish", |got| got.plan.is_empty());
+    let before = collector.look(|got| got.headers.len());
+    // That takes four seconds, in which there would be forty.
+    let run = tracer.stop();
+    assert_eq!(collector.look(|got| got.headers.len()), before, "{}", run.stderr);
+    assert!(run.stderr.contains("were left at the end"), "{}", run.stderr);
+}
+
+#[test]
+fn a_connection_that_was_closed_meanwhile_is_no_trouble() {
+    require_root!();
+    let collector = Collector::start(&[Answer::Partial(0), Answer::Reset]);
+    let netns = NetNs::new();
+    let tracer = start(&collector.url(), &netns, &[], &[]);
+    some_ends(&tracer, &netns, 1);
+    collector.wait("the first request", |got| got.logs.len() == 1);
+    some_ends(&tracer, &netns, 1);
+    collector.wait("the second, once more", |got| got.logs.len() == 2);
+    let run = tracer.stop();
+    assert_same(&run, &collector);
+    assert!(!run.stderr.contains("--otlp: "), "{}", run.stderr);
+}
+
+/// Where nobody reads stderr any more, or nobody ever does.
+#[test]
+fn what_cannot_be_said_keeps_nobody_from_exporting() {
+    require_root!();
+    for is_read in [false, true] {
+        let collector = Collector::start(&[Answer::Status(503, None), Answer::Status(400, None)]);
+        let netns = NetNs::new();
+        let (reader, mut writer) = std::io::pipe().expect("a pipe");
+        let reader = if is_read {
+            // What it holds by default.
+            writer.write_all(&[b'\n'; 64 << 10]).expect("room");
+            Some(reader)
+        } else {
+            None
+        };
+        let mut command = Command::new(binary());
+        command.args(["--json", "-q", "--otlp", &collector.url(), "--netns", &netns.inode().to_string()]);
+        let mut tracer = command.stdout(Stdio::piped()).stderr(writer).spawn().expect("rsttrace");
+        let mut lines = BufReader::new(tracer.stdout.take().expect("a pipe")).lines();
+        assert!(lines.next().expect("a line").expect("a line").contains("\"record\":\"start\""));
+        let end = || {
+            let mut pair = Pair::inside(&netns);
+            pair.client.abort();
+            pair.server.fails("recv 1");
+        };
+        end();
+        collector.wait("an attempt that fails, and one that is refused", |got| got.plan.is_empty());
+        end();
+        collector.wait("records", |got| !got.logs.is_empty());
+        // SAFETY: our own child, which is not yet reaped.
+        unsafe { libc::kill(tracer.id() as libc::pid_t, libc::SIGTERM) };
+        lines.for_each(|line| drop(line.expect("a line")));
+        assert!(tracer.wait().expect("its end").success());
+        drop(reader);
+    }
 }
 
 /// Nobody listens.
@@ -483,13 +608,15 @@ fn a_dead_collector_costs_bounded_memory_and_no_record() {
     /// The queue's 8 MiB, what an allocator makes of them, a batch, the pipe and the program's own.
     const MOST_KIB: u64 = 24 << 10;
     let netns = NetNs::new();
-    let tracer = start(&dead(), &netns, &[], &[]);
+    let tracer = start(&dead(), &netns, &["--metrics", "0"], &[]);
+    let page = tracer.wait_stderr("rsttrace: metrics at ");
     let exporter = exporter(&tracer);
     let before = memory(exporter, "RssAnon");
     // A pipe holds more than a thousand records, and the exporter reads on while it waits.
-    for _ in 0..CONNECTIONS / 250 {
-        let last = storm(&netns, 250);
-        tracer.wait("the storm's last end", |record| record["local"]["port"] == last);
+    for n in 1..=CONNECTIONS / 250 {
+        storm(&netns, 250);
+        // The last connection may not have both its records yet.
+        wait_until("it has read them", || counted(&page) + 1 >= n * 500);
     }
     tracer.wait_stderr("trying again");
     let most = memory(exporter, "RssAnon");
@@ -506,6 +633,17 @@ fn a_dead_collector_costs_bounded_memory_and_no_record() {
     assert_eq!((lost, of, no_room + left), (all - dropped.unwrap_or(0), lost, lost), "{line}");
     assert!(no_room > 0, "{line}");
     println!("{line}; memory {before} KiB before, {most} KiB after");
+}
+
+/// The ends that the exporter knows of, by the line that says where its metrics are.
+fn counted(line: &str) -> usize {
+    let address = line.strip_prefix("rsttrace: metrics at http://").and_then(|url| url.strip_suffix("/metrics")).expect(line);
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("sent");
+    let mut page = String::new();
+    stream.read_to_string(&mut page).expect("an answer");
+    let values = page.lines().filter(|line| line.starts_with("rsttrace_teardowns_total")).filter_map(|line| line.rsplit(' ').next());
+    values.map(|value| value.parse::<usize>().expect("a number")).sum()
 }
 
 /// Prints the numbers of docs/fleet.md: `RSTTRACE_BIN=target/release/rsttrace cargo test -p rsttrace-tests --test otlp what_a_record_costs -- --nocapture`.
@@ -608,10 +746,14 @@ fn a_collector_is_found_by_its_name() {
     });
     let directory = env::temp_dir().join(format!("rsttrace-names-{}", std::process::id()));
     fs::create_dir(&directory).expect("a directory");
-    fs::write(directory.join("hosts"), "127.0.0.1 written.example\n").expect("a file");
+    // The second name's first address never answers.
+    netns.on_input("ip daddr 127.0.0.2 drop");
+    let hosts = "127.0.0.1 written.example\n127.0.0.2 twice.example\n127.0.0.1 twice.example\n";
+    fs::write(directory.join("hosts"), hosts).expect("a file");
     fs::write(directory.join("resolv.conf"), "nameserver 127.0.0.1\noptions timeout:1\n").expect("a file");
     let hidden = if is_static { "mount -t tmpfs none /usr/lib && " } else { "" };
-    for (n, name) in ["written.example", "collector.example"].into_iter().enumerate() {
+    let mut all = 0;
+    for (n, name) in ["written.example", "twice.example", "collector.example"].into_iter().enumerate() {
         let script = format!(
             "mount --bind {0}/hosts /etc/hosts && mount --bind {0}/resolv.conf /etc/resolv.conf && {hidden}exec \"$@\"",
             directory.display()
@@ -620,11 +762,15 @@ fn a_collector_is_found_by_its_name() {
         command.args(["--mount", "sh", "-c", &script, "sh"]).arg(&program).args(["--json", "-v", "--otlp"]);
         command.arg(format!("http://{name}:{}", collector.address.port())).args(["--netns", &netns.inode().to_string()]);
         netns.enter(&mut command);
+        command.env("OTEL_EXPORTER_OTLP_TIMEOUT", "3000");
         let tracer = Tracer::start_command(command);
         some_ends(&tracer, &netns, 1);
+        collector.wait("the records", |got| got.logs.len() > n);
         let run = tracer.stop();
         assert!(!run.stderr.contains("--otlp: "), "{name}: {}", run.stderr);
-        assert_eq!(collector.records().len(), 2 * (n + 1), "{name}");
+        // An attempt that was given up is an end too.
+        all += told(&run).len();
+        assert_eq!(collector.records().len(), all, "{name}");
     }
     let _ = fs::remove_dir_all(&directory);
 }

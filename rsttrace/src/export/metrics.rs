@@ -143,6 +143,8 @@ impl Totals {
         let family = |name, help, unit, values| Family { name, help, unit, values };
         let mut families = Vec::new();
         if let Some(start) = &self.start {
+            let labels = vec![("version", start.version.as_str().into()), ("kernel", start.kernel.as_str().into())];
+            families.push(family("build", "What is running, and on which kernel", None, Values::Info(labels)));
             let time = Values::Gauge(start.time.as_duration().as_secs_f64());
             families.push(family("start_time", "When tracing began", Some(Unit::Seconds), time));
         }
@@ -174,10 +176,6 @@ impl Totals {
     }
 
     fn encode(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        if let Some(start) = &self.start {
-            let labels = [("version", start.version.as_str()), ("kernel", start.kernel.as_str())];
-            to.encode_descriptor("rsttrace_build", "What is running, and on which kernel", None, MetricType::Info)?.encode_info(&labels)?;
-        }
         self.families().iter().try_for_each(|family| family.encode(to))
     }
 }
@@ -194,6 +192,8 @@ pub struct Family<'a> {
 pub type Labels<'a> = Vec<(&'static str, Cow<'a, str>)>;
 
 pub enum Values<'a> {
+    /// What the labels say; 1 where a number is asked for, and `_info` behind the name.
+    Info(Labels<'a>),
     Gauge(f64),
     Counter(Vec<(Labels<'a>, u64)>),
     Histogram(&'a Histogram),
@@ -202,6 +202,7 @@ pub enum Values<'a> {
 impl Family<'_> {
     fn encode(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let kind = match &self.values {
+            Values::Info(_) => MetricType::Info,
             Values::Gauge(_) => MetricType::Gauge,
             Values::Counter(_) => MetricType::Counter,
             Values::Histogram(_) => MetricType::Histogram,
@@ -209,6 +210,7 @@ impl Family<'_> {
         let name = format!("rsttrace_{}", self.name);
         let mut metric = to.encode_descriptor(&name, self.help, self.unit.as_ref(), kind)?;
         match &self.values {
+            Values::Info(labels) => metric.encode_info(&&labels[..]),
             Values::Gauge(value) => metric.encode_gauge(value),
             Values::Counter(counts) => counts.iter().try_for_each(|(labels, count)| match &labels[..] {
                 [] => metric.encode_counter::<NoLabelSet, _, u64>(count, None),

@@ -30,7 +30,7 @@ use crate::{
         MAX_RECORD,
         json::{self, Saved},
     },
-    sandbox,
+    sandbox, status,
 };
 
 /// As much as an unprivileged process may ask for (fs.pipe-max-size): what the child has not read yet.
@@ -77,7 +77,7 @@ pub fn start(request: Request) -> io::Result<Tap> {
     let kept: Vec<_> = [read.as_raw_fd(), io::stderr().as_raw_fd()].into_iter().chain(listener).collect();
     let child = sandbox::servant(c"rsttrace-export", &kept, || {
         if let Err(error) = live(read, request) {
-            eprintln!("rsttrace: warning: cannot export: {error}");
+            status::warn_if_room(&format!("cannot export: {error}"));
         }
     })?;
     Ok(Tap::new(write, child, pidfd_open(child, PidfdFlags::empty())?, address))
@@ -122,7 +122,7 @@ impl Exporter {
             otlp.close();
             sending.await.map_err(io::Error::other)?;
             if let Some(words) = otlp.farewell() {
-                eprintln!("rsttrace: warning: {words}");
+                status::warn_if_room(&words);
             }
         }
         Ok(())

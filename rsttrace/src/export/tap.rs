@@ -31,12 +31,16 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Tap {
     /// Where metrics are served.
     pub address: Option<SocketAddr>,
-    /// `None`: the child has gone.
+    /// `None`: the child has been told all, and is to end.
     pipe: Option<OwnedFd>,
     child: Pid,
     process: OwnedFd,
-    /// Whole lines, but for the beginning of the first.
+    /// The child has ended before that; from then on nothing waits.
+    gone: bool,
+    /// Whole lines.
     waiting: Vec<u8>,
+    /// So much of the first has been written.
+    begun: usize,
     /// The latest line that is about no connection and found no room: sums, each of which says all that those before it said.
     sums: Vec<u8>,
     dropped: u64,
@@ -53,7 +57,8 @@ impl AsRawFd for Tap {
 impl Tap {
     /// `pipe` does not block; `process` is the child's pidfd.
     pub fn new(pipe: OwnedFd, child: Pid, process: OwnedFd, address: Option<SocketAddr>) -> Self {
-        Self { address, pipe: Some(pipe), child, process, waiting: Vec::new(), sums: Vec::new(), dropped: 0, told: 0 }
+        let (waiting, sums) = (Vec::new(), Vec::new());
+        Self { address, pipe: Some(pipe), child, process, gone: false, waiting, begun: 0, sums, dropped: 0, told: 0 }
     }
 
     /// Takes a record, a line with its end.
@@ -70,7 +75,7 @@ impl Tap {
         if self.has_room() {
             self.sums.clear();
             self.waiting.extend_from_slice(line);
-        } else {
+        } else if !self.gone {
             self.sums = line.to_vec();
         }
     }
@@ -79,12 +84,12 @@ impl Tap {
         if self.waiting.len() >= MAX_WAITING {
             self.flush();
         }
-        self.pipe.is_some() && self.waiting.len() < MAX_WAITING
+        !self.gone && self.waiting.len() < MAX_WAITING
     }
 
     /// Writes what there is room for.
     pub fn flush(&mut self) {
-        if self.pipe.is_some() && self.told < self.dropped && self.waiting.len() < MAX_WAITING {
+        if !self.gone && self.told < self.dropped && self.waiting.len() < MAX_WAITING {
             self.told = self.dropped;
             let _ = writeln!(self.waiting, "{DROPPED}{}", self.dropped);
         }
@@ -93,16 +98,31 @@ impl Tap {
                 self.waiting.append(&mut self.sums);
             }
             let Some(pipe) = self.pipe.as_ref().filter(|_| !self.waiting.is_empty()) else { return };
-            match rustix::io::write(pipe, &self.waiting) {
-                Ok(n) => drop(self.waiting.drain(..n)),
+            match rustix::io::write(pipe, &self.waiting[self.begun..]) {
+                Ok(n) => self.written(n),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return,
                 Err(_) => {
-                    self.pipe = None;
-                    self.waiting = Vec::new();
+                    self.gone = true;
+                    self.give_up();
                 }
             }
         }
+    }
+
+    /// A line goes when all of it is written.
+    fn written(&mut self, n: usize) {
+        self.begun += n;
+        let whole = self.waiting[..self.begun].iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        self.waiting.drain(..whole);
+        self.begun -= whole;
+    }
+
+    /// What waits will not be written any more.
+    fn give_up(&mut self) {
+        let is_record = |line: &&[u8]| !line.starts_with(SUMMARY) && !line.starts_with(DROPPED.as_bytes());
+        self.dropped += self.waiting.split_inclusive(|&byte| byte == b'\n').filter(is_record).count() as u64;
+        (self.waiting, self.begun, self.sums) = (Vec::new(), 0, Vec::new());
     }
 
     /// Something waits for room.
@@ -110,27 +130,32 @@ impl Tap {
         !self.waiting.is_empty()
     }
 
-    /// Records that the child will not get.
+    /// Records that the child will not get. What it had got and not dealt with when it ended is not among them: nobody knows.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
 
     /// The child has ended before the trace.
     pub fn is_gone(&self) -> bool {
-        self.pipe.is_none()
+        self.gone
     }
 
-    /// Lets the child finish. Returns whether it has, within five seconds.
+    /// Lets the child finish. Returns whether it has ended, within five seconds.
     pub fn finish(&mut self) -> bool {
-        let end = Instant::now() + PATIENCE;
+        self.finish_before(Instant::now() + PATIENCE)
+    }
+
+    fn finish_before(&mut self, end: Instant) -> bool {
         self.flush();
         while self.is_waiting() && self.pipe.as_ref().is_some_and(|pipe| wait(PollFd::new(pipe, PollFlags::OUT), end)) {
             self.flush();
         }
+        self.give_up();
         self.pipe = None;
         let ended = wait(PollFd::new(&self.process, PollFlags::IN), end);
         if ended {
-            let _ = waitpid(Some(self.child), WaitOptions::empty());
+            let status = waitpid(Some(self.child), WaitOptions::empty());
+            self.gone |= status.is_ok_and(|status| status.is_some_and(|(_, status)| status.exit_status() != Some(0)));
         }
         ended
     }
@@ -159,5 +184,75 @@ fn wait(fd: PollFd<'_>, end: Instant) -> bool {
             Err(Errno::INTR) => {}
             found => return found.is_ok_and(|n| n > 0),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Read as _,
+        process::{Child, Command},
+    };
+
+    use rustix::{
+        fs::{OFlags, fcntl_setfl},
+        pipe::{PipeFlags, fcntl_setpipe_size, pipe_with},
+        process::{PidfdFlags, pidfd_open},
+    };
+
+    use super::*;
+
+    /// A pipe that holds one page, fed for a child that is to go on for as long as somebody holds its stdin.
+    fn tap() -> (OwnedFd, Tap, Child) {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        fcntl_setfl(&write, OFlags::NONBLOCK).unwrap();
+        fcntl_setpipe_size(&write, 4_096).unwrap();
+        let child = Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let tap = Tap::new(write, pid, pidfd_open(pid, PidfdFlags::empty()).unwrap(), None);
+        (read, tap, child)
+    }
+
+    fn summary() -> Vec<u8> {
+        [SUMMARY, b"}\n"].concat()
+    }
+
+    #[test]
+    fn nothing_waits_for_a_child_that_has_gone() {
+        let (read, mut tap, mut child) = tap();
+        tap.push(b"{}\n");
+        tap.push_sums(&summary());
+        drop(read);
+        // Children that other tests fork may hold it for a while.
+        poll(&mut [PollFd::new(tap.pipe.as_ref().unwrap(), PollFlags::empty())], None).unwrap();
+        tap.flush();
+        assert_eq!((tap.is_gone(), tap.is_waiting(), tap.dropped()), (true, false, 1));
+        for told in 2..4 {
+            tap.push_sums(&summary());
+            tap.push(b"{}\n");
+            tap.flush();
+            assert_eq!((tap.is_waiting(), tap.dropped()), (false, told));
+        }
+        drop(child.stdin.take());
+        assert!(tap.finish(), "it has ended");
+    }
+
+    #[test]
+    fn what_a_child_never_took_is_counted_line_by_line() {
+        let (read, mut tap, mut child) = tap();
+        let line = [&[b'x'; 999][..], b"\n"].concat();
+        for _ in 0..10 {
+            tap.push(&line);
+        }
+        tap.push_sums(&summary());
+        tap.flush();
+        assert!(tap.is_waiting(), "a page holds four of them, and the beginning of a fifth");
+        assert!(!tap.finish_before(Instant::now()), "it does not end: its stdin is open");
+        assert_eq!((tap.dropped(), tap.is_waiting(), tap.is_gone()), (6, false, false));
+        let mut got = Vec::new();
+        std::fs::File::from(read).read_to_end(&mut got).unwrap();
+        assert_eq!(got.len(), 4_096);
+        drop(child.stdin.take());
+        child.wait().unwrap();
     }
 }

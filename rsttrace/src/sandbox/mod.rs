@@ -175,12 +175,12 @@ pub fn servant(name: &CStr, kept: &[RawFd], life: impl FnOnce()) -> io::Result<P
 }
 
 /// Confines a child that talks to others by TCP, for good: no capability, files below `readable` for reading only,
-/// connections only to `ports`, and the system calls of `syscalls::Role::Exporter`. What the kernel does not have is
-/// left out.
+/// connections only to `ports`. Where there are none, it makes no socket and opens no file, whatever Landlock restricts
+/// in this kernel. What the kernel does not have is left out.
 pub fn confine_exporter(readable: &[&str], ports: &[u16]) {
     let _ = capabilities::keep_only(CapabilitySet::empty());
     let _ = files::only_read_below_and_connect_to(readable, ports);
-    let _ = syscalls::confine(syscalls::Role::Exporter);
+    let _ = syscalls::confine(if ports.is_empty() { syscalls::Role::Server } else { syscalls::Role::Exporter });
 }
 
 #[cfg(test)]

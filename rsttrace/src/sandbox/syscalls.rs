@@ -5,8 +5,9 @@
 use std::{collections::BTreeMap, io};
 
 use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen::Dword, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch,
+    BackendError, BpfProgram, SeccompAction,
+    SeccompCmpArgLen::{Dword, Qword},
+    SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
 /// Who is confined.
@@ -18,7 +19,9 @@ pub enum Role {
     Reader,
     /// Whoever makes the files of a recording.
     Keeper,
-    /// Whoever talks to other machines for it.
+    /// Whoever answers those who fetch from it.
+    Server,
+    /// Whoever answers, and talks to other machines for it.
     Exporter,
 }
 
@@ -82,16 +85,11 @@ const READING: &[libc::c_long] = &[
 ];
 
 /// Sockets and pipes that are open already.
-const TALKING: &[libc::c_long] = &[
-    libc::SYS_write,
-    libc::SYS_writev,
-    libc::SYS_sendto,
-    libc::SYS_sendmsg,
-    libc::SYS_recvfrom,
-    libc::SYS_recvmsg,
-    libc::SYS_poll,
-    libc::SYS_ppoll,
-];
+const TALKING: &[libc::c_long] =
+    &[libc::SYS_write, libc::SYS_writev, libc::SYS_recvfrom, libc::SYS_recvmsg, libc::SYS_poll, libc::SYS_ppoll];
+
+/// To whomever a message is addressed: without `connect`, MSG_FASTOPEN connects too.
+const ADDRESSING: &[libc::c_long] = &[libc::SYS_sendto, libc::SYS_sendmsg];
 
 /// Files of one directory, as far as Landlock lets them.
 const KEEPING: &[libc::c_long] =
@@ -110,17 +108,11 @@ const LOOPING: &[libc::c_long] = &[
     libc::SYS_shutdown,
 ];
 
+/// A socket that listens already, and those who connect to it.
+const SERVING: &[libc::c_long] = &[libc::SYS_accept4, libc::SYS_setsockopt, libc::SYS_getsockname, libc::SYS_getpeername];
+
 /// Sockets of its own; to which ports they may connect is Landlock's business.
-const NETWORKING: &[libc::c_long] = &[
-    libc::SYS_bind,
-    libc::SYS_connect,
-    libc::SYS_accept4,
-    libc::SYS_setsockopt,
-    libc::SYS_getsockname,
-    libc::SYS_getpeername,
-    libc::SYS_sendmmsg,
-    libc::SYS_recvmmsg,
-];
+const CONNECTING: &[libc::c_long] = &[libc::SYS_bind, libc::SYS_connect, libc::SYS_sendmmsg, libc::SYS_recvmmsg];
 
 /// `enum bpf_cmd` in `include/uapi/linux/bpf.h`: the counters are read with it.
 const BPF_MAP_LOOKUP_ELEM: u64 = 1;
@@ -139,10 +131,11 @@ pub fn confine(role: Role) -> Result<(), String> {
 
 fn compile(role: Role) -> Result<BpfProgram, BackendError> {
     let lists: &[&[libc::c_long]] = match role {
-        Role::Tracer => &[LIVING, READING, TALKING, LOOPING],
-        Role::Reader => &[LIVING, READING, TALKING],
-        Role::Keeper => &[LIVING, TALKING, KEEPING],
-        Role::Exporter => &[LIVING, READING, TALKING, LOOPING, NETWORKING],
+        Role::Tracer => &[LIVING, READING, TALKING, ADDRESSING, LOOPING],
+        Role::Reader => &[LIVING, READING, TALKING, ADDRESSING],
+        Role::Keeper => &[LIVING, TALKING, ADDRESSING, KEEPING],
+        Role::Server => &[LIVING, READING, TALKING, LOOPING, SERVING],
+        Role::Exporter => &[LIVING, READING, TALKING, ADDRESSING, LOOPING, SERVING, CONNECTING],
     };
     // An empty list of conditions: whatever the arguments.
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = lists.iter().copied().flatten().map(|&call| (call, Vec::new())).collect();
@@ -173,8 +166,13 @@ fn conditional(role: Role) -> Result<Vec<(i64, Vec<SeccompRule>)>, BackendError>
             [libc::TCGETS, TCGETS2, libc::TIOCGWINSZ].into_iter().map(|request| equal(1, request)).collect::<Result<_, _>>()?,
         ),
     ];
-    if role != Role::Keeper {
+    if !matches!(role, Role::Keeper | Role::Server) {
         calls.push((libc::SYS_openat, vec![none_of(2, writing)?]));
+    }
+    if role == Role::Server {
+        // To whoever has connected: send() is this call without an address.
+        let nobody_else = SeccompCondition::new(4, Qword, SeccompCmpOp::Eq, 0)?;
+        calls.push((libc::SYS_sendto, vec![SeccompRule::new(vec![nobody_else])?]));
     }
     if role == Role::Exporter {
         // None of this host's own: whoever listens there may trust a user's number.

@@ -151,6 +151,51 @@ fn an_exporter_reads_and_connects_where_it_may_and_nowhere_else() {
 }
 
 #[test]
+fn who_only_answers_makes_no_connection_whatever_landlock_can_do() {
+    use std::{
+        net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+        os::fd::AsRawFd as _,
+    };
+    in_a_child(|| {
+        let why = |error: std::io::Error| error.to_string();
+        let listener = TcpListener::bind("127.0.0.1:0").map_err(why)?;
+        let at = listener.local_addr().map_err(why)?;
+        let mut client = TcpStream::connect(at).map_err(why)?;
+        confine(Role::Server)?;
+        let (mut server, _) = listener.accept().map_err(|error| format!("accepting: {error}"))?;
+        let mut byte = [7];
+        client.write_all(&byte).map_err(|error| format!("asking: {error}"))?;
+        server.read_exact(&mut byte).map_err(|error| format!("reading: {error}"))?;
+        server.write_all(&byte).map_err(|error| format!("answering: {error}"))?;
+        server.shutdown(Shutdown::Write).map_err(|error| format!("closing: {error}"))?;
+        let eperm = [libc::EPERM];
+        refused(TcpStream::connect(at), &eperm, "connecting")?;
+        refused(UdpSocket::bind("127.0.0.1:0"), &eperm, "a socket")?;
+        refused(File::open("/dev/null"), &eperm, "a file")?;
+        // A socket that listens no more could be one that connects.
+        let SocketAddr::V4(v4) = at else { return Err("IPv4".to_owned()) };
+        let to = libc::sockaddr_in {
+            sin_family: libc::AF_INET as libc::sa_family_t,
+            sin_port: v4.port().to_be(),
+            sin_addr: libc::in_addr { s_addr: u32::from(*v4.ip()).to_be() },
+            sin_zero: [0; 8],
+        };
+        let fd = listener.as_raw_fd();
+        let length = size_of_val(&to);
+        // SAFETY: a descriptor and an address of ours.
+        let results = unsafe {
+            [
+                ("connect", libc::syscall(libc::SYS_connect, fd, &raw const to, length)),
+                ("MSG_FASTOPEN", libc::syscall(libc::SYS_sendto, fd, byte.as_ptr(), 1, libc::MSG_FASTOPEN, &raw const to, length)),
+                ("sendmsg", libc::syscall(libc::SYS_sendmsg, fd, 0, 0)),
+                ("sendmmsg", libc::syscall(libc::SYS_sendmmsg, fd, 0, 0, 0)),
+            ]
+        };
+        results.into_iter().try_for_each(|(what, result)| refused(call(result), &eperm, what))
+    });
+}
+
+#[test]
 fn a_servant_has_the_descriptors_that_it_is_given_and_no_others() {
     use std::os::fd::AsRawFd as _;
     in_a_child(|| {

@@ -2,6 +2,7 @@
 //! machine's libc, which a static binary cannot rely on, and would need a thread.
 
 use std::{
+    error::Error,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -9,24 +10,22 @@ use std::{
 
 use bytes::Bytes;
 use hickory_resolver::{TokioResolver, config::ResolverConfig, net::runtime::TokioRuntimeProvider};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Collected, Full, Limited};
 use hyper::{
     Request, Response, StatusCode,
-    body::Incoming,
+    body::{Body, Incoming},
     client::conn::http1::{SendRequest, handshake},
     header,
 };
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
+use prost::Message;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
-use tokio_rustls::{
-    TlsConnector,
-    rustls::{ClientConfig, crypto::ring, pki_types::ServerName},
-};
+use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
 use super::settings::Settings;
 
@@ -34,64 +33,67 @@ use super::settings::Settings;
 const MAX_ANSWER: usize = 64 << 10;
 /// A collector that asks for more patience is asked again after this.
 const MAX_PATIENCE: Duration = Duration::from_secs(300);
+/// A connection that was idle for longer is not used again: collectors close theirs after a minute or so, and may be about to.
+const MAX_IDLE: Duration = Duration::from_secs(30);
 
 /// What became of a request.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// With the answer's body.
-    Taken(Bytes),
+pub enum Outcome<T> {
+    /// With what the collector says of it.
+    Taken(T),
     /// Worth trying again, at the earliest after the time that the collector asks for.
     Later { why: String, after: Option<Duration> },
     /// Would be refused again.
     Never { why: String },
 }
 
+type Connection = SendRequest<Full<Bytes>>;
+
 /// Talks to one collector, over a connection that is kept.
 pub struct Client {
     settings: Settings,
-    tls: Option<TlsConnector>,
     /// As it was when it could be read last.
     resolver: Option<TokioResolver>,
-    connection: Option<SendRequest<Full<Bytes>>>,
+    /// And when it was last used.
+    kept: Option<(Connection, Instant)>,
 }
 
 impl Client {
-    pub fn new(settings: Settings) -> Result<Self, String> {
-        let tls = settings.roots.clone().map(|roots| {
-            let versions = ClientConfig::builder_with_provider(Arc::new(ring::default_provider())).with_safe_default_protocol_versions();
-            versions.map(|builder| TlsConnector::from(Arc::new(builder.with_root_certificates(roots).with_no_client_auth())))
-        });
-        let tls = tls.transpose().map_err(|error| error.to_string())?;
-        Ok(Self { settings, tls, resolver: None, connection: None })
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, resolver: None, kept: None }
     }
 
     /// Sends an encoded request to `/v1/{signal}`.
-    pub async fn post(&mut self, signal: &str, body: Bytes) -> Outcome {
-        let later = |why: String| Outcome::Later { why, after: None };
-        // In the request's time: a connection whose request was given up is of no use.
-        let connection = self.connection.take().filter(|connection| !connection.is_closed());
-        match timeout(self.settings.timeout, self.exchange(connection, signal, body)).await {
-            Ok(Ok((connection, outcome))) => {
-                self.connection = Some(connection);
+    pub async fn post<T: Message + Default>(&mut self, signal: &str, body: Bytes) -> Outcome<T> {
+        let deadline = Instant::now() + self.settings.timeout;
+        match timeout_at(deadline, self.exchange(signal, &body, deadline)).await {
+            Ok(Ok((connection, response))) => {
+                let outcome = outcome_of(response, deadline).await;
+                self.kept = Some((connection, Instant::now()));
                 outcome
             }
-            Ok(Err(why)) => later(why),
-            Err(_) => later(format!("no answer within {:?}", self.settings.timeout)),
+            Ok(Err(why)) => Outcome::Later { why, after: None },
+            Err(_) => Outcome::Later { why: format!("no answer within {:?}", self.settings.timeout), after: None },
         }
     }
 
-    async fn exchange(
-        &mut self,
-        connection: Option<SendRequest<Full<Bytes>>>,
-        signal: &str,
-        body: Bytes,
-    ) -> Result<(SendRequest<Full<Bytes>>, Outcome), String> {
-        let mut connection = match connection {
-            Some(connection) => connection,
-            None => self.connect().await?,
-        };
+    /// Over the connection that is kept, or over a new one: also where the old one turns out to have been closed.
+    async fn exchange(&mut self, signal: &str, body: &Bytes, deadline: Instant) -> Result<(Connection, Response<Incoming>), String> {
+        // Taken out: a connection whose request is given up is of no use.
+        let kept = self.kept.take().filter(|(connection, used)| !connection.is_closed() && used.elapsed() < MAX_IDLE);
+        if let Some((mut connection, _)) = kept
+            && let Ok(response) = self.ask(&mut connection, signal, body).await
+        {
+            return Ok((connection, response));
+        }
+        let mut connection = self.connect(deadline).await?;
+        let response = self.ask(&mut connection, signal, body).await?;
+        Ok((connection, response))
+    }
+
+    async fn ask(&self, connection: &mut Connection, signal: &str, body: &Bytes) -> Result<Response<Incoming>, String> {
         connection.ready().await.map_err(words)?;
-        let mut request = Request::post(format!("{}/v1/{signal}", self.settings.path)).body(Full::new(body)).map_err(words)?;
+        let mut request = Request::post(format!("{}/v1/{signal}", self.settings.path)).body(Full::new(body.clone())).map_err(words)?;
         let headers = request.headers_mut();
         headers.extend(self.settings.headers.clone());
         headers.insert(header::HOST, self.settings.authority.parse().map_err(words)?);
@@ -100,20 +102,25 @@ impl Client {
         if self.settings.compress {
             headers.insert(header::CONTENT_ENCODING, header::HeaderValue::from_static("gzip"));
         }
-        let response = connection.send_request(request).await.map_err(words)?;
-        let outcome = outcome_of(response).await?;
-        Ok((connection, outcome))
+        connection.send_request(request).await.map_err(words)
     }
 
-    async fn connect(&mut self) -> Result<SendRequest<Full<Bytes>>, String> {
-        let mut problem = "the name has no address".to_owned();
-        for address in self.addresses().await? {
-            match TcpStream::connect(address).await {
-                Ok(stream) => return self.greet(stream).await,
-                Err(error) => problem = format!("{address}: {error}"),
-            }
+    /// To the first address that answers.
+    async fn connect(&mut self, deadline: Instant) -> Result<Connection, String> {
+        let addresses = self.addresses().await?;
+        let mut problems = Vec::new();
+        // One that says nothing leaves time for those after it, and for the request.
+        for (address, shares) in addresses.iter().zip((2..=addresses.len() + 1).rev()) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let share = left / u32::try_from(shares).unwrap_or(u32::MAX);
+            let problem = match timeout(share, self.open(*address)).await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(why)) => why,
+                Err(_) => format!("no answer within {share:.1?}"),
+            };
+            problems.push(format!("{address}: {problem}"));
         }
-        Err(problem)
+        Err(if problems.is_empty() { "the name has no address".to_owned() } else { problems.join("; ") })
     }
 
     /// `/etc/hosts` and `/etc/resolv.conf` are read each time: a connection is kept, and both may have changed by the next.
@@ -134,37 +141,47 @@ impl Client {
         Ok(found.iter().map(|address| SocketAddr::new(address, *port)).collect())
     }
 
-    async fn greet(&self, stream: TcpStream) -> Result<SendRequest<Full<Bytes>>, String> {
-        match &self.tls {
+    async fn open(&self, address: SocketAddr) -> Result<Connection, String> {
+        let stream = TcpStream::connect(address).await.map_err(words)?;
+        match &self.settings.tls {
             None => talk(stream).await,
             Some(tls) => {
                 let name = ServerName::try_from(self.settings.host.clone()).map_err(words)?;
-                talk(tls.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))?).await
+                let tls = TlsConnector::from(Arc::clone(tls)).connect(name, stream);
+                talk(tls.await.map_err(|error| format!("TLS: {error}"))?).await
             }
         }
     }
 }
 
-async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<SendRequest<Full<Bytes>>, String> {
+async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Connection, String> {
     let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(words)?;
     // Ends with the connection, or when the sender is dropped; what went wrong the sender is told.
     tokio::spawn(async { drop(connection.await) });
     Ok(sender)
 }
 
-/// Which answers are worth another try is OTLP's specification's.
-async fn outcome_of(response: Response<Incoming>) -> Result<Outcome, String> {
+/// Which answers are worth another try is OTLP's specification's. The status decides, whatever comes after it.
+async fn outcome_of<T, B>(response: Response<B>, deadline: Instant) -> Outcome<T>
+where
+    T: Message + Default,
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>>,
+{
     let status = response.status();
-    let after = response.headers().get(header::RETRY_AFTER).and_then(|value| patience(value.to_str().ok()?, Timestamp::now()));
-    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|error| error.to_string())?.to_bytes();
     let why = format!("HTTP status {}", status.as_u16());
-    Ok(match status {
-        status if status.is_success() => Outcome::Taken(body),
+    match status {
+        status if status.is_success() => {
+            let body = timeout_at(deadline, Limited::new(response.into_body(), MAX_ANSWER).collect()).await;
+            // It has been taken, also where nobody can read how.
+            let body = body.ok().and_then(Result::ok).map(Collected::to_bytes).unwrap_or_default();
+            T::decode(body).map_or_else(|_| Outcome::Never { why: why + ", with an answer that is not OTLP" }, Outcome::Taken)
+        }
         StatusCode::TOO_MANY_REQUESTS | StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
-            Outcome::Later { why, after }
+            let asked = response.headers().get(header::RETRY_AFTER);
+            Outcome::Later { why, after: asked.and_then(|value| patience(value.to_str().ok()?, Timestamp::now())) }
         }
         _ => Outcome::Never { why },
-    })
+    }
 }
 
 /// `Retry-After`: seconds, or a date.
@@ -180,7 +197,7 @@ fn patience(value: &str, now: Timestamp) -> Option<Duration> {
 }
 
 /// With what lies beneath: "connection error" alone helps nobody.
-fn words(error: impl std::error::Error) -> String {
+fn words(error: impl Error) -> String {
     let mut words = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -202,5 +219,26 @@ mod tests {
         assert_eq!(patience("Sun, 06 Nov 1994 08:49:07 GMT", now), Some(Duration::ZERO));
         assert_eq!(patience("18446744073709551615", now), Some(MAX_PATIENCE));
         assert_eq!(patience("soon", now), None);
+    }
+
+    #[tokio::test]
+    async fn the_status_decides_whatever_comes_with_it() {
+        use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsPartialSuccess, ExportLogsServiceResponse};
+        let deadline = Instant::now() + MAX_PATIENCE;
+        let answer = async |status: u16, body: Vec<u8>| {
+            let response = Response::builder().status(status).body(Full::new(Bytes::from(body))).unwrap();
+            outcome_of::<ExportLogsServiceResponse, _>(response, deadline).await
+        };
+        let nothing = ExportLogsServiceResponse::default();
+        let partial = ExportLogsPartialSuccess { rejected_log_records: 3, error_message: String::new() };
+        let said = ExportLogsServiceResponse { partial_success: Some(partial) };
+        assert_eq!(answer(200, Vec::new()).await, Outcome::Taken(nothing.clone()));
+        assert_eq!(answer(200, said.encode_to_vec()).await, Outcome::Taken(said));
+        let large = vec![b'x'; MAX_ANSWER + 1];
+        assert_eq!(answer(200, large.clone()).await, Outcome::Taken(nothing), "sent again, it would be there twice");
+        assert_eq!(answer(404, large.clone()).await, Outcome::Never { why: "HTTP status 404".to_owned() });
+        assert_eq!(answer(503, large).await, Outcome::Later { why: "HTTP status 503".to_owned(), after: None });
+        let page = answer(200, b"<!doctype html><title>Welcome</title>".to_vec()).await;
+        assert_eq!(page, Outcome::Never { why: "HTTP status 200, with an answer that is not OTLP".to_owned() });
     }
 }

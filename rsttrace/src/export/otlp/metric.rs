@@ -1,7 +1,10 @@
 //! Metrics as OpenTelemetry's data model has them: those of `--metrics`, and what became of the records here.
 
-use opentelemetry_proto::tonic::metrics::v1::{
-    AggregationTemporality, Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint, Sum, metric::Data, number_data_point,
+use opentelemetry_proto::tonic::{
+    common::v1::KeyValue,
+    metrics::v1::{
+        AggregationTemporality, Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint, Sum, metric::Data, number_data_point,
+    },
 };
 use prometheus_client::registry::Unit;
 
@@ -34,22 +37,20 @@ struct Period {
 
 impl Period {
     fn metric(self, family: &Family<'_>) -> Metric {
-        let unit = match family.unit {
-            Some(Unit::Seconds) => "s",
-            Some(Unit::Bytes) => "By",
-            _ => "1",
+        let (unit, suffix) = match (&family.unit, &family.values) {
+            (Some(Unit::Seconds), _) => ("s", ""),
+            (Some(Unit::Bytes), _) => ("By", ""),
+            // It counts nothing: Prometheus would have it end in `_ratio`.
+            (_, Values::Info(_)) => ("", "_info"),
+            _ => ("1", ""),
         };
         let temporality = AggregationTemporality::Cumulative.into();
         let data = match &family.values {
-            Values::Gauge(value) => {
-                let value = Some(number_data_point::Value::AsDouble(*value));
-                Data::Gauge(Gauge {
-                    data_points: vec![NumberDataPoint { time_unix_nano: self.now_ns, value, ..NumberDataPoint::default() }],
-                })
-            }
+            Values::Info(labels) => self.gauge(attributes(labels), number_data_point::Value::AsInt(1)),
+            Values::Gauge(value) => self.gauge(Vec::new(), number_data_point::Value::AsDouble(*value)),
             Values::Counter(counts) => {
                 let point = |(labels, count): &(Labels<'_>, u64)| NumberDataPoint {
-                    attributes: labels.iter().map(|(name, value)| attribute(name, value.to_string())).collect(),
+                    attributes: attributes(labels),
                     start_time_unix_nano: self.start_ns,
                     time_unix_nano: self.now_ns,
                     value: Some(number_data_point::Value::AsInt(i64::try_from(*count).unwrap_or(i64::MAX))),
@@ -71,11 +72,20 @@ impl Period {
             }),
         };
         Metric {
-            name: format!("rsttrace.{}", family.name),
+            name: format!("rsttrace.{}{suffix}", family.name),
             description: family.help.to_owned(),
             unit: unit.to_owned(),
             data: Some(data),
             ..Metric::default()
         }
     }
+
+    fn gauge(self, attributes: Vec<KeyValue>, value: number_data_point::Value) -> Data {
+        let point = NumberDataPoint { attributes, time_unix_nano: self.now_ns, value: Some(value), ..NumberDataPoint::default() };
+        Data::Gauge(Gauge { data_points: vec![point] })
+    }
+}
+
+fn attributes(labels: &Labels<'_>) -> Vec<KeyValue> {
+    labels.iter().map(|(name, value)| attribute(name, value.to_string())).collect()
 }

@@ -32,7 +32,7 @@ use opentelemetry_proto::tonic::{
 use prost::Message as _;
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 pub use self::settings::Settings;
@@ -41,7 +41,7 @@ use self::{
     record::{SCHEMA_URL, log_record, resource},
 };
 use super::metrics::Metrics;
-use crate::{input::json::Saved, output::escape::for_terminal, units::grouped};
+use crate::{input::json::Saved, output::escape::for_terminal, status, units::grouped};
 
 /// Encoded records that wait, in bytes; the newest are dropped beyond.
 const MAX_WAITING: usize = 8 << 20;
@@ -52,8 +52,11 @@ const LINGER: Duration = Duration::from_secs(1);
 /// After a failure: the shortest and the longest pause before the next attempt.
 const PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
-/// For what is left at the end; the tracer waits for a second longer.
-const GRACE: Duration = Duration::from_secs(4);
+/// For the records that are left at the end, and then for the last metrics; the tracer waits for a second longer.
+const GRACE: Duration = Duration::from_secs(3);
+const LAST_METRICS: Duration = Duration::from_secs(1);
+/// Of a warning, in characters.
+const MAX_WORDS: usize = 500;
 
 /// What a name is looked up in, and where a static program has random numbers from (for questions to DNS). Where resolv.conf is a link,
 /// it leads to one of the directories, in which it is replaced.
@@ -137,10 +140,38 @@ struct Batch {
     records: u64,
     /// So many attempts have failed.
     failures: u32,
-    /// The next one is not before this,
+    /// The next one is not before this.
     at: Instant,
-    /// by the collector's own wish.
-    asked: bool,
+}
+
+/// A collector, and how it behaves.
+struct Collector {
+    client: Client,
+    /// By its own wish, nothing is sent before this.
+    not_before: Instant,
+    trouble: Trouble,
+}
+
+impl Collector {
+    fn new(settings: Settings) -> Self {
+        Self { client: Client::new(settings), not_before: Instant::now(), trouble: Trouble::default() }
+    }
+
+    async fn post<T: prost::Message + Default>(&mut self, signal: &str, body: Bytes) -> Outcome<T> {
+        let outcome = self.client.post(signal, body).await;
+        match &outcome {
+            Outcome::Taken(_) => self.trouble.is_over(),
+            Outcome::Never { why } => self.trouble.refused(&format!("{signal}: {why}")),
+            Outcome::Later { why, after } => {
+                self.trouble.begins(why);
+                // Nobody is asked without a pause, not even who asks for it.
+                if let Some(after) = after {
+                    self.not_before = Instant::now() + *after.max(&PAUSE);
+                }
+            }
+        }
+        outcome
+    }
 }
 
 impl Otlp {
@@ -187,62 +218,77 @@ impl Otlp {
         (counts.lost() > 0).then(|| format!("--otlp: {lost} of {taken} records were not delivered: {}", parts.join(", ")))
     }
 
-    /// Sends until closed, then what is left.
+    /// Sends until closed, then what is left, and at last the metrics, which tell what became of everything.
     pub async fn run(&self, metrics: &Metrics) {
+        let mut collector = Collector::new(self.shared.settings.clone());
         let patience = async {
             self.closed().await;
             sleep(GRACE).await;
         };
         tokio::select! {
-            () = self.deliver(metrics) => {}
+            () = self.deliver(&mut collector, metrics) => {}
             () = patience => {}
         }
+        self.leave();
+        let last = async {
+            sleep_until(collector.not_before).await;
+            self.send_metrics(&mut collector, metrics).await;
+        };
+        // If they do not arrive in time, the end of the run has said it all.
+        let _ = timeout(LAST_METRICS, last).await;
+    }
+
+    /// What has not become anything else is left.
+    fn leave(&self) {
         let mut state = self.state();
         let Counts { taken, delivered, no_room, refused, .. } = state.counts;
         state.counts.left = taken - delivered - no_room - refused;
     }
 
-    async fn deliver(&self, metrics: &Metrics) {
+    /// Until closed and empty.
+    async fn deliver(&self, collector: &mut Collector, metrics: &Metrics) {
         let Shared { settings, bell, closed, .. } = &*self.shared;
-        let mut client = match Client::new(settings.clone()) {
-            Ok(client) => client,
-            Err(why) => return say(&why),
-        };
-        let mut trouble = Trouble::default();
-        let mut batch = None;
+        let mut batch: Option<Batch> = None;
         let mut metrics_at = Instant::now() + settings.interval;
         loop {
             let closing = *closed.borrow();
+            let metrics_due = metrics_at.max(collector.not_before);
+            // Before records, of which there may always be more.
+            if !closing && metrics_due <= Instant::now() {
+                self.send_metrics(collector, metrics).await;
+                metrics_at = Instant::now() + settings.interval;
+                continue;
+            }
             if batch.is_none() {
                 batch = self.next_batch(closing);
             }
-            if let Some(under_way) = &mut batch {
-                if closing && !under_way.asked {
-                    under_way.at = under_way.at.min(Instant::now() + PAUSE);
-                }
-                if under_way.at <= Instant::now() {
-                    let outcome = client.post("logs", under_way.body.clone()).await;
-                    if self.settle(under_way, &outcome, &mut trouble) {
-                        batch = None;
+            if closing && batch.is_none() {
+                return;
+            }
+            let due = match &mut batch {
+                Some(under_way) => {
+                    if closing {
+                        under_way.at = under_way.at.min(Instant::now() + PAUSE);
                     }
-                    continue;
+                    let at = under_way.at.max(collector.not_before);
+                    if at <= Instant::now() {
+                        let outcome = collector.post("logs", under_way.body.clone()).await;
+                        if self.settle(under_way, outcome, &mut collector.trouble) {
+                            batch = None;
+                        }
+                        continue;
+                    }
+                    Some(at)
                 }
-            } else if closing {
-                break;
-            }
-            if metrics_at <= Instant::now() {
-                metrics_at = Instant::now() + settings.interval;
-                self.send_metrics(&mut client, &mut trouble, metrics).await;
-                continue;
-            }
-            let due = batch.as_ref().map_or_else(|| self.state().due, |batch| Some(batch.at));
+                None => self.state().due,
+            };
+            let next = if closing { due } else { due.into_iter().chain([metrics_due]).min() };
             tokio::select! {
                 () = bell.notified(), if batch.is_none() => {}
                 () = self.closed(), if !closing => {}
-                () = sleep_until(due.map_or(metrics_at, |due| due.min(metrics_at))) => {}
+                () = sleep_until(next.unwrap_or(metrics_due)) => {}
             }
         }
-        self.send_metrics(&mut client, &mut trouble, metrics).await;
     }
 
     /// As many as one request takes, if they should wait no longer.
@@ -266,35 +312,31 @@ impl Otlp {
         let scope_logs = vec![ScopeLogs { scope: Some(scope()), log_records }];
         let resource_logs = ResourceLogs { resource: Some(self.shared.resource.clone()), scope_logs, schema_url: SCHEMA_URL.to_owned() };
         let body = self.body(&Request { resource_logs: vec![resource_logs] });
-        Some(Batch { body, records, failures: 0, at: now, asked: false })
+        Some(Batch { body, records, failures: 0, at: now })
     }
 
     /// Counts what became of a batch. Returns whether it is done with.
-    fn settle(&self, batch: &mut Batch, outcome: &Outcome, trouble: &mut Trouble) -> bool {
+    fn settle(&self, batch: &mut Batch, outcome: Outcome<ExportLogsServiceResponse>, trouble: &mut Trouble) -> bool {
         match outcome {
             Outcome::Taken(answer) => {
-                trouble.is_over();
-                let partial = ExportLogsServiceResponse::decode(answer.clone()).ok().and_then(|answer| answer.partial_success);
-                let partial = partial.unwrap_or_default();
+                let partial = answer.partial_success.unwrap_or_default();
                 let refused = u64::try_from(partial.rejected_log_records).unwrap_or(0).min(batch.records);
                 if refused > 0 {
-                    trouble.refused(&format!("{} records: {}", grouped(refused), brief(&partial.error_message)));
+                    trouble.refused(&format!("{} records: {}", grouped(refused), partial.error_message));
                 }
                 let counts = &mut self.state().counts;
                 counts.refused += refused;
                 counts.delivered += batch.records - refused;
                 true
             }
-            Outcome::Never { why } => {
-                trouble.refused(why);
+            Outcome::Never { .. } => {
                 self.state().counts.refused += batch.records;
                 true
             }
-            Outcome::Later { why, after } => {
-                trouble.begins(why);
-                // Nobody is asked without a pause, not even who asks for it.
-                batch.at = Instant::now() + after.map_or_else(|| pause(batch.failures), |after| after.max(PAUSE));
-                batch.asked = after.is_some();
+            Outcome::Later { after, .. } => {
+                if after.is_none() {
+                    batch.at = Instant::now() + pause(batch.failures);
+                }
                 batch.failures += 1;
                 false
             }
@@ -302,22 +344,16 @@ impl Otlp {
     }
 
     /// The next ones say all that these did, so what became of them matters little.
-    async fn send_metrics(&self, client: &mut Client, trouble: &mut Trouble, metrics: &Metrics) {
+    async fn send_metrics(&self, collector: &mut Collector, metrics: &Metrics) {
         let metrics = metric::all(metrics, &self.counts(), self.shared.started_ns, now_ns());
         let scope_metrics = vec![ScopeMetrics { scope: Some(scope()), metrics, schema_url: String::new() }];
         let resource = Some(self.shared.resource.clone());
         let resource_metrics = vec![ResourceMetrics { resource, scope_metrics, schema_url: SCHEMA_URL.to_owned() }];
         let body = self.body(&ExportMetricsServiceRequest { resource_metrics });
-        match client.post("metrics", body).await {
-            Outcome::Taken(answer) => {
-                trouble.is_over();
-                let answer = ExportMetricsServiceResponse::decode(answer).unwrap_or_default();
-                if let Some(partial) = answer.partial_success.filter(|partial| partial.rejected_data_points > 0) {
-                    trouble.refused(&format!("metrics: {}", brief(&partial.error_message)));
-                }
-            }
-            Outcome::Never { why } => trouble.refused(&format!("metrics: {why}")),
-            Outcome::Later { why, .. } => trouble.begins(&why),
+        if let Outcome::Taken(ExportMetricsServiceResponse { partial_success: Some(partial) }) = collector.post("metrics", body).await
+            && partial.rejected_data_points > 0
+        {
+            collector.trouble.refused(&format!("metrics: {}", partial.error_message));
         }
     }
 
@@ -351,8 +387,8 @@ struct Trouble {
 
 impl Trouble {
     fn begins(&mut self, why: &str) {
-        if !std::mem::replace(&mut self.unreachable, true) {
-            say(&format!("{why}; trying again"));
+        if !self.unreachable {
+            self.unreachable = say(&format!("{why}; trying again"));
         }
     }
 
@@ -361,19 +397,16 @@ impl Trouble {
     }
 
     fn refused(&mut self, why: &str) {
-        if !std::mem::replace(&mut self.refused, true) {
-            say(&format!("the collector refused what it was sent: {why}"));
+        if !self.refused {
+            self.refused = say(&format!("the collector refused what it was sent: {why}"));
         }
     }
 }
 
-fn say(what: &str) {
-    eprintln!("rsttrace: warning: --otlp: {}", for_terminal(what));
-}
-
-/// A collector's words, which may be many.
-fn brief(words: &str) -> String {
-    words.chars().take(200).collect()
+/// A collector's words may be many. Returns whether they were said.
+fn say(what: &str) -> bool {
+    let what: String = what.chars().take(MAX_WORDS).collect();
+    status::warn_if_room(&format!("--otlp: {}", for_terminal(&what)))
 }
 
 /// Twice as long after each failure, and somewhat at random: a fleet must not come back all at once.

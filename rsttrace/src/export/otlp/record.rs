@@ -115,13 +115,28 @@ fn add_request(attributes: &mut Vec<KeyValue>, line: String) {
         attributes.push(attribute("http.request.method", "_OTHER".to_owned()));
         attributes.push(attribute("http.request.method_original", method.to_owned()));
     }
-    let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
-    attributes.push(attribute("url.path", path.to_owned()));
-    attributes.extend(query.map(|query| attribute("url.query", query.to_owned())));
+    match path_and_query(target) {
+        Some(target) => {
+            let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+            attributes.push(attribute("url.path", path.to_owned()));
+            attributes.extend(query.map(|query| attribute("url.query", query.to_owned())));
+        }
+        // The only place where it stands.
+        None => attributes.push(attribute("rsttrace.http.request", line.clone())),
+    }
     if let Some(version) = version.strip_prefix("HTTP/") {
         attributes.push(attribute("network.protocol.name", "http".to_owned()));
         attributes.push(attribute("network.protocol.version", version.to_owned()));
     }
+}
+
+/// Of `/index?x=1`, or of `http://example.org/index?x=1` as proxies are asked; CONNECT and `OPTIONS *` have none.
+fn path_and_query(target: &str) -> Option<&str> {
+    if target.starts_with('/') {
+        return Some(target);
+    }
+    let (_, authority) = target.split_once("://")?;
+    Some(authority.find(['/', '?']).map_or("/", |end| &authority[end..]))
 }
 
 /// An integer beyond 63 bits is text, as OpenTelemetry has it.
@@ -220,6 +235,15 @@ mod tests {
         for (key, value) in [("http.request.method", "_OTHER"), ("http.request.method_original", "BREW"), ("url.query", "milk=no")] {
             assert_eq!(get(&strange, key), Some(&any_value::Value::StringValue(value.to_owned())), "{key}");
         }
+        let proxied = with("GET http://example.org:8080/a/b?c=http://d/e HTTP/1.1");
+        for (key, value) in [("url.path", "/a/b"), ("url.query", "c=http://d/e")] {
+            assert_eq!(get(&proxied, key), Some(&any_value::Value::StringValue(value.to_owned())), "{key}");
+        }
+        assert_eq!(get(&with("GET http://example.org HTTP/1.1"), "url.path"), Some(&any_value::Value::StringValue("/".to_owned())));
+        let tunnel = with("CONNECT example.org:443 HTTP/1.1");
+        assert_eq!(get(&tunnel, "url.path"), None);
+        let line = any_value::Value::StringValue("CONNECT example.org:443 HTTP/1.1".to_owned());
+        assert_eq!(get(&tunnel, "rsttrace.http.request"), Some(&line));
         let large = record(&LINE.replace("5175041", "18446744073709551615"));
         assert_eq!(get(&large, "rsttrace.cookie"), Some(&any_value::Value::StringValue(u64::MAX.to_string())));
     }

@@ -1,6 +1,6 @@
 //! Where to send, and with what: the flags, and the environment variables that OpenTelemetry's own exporters obey.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use hyper::{
     HeaderMap, Uri,
@@ -9,7 +9,8 @@ use hyper::{
 use percent_encoding::percent_decode_str;
 use rustls_native_certs::load_native_certs;
 use tokio_rustls::rustls::{
-    RootCertStore,
+    ClientConfig, RootCertStore,
+    crypto::ring,
     pki_types::{CertificateDer, pem::PemObject as _},
 };
 
@@ -30,7 +31,7 @@ pub struct Settings {
     /// Marked as sensitive: their values are never printed.
     pub headers: HeaderMap,
     /// Whom to trust; `None` is plain HTTP.
-    pub roots: Option<RootCertStore>,
+    pub tls: Option<Arc<ClientConfig>>,
     pub compress: bool,
     /// Of one request.
     pub timeout: Duration,
@@ -56,9 +57,9 @@ impl Settings {
         if uri.query().is_some() || authority.host().is_empty() {
             return Err(expected.to_owned());
         }
-        let (port, roots) = match scheme {
+        let (port, tls) = match scheme {
             "http" => (80, None),
-            "https" => (443, Some(roots(env("OTEL_EXPORTER_OTLP_CERTIFICATE").map(PathBuf::from))?)),
+            "https" => (443, Some(tls(env("OTEL_EXPORTER_OTLP_CERTIFICATE").map(PathBuf::from))?)),
             _ => return Err(expected.to_owned()),
         };
         let compress = match env("OTEL_EXPORTER_OTLP_COMPRESSION").as_deref() {
@@ -80,7 +81,7 @@ impl Settings {
             path: uri.path().trim_end_matches('/').to_owned(),
             authority: authority.to_string(),
             headers: all,
-            roots,
+            tls,
             compress,
             timeout: milliseconds("OTEL_EXPORTER_OTLP_TIMEOUT", env("OTEL_EXPORTER_OTLP_TIMEOUT"))?.unwrap_or(TIMEOUT),
             interval: milliseconds("OTEL_METRIC_EXPORT_INTERVAL", env("OTEL_METRIC_EXPORT_INTERVAL"))?.unwrap_or(INTERVAL),
@@ -127,6 +128,12 @@ fn resource(attributes: Option<String>, service: Option<String>) -> Result<Vec<(
     Ok(all)
 }
 
+fn tls(file: Option<PathBuf>) -> Result<Arc<ClientConfig>, String> {
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider())).with_safe_default_protocol_versions();
+    let config = config.map_err(|error| format!("--otlp: {error}"))?;
+    Ok(Arc::new(config.with_root_certificates(roots(file)?).with_no_client_auth()))
+}
+
 /// Those of the file, or this machine's; read here because the exporter may open few files.
 fn roots(file: Option<PathBuf>) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
@@ -158,7 +165,7 @@ mod tests {
     fn an_address_is_taken_apart() {
         let plain = settings("http://collector:4318", &[], &[]).unwrap();
         assert_eq!((plain.host.as_str(), plain.port, plain.path.as_str()), ("collector", 4_318, ""));
-        assert!(plain.compress && plain.roots.is_none());
+        assert!(plain.compress && plain.tls.is_none());
         let v6 = settings("http://[::1]:4318/otel/", &[], &[("OTEL_EXPORTER_OTLP_COMPRESSION", "none")]).unwrap();
         assert_eq!((v6.host.as_str(), v6.path.as_str(), v6.authority.as_str(), v6.compress), ("::1", "/otel", "[::1]:4318", false));
         assert_eq!(settings("http://collector", &[], &[]).unwrap().port, 80);
