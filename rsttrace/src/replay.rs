@@ -144,6 +144,12 @@ impl Replay {
 
     fn tell(&mut self, told: Told, out: &mut impl Write) -> io::Result<()> {
         let at_ns = told.saved.at_ns();
+        if let Saved::Start(start) = &told.saved
+            && self.account.goes_on(start)
+        {
+            // It has been shown.
+            return Ok(());
+        }
         self.account.add(&told.saved);
         let Told { line, saved } = told;
         match saved {
@@ -246,14 +252,17 @@ impl Replay {
     /// Adds what only the ends of runs tell.
     fn sum_up(&mut self) {
         self.account.end_run();
-        let Totals { told: _, orderly, lost, undecodable, evicted, filtered } = self.account.totals();
+        let Totals { told, orderly, lost, undecodable, evicted, filtered } = self.account.totals();
         let summary = &mut self.outlet.summary;
         if let Some((_, until_ns)) = self.account.span_ns {
             summary.stopped = summary.stopped.max(WallClock::new(0, 0).at(until_ns));
         }
         summary.orderly_in_kernel = orderly;
         summary.lost_records = lost.records;
-        summary.untold_runs = lost.untold_runs;
+        // Nothing at all tells nothing of losses either.
+        summary.untold_runs = if told == 0 { lost.untold_runs.max(1) } else { lost.untold_runs };
+        // It may have been filtered.
+        summary.filters |= self.account.runs == 0;
         summary.undecodable = undecodable;
         summary.evicted = evicted;
         summary.filtered = summary.filtered.saturating_add(filtered);
