@@ -17,6 +17,7 @@ use super::{
     shelf::Shelf,
 };
 use crate::{
+    clock::monotonic_ns,
     filter::Condition,
     model::Judged,
     outlet::Sink,
@@ -276,10 +277,10 @@ impl Recorder {
             each(&kept);
         }
         if let Some(since_ns) = self.kept_since_ns {
-            let now = Timestamp::now();
-            let from = now - Duration::from_nanos(now_ns.saturating_sub(since_ns));
+            let (date, date_ns) = (Timestamp::now(), monotonic_ns());
+            let date_of = |ns: u64| date - Duration::from_nanos(date_ns.saturating_sub(ns));
             let mut line = Vec::new();
-            json::write_kept(&mut line, from, now)?;
+            json::write_kept(&mut line, date_of(since_ns), date_of(now_ns))?;
             self.append(&format::encode(&line)?, now_ns)?;
             self.kept_since_ns = None;
             self.told_ns = now_ns;
