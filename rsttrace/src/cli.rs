@@ -286,6 +286,8 @@ pub struct Select {
     pub ipv6: bool,
 
     /// Only this network namespace: inode number, name (ip netns), or path
+    ///
+    /// In records that were saved, a number or a name is the one that they have, whatever has it on this host now.
     #[arg(long, value_name = "NETNS", help_heading = "Connections")]
     pub netns: Option<String>,
 
