@@ -507,7 +507,7 @@ pub struct Trace {
     pub interim: bool,
 
     /// Keep all privileges after attaching, and run without a sandbox (docs/privileges.md)
-    #[arg(long, hide = true, help_heading = "Run")]
+    #[arg(long, help_heading = "Run")]
     pub keep_privileges: bool,
 }
 
