@@ -286,6 +286,8 @@ pub struct Select {
     pub ipv6: bool,
 
     /// Only this network namespace: inode number, name (ip netns), or path
+    ///
+    /// In records that were saved, a number or a name is the one that they have, whatever has it on this host now.
     #[arg(long, value_name = "NETNS", help_heading = "Connections")]
     pub netns: Option<String>,
 
@@ -505,7 +507,7 @@ pub struct Trace {
     pub interim: bool,
 
     /// Keep all privileges after attaching, and run without a sandbox (docs/privileges.md)
-    #[arg(long, hide = true, help_heading = "Run")]
+    #[arg(long, help_heading = "Run")]
     pub keep_privileges: bool,
 }
 

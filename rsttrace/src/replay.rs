@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use foldhash::HashMap;
 use jiff::Timestamp;
 
 use crate::{
@@ -126,6 +127,8 @@ impl Replay {
                 }
                 self.tell(*told, out)?;
             }
+            // The next one may be another host's, with the same numbers.
+            self.people.namespaces.clear();
         }
         self.tell_first(out)
     }
@@ -293,14 +296,24 @@ fn write_line(out: &mut impl Write, line: &[u8]) -> io::Result<()> {
     out.write_all(b"\n")
 }
 
-/// Of all processes, those that the present records name.
+/// Of all processes, those that the present records name; of network namespaces, all names of the present file.
 #[derive(Debug, Default)]
 struct Recorded {
     owners: Vec<(u32, Arc<ProcessInfo>)>,
+    /// No new ones beyond [`MAX_NAMESPACES`].
+    namespaces: HashMap<u32, Arc<str>>,
 }
+
+/// A file may have any number of them.
+const MAX_NAMESPACES: usize = 4_096;
 
 impl Recorded {
     fn learn(&mut self, judged: &Judged) {
+        if let Some((inode, name)) = judged.teardown.netns.zip(judged.names.netns.as_ref())
+            && (self.namespaces.len() < MAX_NAMESPACES || self.namespaces.contains_key(&inode))
+        {
+            self.namespaces.insert(inode, Arc::clone(name));
+        }
         let Some((owner, identity)) = judged.teardown.owner.as_ref().zip(judged.names.owner.as_ref()) else { return };
         // Those of the present connection: there are two at most.
         self.owners.truncate(1);
@@ -316,6 +329,10 @@ impl Lineage for Recorded {
 
     fn at(&mut self, party: Party, _: u64) -> Option<Arc<ProcessInfo>> {
         self.process(party.tgid)
+    }
+
+    fn netns_name(&mut self, inode: u32) -> Option<Arc<str>> {
+        self.namespaces.get(&inode).cloned()
     }
 }
 

@@ -330,6 +330,9 @@ fn a_live_table_comes_when_asked_for_and_at_the_end() {
         last = line.split_whitespace().nth(1).map(str::to_owned);
     }
     assert_eq!(last.as_deref(), Some("2"), "{rest}");
+    // Each of them says of what time it is.
+    let heads = rest.lines().filter(|line| line.starts_with("20") && line.contains(" to ") && line.ends_with('s'));
+    assert_eq!(heads.count(), rest.lines().filter(|line| line.starts_with("all ")).count(), "{rest}");
     assert!(!rest.contains("RST received"), "no line per record: {rest}");
     assert!(tracer.wait().expect("it ends").success());
 }
