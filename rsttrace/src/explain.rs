@@ -1,32 +1,30 @@
 //! `rsttrace explain`: the chapter of causes, one at a time.
 
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
+use anyhow::Context as _;
 use include_dir::{Dir, include_dir};
 
-use crate::{exit::USAGE, model::Cause, output::escape::for_terminal};
+use crate::{exit::USAGE, filter, model::Cause, status, stdout};
 
 /// One page per cause, the chapter of the documentation.
 static PAGES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../docs/causes");
 
 /// Prints one page, or the list.
-pub fn run(cause: Option<&str>) -> ExitCode {
-    let text = match cause.map(str::parse::<Cause>) {
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn run(cause: Option<&str>) -> anyhow::Result<ExitCode> {
+    let text = match cause.map(filter::cause) {
         None => list(),
         Some(Ok(cause)) => page(cause).to_owned(),
-        Some(Err(_)) => {
-            let word = cause.unwrap_or_default();
-            let hint = nearest(word).map(|cause| format!("; did you mean {cause}?")).unwrap_or_default();
-            eprintln!("rsttrace: no cause is called \"{}\"{hint} `rsttrace explain` lists them", for_terminal(word));
-            return USAGE.into();
+        Some(Err(why)) => {
+            status::say(&format!("rsttrace: {why}"));
+            return Ok(USAGE.into());
         }
     };
-    // Whoever reads it may stop reading.
-    let _ = io::stdout().write_all(text.as_bytes());
-    ExitCode::SUCCESS
+    stdout::write_all(text.as_bytes()).context("cannot write to stdout")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The page of a cause.
@@ -43,11 +41,6 @@ fn list() -> String {
     let width = Cause::ALL.iter().map(|cause| cause.name().len()).max().unwrap_or(0);
     let lines = Cause::ALL.iter().map(|&cause| format!("{:width$}  {}\n", cause.name(), summary(cause)));
     lines.chain(["\nrsttrace explain CAUSE says more.\n".to_owned()]).collect()
-}
-
-fn nearest(word: &str) -> Option<Cause> {
-    let score = |cause: &Cause| strsim::jaro_winkler(word, cause.name());
-    Cause::ALL.iter().copied().max_by(|a, b| score(a).total_cmp(&score(b))).filter(|cause| score(cause) > 0.7)
 }
 
 #[cfg(test)]
@@ -68,12 +61,5 @@ mod tests {
             let name = file.path().file_stem().and_then(|name| name.to_str()).unwrap_or_default();
             assert!(name == "README" || name.parse::<Cause>().is_ok(), "{name}");
         }
-    }
-
-    #[test]
-    fn a_slip_of_the_keyboard_finds_its_cause() {
-        assert_eq!(nearest("keepalive-rase"), Some(Cause::KeepaliveRace));
-        assert_eq!(nearest("linger0"), Some(Cause::LingerZero));
-        assert_eq!(nearest("xyzzy"), None);
     }
 }

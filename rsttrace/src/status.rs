@@ -100,9 +100,10 @@ pub fn warn_if_room(text: &str) -> bool {
     has_room() && say(&format!("rsttrace: warning: {text}"))
 }
 
-/// In one piece: others write there too. Returns whether there is somebody to read it.
-fn say(line: &str) -> bool {
-    io::stderr().write_all(format!("{line}\n").as_bytes()).is_ok()
+/// Says a line, or several. In one piece: others write there too. Returns whether there is somebody to read it, which is
+/// nobody's failure.
+pub fn say(text: &str) -> bool {
+    io::stderr().write_all(format!("{text}\n").as_bytes()).is_ok()
 }
 
 /// Whether stderr takes a line now. Nothing that is said while stdout is stuck may get stuck as well: they may be one pipe.

@@ -20,6 +20,7 @@ use crate::{
     applog::{Line, LineSplitter},
     input::json::Saved,
     output::escape::for_terminal,
+    status,
     units::grouped,
 };
 
@@ -192,7 +193,7 @@ impl Source {
                 Some(Item::Fault(fault)) => {
                     self.faults += 1;
                     if self.faults <= MAX_TOLD {
-                        eprintln!("rsttrace: {}:{}: {}", self.name, fault.at, for_terminal(&fault.why));
+                        status::say(&format!("rsttrace: {}:{}: {}", self.name, fault.at, for_terminal(&fault.why)));
                     }
                 }
                 None => return Ok(None),
@@ -204,7 +205,7 @@ impl Source {
     pub fn sum_up(&self) -> bool {
         if self.faults > 0 {
             let (faults, lines) = (grouped(self.faults), grouped(self.lines));
-            eprintln!("rsttrace: {}: {faults} of {lines} lines are no records and were skipped", self.name);
+            status::say(&format!("rsttrace: {}: {faults} of {lines} lines are no records and were skipped", self.name));
         }
         self.faults > 0
     }
