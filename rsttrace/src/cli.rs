@@ -56,7 +56,8 @@ Examples:
   sudo rsttrace -a -d 30s -- curl -s http://localhost/
 
 Exit status: 0 ran and stopped normally (Ctrl-C, closed pipe and end of duration too),
-1 failed while running, 2 bad usage, 3 this machine cannot run it, 4 a record met --fail-on.";
+1 failed while running, 2 bad usage, 3 this machine cannot run it, 4 a record met --fail-on.
+Where it would be 0 and CMD has ended, CMD's own; 128+n if signal n ended CMD.";
 
 /// Says why TCP connections of this host end: who reset, closed or timed out, which process saw
 /// which error from which system call, and what was acknowledged, lost or unread
@@ -415,8 +416,9 @@ pub struct Trace {
 
     /// Run CMD, trace it and its descendants, and stop when it ends
     ///
-    /// What CMD prints goes to stderr, because stdout carries records only. Where rsttrace stops
-    /// first (--count, --duration), CMD goes on.
+    /// What CMD prints goes to stderr, because stdout carries records only. Its exit status is
+    /// rsttrace's, unless --fail-on is met or something else failed. Where rsttrace stops first
+    /// (--count, --duration, a signal), CMD goes on, and the status is 0.
     #[arg(last = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments, help_heading = "Processes")]
     pub command: Vec<std::ffi::OsString>,
 

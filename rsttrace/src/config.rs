@@ -200,6 +200,7 @@ impl TryFrom<cli::Top> for top::Request {
         let files: Vec<_> = file.into_iter().chain(trace.replay.iter().cloned()).collect();
         Ok(Self {
             reads_stdin: trace.error_log.iter().chain(&files).any(|path| path.as_os_str() == "-"),
+            runs_command: !trace.command.is_empty(),
             replays,
             file: files.first().map(|path| path.display().to_string()),
             // Wrong values are told before there is a screen.
