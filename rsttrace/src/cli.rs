@@ -1,12 +1,9 @@
 //! The command line, and nothing but it.
 
 use std::{
-    error::Error,
     ffi::OsStr,
-    marker::PhantomData,
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroU32,
-    str::FromStr,
 };
 
 use clap::{
@@ -16,7 +13,7 @@ use clap::{
 use jiff::{SignedDuration, tz::TimeZone};
 
 use crate::applog::Format;
-use crate::filter::{AddrMatch, Condition, ContainerId, PortSet, UnitName};
+use crate::filter::{self, AddrMatch, Condition, ContainerId, PortSet, UnitName};
 use crate::model::{Cause, Errno, Harm};
 
 /// Whether to colour.
@@ -78,7 +75,7 @@ pub enum Task {
     /// Say what a cause means, why it happens, and what to change
     Explain {
         /// A word of the record's "cause"; without it, all of them
-        #[arg(value_parser = Offers::<String>::new(causes()), hide_possible_values = true)]
+        #[arg(value_parser = Offers { words: causes(), read: |word| Ok(word.to_owned()) }, hide_possible_values = true)]
         cause: Option<String>,
     },
     /// Say what works on this machine and what does not: rights, hooks, fields, clocks
@@ -303,12 +300,12 @@ pub struct Select {
     pub fin: bool,
 
     /// Only ends that hurt this much: lost, possible, unknown, none
-    #[arg(long, value_name = "HARM", value_delimiter = ',', value_parser = Offers::<Harm>::new(harms()), hide_possible_values = true)]
+    #[arg(long, value_name = "HARM", value_delimiter = ',', value_parser = Offers { words: harms(), read: filter::harm }, hide_possible_values = true)]
     #[arg(help_heading = "Ends")]
     pub harm: Vec<Harm>,
 
     /// Only ends of these causes (rsttrace explain lists them)
-    #[arg(long, value_name = "CAUSE", value_delimiter = ',', value_parser = Offers::<Cause>::new(causes()), hide_possible_values = true)]
+    #[arg(long, value_name = "CAUSE", value_delimiter = ',', value_parser = Offers { words: causes(), read: filter::cause }, hide_possible_values = true)]
     #[arg(help_heading = "Ends")]
     pub cause: Vec<Cause>,
 }
@@ -529,23 +526,17 @@ pub struct Replay {
 #[derive(Clone)]
 struct Offers<T> {
     words: Vec<&'static str>,
-    read: PhantomData<fn() -> T>,
-}
-
-impl<T> Offers<T> {
-    fn new(words: Vec<&'static str>) -> Self {
-        Self { words, read: PhantomData }
-    }
+    read: fn(&str) -> Result<T, String>,
 }
 
 impl<T> TypedValueParser for Offers<T>
 where
-    T: FromStr<Err: Into<Box<dyn Error + Send + Sync>>> + Clone + Send + Sync + 'static,
+    T: Clone + Send + Sync + 'static,
 {
     type Value = T;
 
     fn parse_ref(&self, command: &clap::Command, arg: Option<&clap::Arg>, value: &OsStr) -> Result<T, clap::Error> {
-        (|text: &str| text.parse::<T>()).parse_ref(command, arg, value)
+        self.read.parse_ref(command, arg, value)
     }
 
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
