@@ -405,11 +405,11 @@ fn kinds(end: EndChoice) -> &'static [EndKind] {
 
 /// Inode number, name under /run/netns, or path of a namespace file.
 fn netns(text: &str) -> Result<u32, UsageError> {
-    if let Ok(inode) = text.parse() {
-        return Ok(inode);
+    if let Ok(inode) = text.parse::<NonZeroU32>() {
+        return Ok(inode.get());
     }
     let path = if text.contains('/') { text.to_owned() } else { format!("/run/netns/{text}") };
-    enrich::netns_of(&path).map_err(|error| {
+    enrich::netns_at(&path).map_err(|error| {
         UsageError(format!("--netns: {path}: {error}; `ip netns` lists the named ones, /proc/PID/ns/net is any process's"))
     })
 }
