@@ -4,17 +4,20 @@ use std::{
     ffi::OsStr,
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroU32,
+    path::Path,
 };
 
 use clap::{
-    ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint,
+    ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint,
     builder::{PossibleValue, PossibleValuesParser, Styles, TypedValueParser},
+    error::{ContextKind, ContextValue, ErrorKind},
 };
 use jiff::{SignedDuration, tz::TimeZone};
 
 use crate::applog::Format;
 use crate::filter::{self, AddrMatch, Condition, ContainerId, PortSet, UnitName};
 use crate::model::{Cause, Errno, Harm};
+use crate::output::escape::for_terminal;
 
 /// Whether to colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -60,7 +63,7 @@ Where it would be 0 and CMD has ended, CMD's own; 128+n if signal n ended CMD.";
 /// which error from which system call, and what was acknowledged, lost or unread
 #[derive(Clone, Debug, Parser)]
 #[command(name = "rsttrace", version, styles = Styles::plain(), after_help = EXAMPLES, max_term_width = 100)]
-#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Cli {
     #[command(subcommand)]
     pub task: Option<Task>,
@@ -68,6 +71,81 @@ pub struct Cli {
     #[command(flatten)]
     pub trace: Trace,
 }
+
+impl Cli {
+    /// The command line of this process. One that is not understood ends it, with words and a way out.
+    pub fn of_this_process() -> Self {
+        let first = std::env::args().nth(1);
+        Self::try_parse().unwrap_or_else(|error| with_way_out(error, first.as_deref()).exit())
+    }
+}
+
+/// Adds what may have been meant. `first`: the first argument.
+fn with_way_out(mut error: clap::Error, first: Option<&str>) -> clap::Error {
+    // To put `--` in front, which would run a command.
+    error.remove(ContextKind::Suggested);
+    let whole = Cli::command();
+    let named = |kind| match error.get(kind) {
+        Some(ContextValue::String(name)) => vec![name.clone()],
+        Some(ContextValue::Strings(names)) => names.clone(),
+        _ => Vec::new(),
+    };
+    let args: Vec<_> = [ContextKind::InvalidArg, ContextKind::PriorArg].into_iter().flat_map(named).collect();
+    let is_task = |word: &str| whole.find_subcommand(word).is_some();
+    match (error.kind(), args.iter().find(|arg| is_for_live_traces(&whole, arg))) {
+        (ErrorKind::UnknownArgument | ErrorKind::ArgumentConflict, Some(flag)) => {
+            tell(&mut error, format!("{flag} is for live traces only"));
+        }
+        (ErrorKind::UnknownArgument, None) if !first.is_some_and(is_task) => {
+            let word = args.first().map(String::as_str).unwrap_or_default();
+            let near = || filter::nearest(word, whole.get_subcommands().map(clap::Command::get_name));
+            if is_task(word) {
+                tell(&mut error, format!("{word} comes first: rsttrace {word} ..."));
+            } else if let Some(near) = near().filter(|_| !word.starts_with('-')) {
+                error.insert(ContextKind::SuggestedSubcommand, ContextValue::String(near.to_owned()));
+            } else if Path::new(word).is_file() {
+                tell(&mut error, format!("`rsttrace replay {}` shows what is recorded there", for_terminal(word)));
+            }
+        }
+        _ => {}
+    }
+    error
+}
+
+fn tell(error: &mut clap::Error, tip: String) {
+    error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+}
+
+/// Whether `--flag`, `-f` or `--flag <VALUE>` is one that a trace has and a replay has not.
+fn is_for_live_traces(whole: &clap::Command, flag: &str) -> bool {
+    let name = flag.split(' ').next().unwrap_or_default();
+    let is_it = |arg: &clap::Arg| match name.strip_prefix("--") {
+        Some(long) => arg.get_long() == Some(long),
+        None => arg.get_short().is_some_and(|short| name.strip_prefix('-') == Some(short.encode_utf8(&mut [0; 4]))),
+    };
+    let has = |command: &clap::Command| command.get_arguments().any(|arg| is_it(arg) && arg.get_id() != "replay");
+    has(whole) && !whole.find_subcommand("replay").is_some_and(has)
+}
+
+/// What a file does not go with. Others ask for one of these.
+const LIVE_ONLY: [&str; 16] = [
+    "cmdline",
+    "command",
+    "error_log",
+    "http",
+    "duration",
+    "record",
+    "keep",
+    "metrics",
+    "otlp",
+    "timers",
+    "without",
+    "syscall_hooks",
+    "join_timeout",
+    "max_sockets",
+    "buffer",
+    "keep_privileges",
+];
 
 /// What else than tracing.
 #[derive(Clone, Debug, Subcommand)]
@@ -155,6 +233,7 @@ pub struct Report {
 #[derive(Clone, Debug, Args)]
 pub struct Top {
     /// Saved records, instead of tracing; - is standard input
+    #[arg(conflicts_with = "replay", conflicts_with_all = LIVE_ONLY)]
     pub file: Option<std::path::PathBuf>,
 
     #[command(flatten)]
@@ -367,7 +446,7 @@ pub struct Show {
 pub struct Trace {
     /// Show what is in FILE instead of tracing: the same as rsttrace replay FILE
     #[arg(short = 'r', long, value_name = "FILE", help_heading = "Record and replay")]
-    #[arg(conflicts_with_all = ["cmdline", "command", "error_log", "http", "duration", "record", "metrics", "otlp", "timers", "without", "syscall_hooks"])]
+    #[arg(conflicts_with_all = LIVE_ONLY)]
     pub replay: Vec<std::path::PathBuf>,
 
     /// Record everything that is shown in FILE, whatever stdout has: rsttrace replay shows it again
@@ -607,13 +686,30 @@ fn buffer_size(text: &str) -> Result<u32, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
     fn the_definition_holds_together() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_file_goes_with_nothing_that_takes_a_live_trace() {
+        let whole = Cli::command();
+        let replay = whole.find_subcommand("replay").unwrap();
+        let of_a_replay: Vec<_> = replay.get_arguments().map(clap::Arg::get_id).collect();
+        for arg in whole.get_arguments().filter(|arg| arg.get_id() != "replay" && !of_a_replay.contains(&arg.get_id())) {
+            let mut line = vec!["rsttrace".to_owned(), "-r".to_owned(), "file".to_owned()];
+            match (arg.get_long(), arg.get_action().takes_values()) {
+                (Some(long), true) => line.extend([
+                    format!("--{long}"),
+                    arg.get_default_values().first().map_or_else(|| "1".to_owned(), |value| value.to_string_lossy().into_owned()),
+                ]),
+                (Some(long), false) => line.push(format!("--{long}")),
+                (None, _) => line.extend(["--".to_owned(), "true".to_owned()]),
+            }
+            assert!(Cli::try_parse_from(&line).is_err(), "{line:?}");
+        }
     }
 
     #[test]

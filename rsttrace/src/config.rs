@@ -193,9 +193,6 @@ impl TryFrom<cli::Top> for top::Request {
         if trace.show.json || trace.show.summary || trace.show.rate_limit.is_some() {
             return Err(UsageError("--json, --summary and --rate-limit do not go with top, which shows every record".to_owned()));
         }
-        if file.is_some() && !(trace.command.is_empty() && trace.replay.is_empty()) {
-            return Err(UsageError("top shows one thing: FILE, or what it traces".to_owned()));
-        }
         let replays = file.is_some();
         let files: Vec<_> = file.into_iter().chain(trace.replay.iter().cloned()).collect();
         Ok(Self {

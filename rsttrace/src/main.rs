@@ -4,7 +4,6 @@
 
 use std::{fmt::Display, net::TcpListener, process::ExitCode};
 
-use clap::Parser as _;
 use rsttrace::{
     cli::{self, Cli, Task},
     config::Config,
@@ -21,7 +20,7 @@ use rsttrace::{
 };
 
 fn main() -> ExitCode {
-    obey(Cli::parse()).unwrap_or_else(|code| code)
+    obey(Cli::of_this_process()).unwrap_or_else(|code| code)
 }
 
 /// `Err` where something went wrong that has been said.

@@ -63,6 +63,21 @@ fn bad_values_are_named_with_what_was_expected() {
 }
 
 #[test]
+fn what_may_have_been_meant_is_proposed() {
+    refused(&["repaly", "x"], &["repaly", "'replay'"]);
+    refused(&["-q", "replay", "x"], &["replay comes first"]);
+    refused(&[&example("before.rst")], &["rsttrace replay ", "before.rst` shows"]);
+    for args in [&["--foo"][..], &["diff", "--foo", "a", "b"], &["/nonexistent.rst"]] {
+        let (code, _, stderr) = rsttrace(args);
+        assert_eq!(code, 2);
+        assert!(!stderr.contains("tip:"), "{stderr}");
+    }
+    assert!(rsttrace(&["--recrod", "x"]).2.contains("--record"));
+    assert_eq!(rsttrace(&["help"]).1, rsttrace(&["--help"]).1);
+    assert_eq!(rsttrace(&["help", "replay"]).1, rsttrace(&["replay", "--help"]).1);
+}
+
+#[test]
 fn help_is_short_by_letter_and_long_by_word() {
     let (code, short, _) = rsttrace(&["-h"]);
     assert_eq!(code, 0);
@@ -151,6 +166,11 @@ fn top_shows_one_thing_and_every_record_of_it() {
     refused(&["top", "--json"], &["--json", "--rate-limit"]);
     refused(&["top", "--rate-limit", "5"], &["--rate-limit"]);
     refused(&["top", "--summary"], &["--summary"]);
-    refused(&["top", "records.jsonl", "--", "true"], &["one thing"]);
+    refused(&["top", "records.jsonl", "--", "true"], &["FILE", "CMD", "Usage: rsttrace top"]);
+    for args in
+        [&["top", "records.jsonl", "-d", "1s"][..], &["top", "-r", "records.jsonl", "-d", "1s"], &["replay", "x", "--duration", "1s"]]
+    {
+        refused(args, &["live traces only", &format!("Usage: rsttrace {}", args[0])]);
+    }
     refused(&["top", "--pid", "4194305"], &["there is no process 4194305"]);
 }
