@@ -27,7 +27,7 @@ use crate::{
     },
     status,
     stdout::Stdout,
-    units::grouped,
+    units::{counted, grouped},
 };
 
 /// What is to be brought together, and how to show it.
@@ -98,8 +98,8 @@ fn sum_up(sources: &[Source], join: &Join<'_>) -> ExitCode {
                 }
             }
             Reader::Log(_) if source.faults > 0 && source.faults == source.lines => {
-                let lines = grouped(source.lines);
-                status::say(&format!("rsttrace: {name}: none of {lines} lines is understood; --log-format names other formats"));
+                let lines = counted(source.lines, "line");
+                status::say(&format!("rsttrace: {name}: {lines}, and none is understood; --log-format names other formats"));
                 code = FAILED.into();
             }
             Reader::Log(_) => {

@@ -46,7 +46,7 @@ use crate::{
     sandbox::{Broker, Sandbox},
     status::Status,
     stdout::{Forgiving, Stdout},
-    units::grouped,
+    units::{counted, grouped},
 };
 
 /// Events taken before signals are looked at.
@@ -543,9 +543,9 @@ impl<W: Write> Live<'_, W> {
         }
         let tracing = self.tracing.as_ref().map_or("", |(_, words)| words);
         self.status.live(&format!(
-            "tracing {tracing}: {} orderly, {} records",
+            "tracing {tracing}: {} orderly, {}",
             grouped(counters.orderly),
-            grouped(self.pipeline.outlet.printed)
+            counted(self.pipeline.outlet.printed, "record")
         ));
         unsaid
     }
@@ -643,7 +643,9 @@ impl<W: Write> Live<'_, W> {
         if dropped > 0 {
             let at_least = if gone || is_stuck { "at least " } else { "" };
             let why = if gone { "has ended" } else { "was too slow" };
-            self.status.permanent(&format!("{at_least}{} records were not exported: the process that exports {why}", grouped(dropped)));
+            let were = if dropped == 1 { "was" } else { "were" };
+            let records = counted(dropped, "record");
+            self.status.permanent(&format!("{at_least}{records} {were} not exported: the process that exports {why}"));
         }
     }
 }
@@ -811,11 +813,11 @@ fn ready_line(config: &Config, probe: &Probe, processes: &mut Processes, status:
     let missing: Vec<&str> = hooks.iter().filter(|hook| hook.how.is_none()).map(|hook| hook.name).collect();
     let without = if missing.is_empty() { String::new() } else { format!(", without {}", missing.join(" and ")) };
     let line = format!(
-        "rsttrace: ready: tracing {}; {} of {} hooks attached{without}; {} open connections found",
+        "rsttrace: ready: tracing {}; {} of {} hooks attached{without}; {} found",
         tracing(config, processes),
         attached,
         hooks.len(),
-        grouped(probe.counters().seeded),
+        counted(probe.counters().seeded, "open connection"),
     );
     if config.command.is_empty() {
         warn_about_absent(config, processes, status);

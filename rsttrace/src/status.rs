@@ -11,7 +11,7 @@ use rustix::{
     termios::tcgetwinsize,
 };
 
-use crate::units::grouped;
+use crate::units::counted;
 
 /// Losses are announced at most this often.
 const LOSS_INTERVAL: Duration = Duration::from_secs(1);
@@ -87,7 +87,7 @@ impl Status {
         let new = total.saturating_sub(self.announced_losses.get());
         let due = self.announced_at.get().is_none_or(|at| at.elapsed() >= LOSS_INTERVAL);
         if new > 0 && due && has_room() {
-            self.warn(&format!("{} events lost: the ring buffer was full (--buffer)", grouped(new)));
+            self.warn(&format!("{} lost: the ring buffer was full (--buffer)", counted(new, "event")));
             self.announced_losses.set(total);
             self.announced_at.set(Some(Instant::now()));
         }

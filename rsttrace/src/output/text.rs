@@ -448,9 +448,12 @@ fn log_words(log: &Finding) -> Vec<Vec<String>> {
         Finding::Nothing => Vec::new(),
         Finding::About(lines) => lines.iter().take(MAX_LOG_LINES).map(|line| line_words(line)).collect(),
         Finding::Ambiguous(lines) => {
-            // No more than these are told of.
-            let n = if lines.len() > json::MAX_CANDIDATES { "many".to_owned() } else { lines.len().to_string() };
-            let head = format!("log: not certain, one of {n} lines that fit:");
+            let head = match lines.len() {
+                1 => "log: not certain, this line fits other records as well:".to_owned(),
+                // No more than these are told of.
+                n if n > json::MAX_CANDIDATES => "log: not certain, one of many lines that fit:".to_owned(),
+                n => format!("log: not certain, one of {n} lines that fit:"),
+            };
             let shown = lines.iter().take(MAX_LOG_LINES).map(|line| vec![format!("  {}", line.raw)]);
             std::iter::once(vec![head]).chain(shown).collect()
         }
