@@ -10,13 +10,13 @@ use crate::{exit::USAGE, filter, model::Cause, status, stdout};
 /// One page per cause, the chapter of the documentation.
 static PAGES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../docs/causes");
 
-/// Prints one page, or the list.
+/// Prints one page, or the list, which is folded to so many columns.
 ///
 /// # Errors
 /// When stdout cannot be written.
-pub fn run(cause: Option<&str>) -> anyhow::Result<ExitCode> {
+pub fn run(cause: Option<&str>, columns: Option<usize>) -> anyhow::Result<ExitCode> {
     let text = match cause.map(filter::cause) {
-        None => list(),
+        None => list(columns),
         Some(Ok(cause)) => page(cause).to_owned(),
         Some(Err(why)) => {
             status::say(&format!("rsttrace: {why}"));
@@ -37,10 +37,15 @@ pub fn summary(cause: Cause) -> &'static str {
     page(cause).lines().find(|line| !line.is_empty() && !line.starts_with('#')).unwrap_or_default()
 }
 
-fn list() -> String {
-    let width = Cause::ALL.iter().map(|cause| cause.name().len()).max().unwrap_or(0);
-    let lines = Cause::ALL.iter().map(|&cause| format!("{:width$}  {}\n", cause.name(), summary(cause)));
-    lines.chain(["\nrsttrace explain CAUSE says more.\n".to_owned()]).collect()
+fn list(columns: Option<usize>) -> String {
+    let width = Cause::ALL.iter().map(|cause| cause.name().len()).max().unwrap_or(0) + 2;
+    let lines = Cause::ALL.iter().map(|&cause| format!("{:width$}{}\n", cause.name(), summary(cause)));
+    let list: String = lines.chain(["\nrsttrace explain CAUSE says more.\n".to_owned()]).collect();
+    // A column of single words says less.
+    match columns.filter(|columns| *columns >= 2 * width) {
+        Some(columns) => status::folded(&list, columns, &" ".repeat(width)),
+        None => list,
+    }
 }
 
 #[cfg(test)]
@@ -61,5 +66,15 @@ mod tests {
             let name = file.path().file_stem().and_then(|name| name.to_str()).unwrap_or_default();
             assert!(name == "README" || name.parse::<Cause>().is_ok(), "{name}");
         }
+    }
+
+    #[test]
+    fn the_list_fits_a_terminal() {
+        let whole = list(None);
+        assert_eq!((list(Some(200)), list(Some(20))), (whole.clone(), whole.clone()));
+        let folded = list(Some(80));
+        assert!(folded.lines().count() > whole.lines().count());
+        assert!(folded.lines().all(|line| line.len() <= 80), "{folded}");
+        assert_eq!(whole.split_whitespace().collect::<Vec<_>>(), folded.split_whitespace().collect::<Vec<_>>());
     }
 }

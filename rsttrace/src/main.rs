@@ -26,7 +26,7 @@ fn main() -> ExitCode {
 /// `Err` where something went wrong that has been said.
 fn obey(cli: Cli) -> Result<ExitCode, ExitCode> {
     match cli.task {
-        Some(Task::Explain { cause }) => explain::run(cause.as_deref()).map_err(|error| failed(&format!("{error:#}"))),
+        Some(Task::Explain { cause }) => explain::run(cause.as_deref(), status::columns()).map_err(|error| failed(&format!("{error:#}"))),
         Some(Task::Doctor(request)) => Ok(doctor::run(&request)),
         Some(Task::Correlate(request)) => offline(request, |request, columns| offline::run(&request, columns)),
         Some(Task::Diff(request)) => offline(request, |request, columns| diff::run(&request, columns)),

@@ -10,7 +10,7 @@ mod view;
 use std::{
     env,
     ffi::OsString,
-    io::{self, BufWriter, IsTerminal as _, PipeReader, Read as _, Stdout, Write as _},
+    io::{self, BufWriter, IsTerminal as _, PipeReader, Read as _, Stdout},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
     panic,
     process::{Child, Command, ExitCode, ExitStatus, Stdio},
@@ -47,7 +47,7 @@ use crate::{
     config::Look,
     exit::{self, FOUND},
     input::{Item, Records},
-    sandbox,
+    sandbox, status,
 };
 
 /// What to show, and how.
@@ -431,7 +431,10 @@ impl Tracer {
     fn finish(mut self) -> anyhow::Result<ExitCode> {
         let status = self.child.wait().context("cannot wait for the tracer")?;
         let _ = self.said.take();
-        let _ = io::stderr().write_all(&self.said.text.lock().unwrap_or_else(PoisonError::into_inner));
+        let text = std::mem::take(&mut *self.said.text.lock().unwrap_or_else(PoisonError::into_inner));
+        if !text.is_empty() {
+            status::say(String::from_utf8_lossy(&text).trim_end());
+        }
         // What replays a file knows of nothing to be done first.
         if self.stopped && status.signal() == Some(SIGTERM) {
             return Ok(ExitCode::SUCCESS);
