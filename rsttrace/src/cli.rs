@@ -1,23 +1,23 @@
 //! The command line, and nothing but it.
 
 use std::{
-    error::Error,
     ffi::OsStr,
-    marker::PhantomData,
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroU32,
-    str::FromStr,
+    path::Path,
 };
 
 use clap::{
-    ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint,
+    ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint,
     builder::{PossibleValue, PossibleValuesParser, Styles, TypedValueParser},
+    error::{ContextKind, ContextValue, ErrorKind},
 };
 use jiff::{SignedDuration, tz::TimeZone};
 
 use crate::applog::Format;
-use crate::filter::{AddrMatch, Condition, ContainerId, PortSet, UnitName};
+use crate::filter::{self, AddrMatch, Condition, ContainerId, PortSet, UnitName};
 use crate::model::{Cause, Errno, Harm};
+use crate::output::escape::for_terminal;
 
 /// Whether to colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -56,13 +56,14 @@ Examples:
   sudo rsttrace -a -d 30s -- curl -s http://localhost/
 
 Exit status: 0 ran and stopped normally (Ctrl-C, closed pipe and end of duration too),
-1 failed while running, 2 bad usage, 3 this machine cannot run it, 4 a record met --fail-on.";
+1 failed while running, 2 bad usage, 3 this machine cannot run it, 4 a record met --fail-on.
+Where it would be 0 and CMD has ended, CMD's own; 128+n if signal n ended CMD.";
 
 /// Says why TCP connections of this host end: who reset, closed or timed out, which process saw
 /// which error from which system call, and what was acknowledged, lost or unread
 #[derive(Clone, Debug, Parser)]
 #[command(name = "rsttrace", version, styles = Styles::plain(), after_help = EXAMPLES, max_term_width = 100)]
-#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Cli {
     #[command(subcommand)]
     pub task: Option<Task>,
@@ -71,13 +72,98 @@ pub struct Cli {
     pub trace: Trace,
 }
 
+impl Cli {
+    /// The command line of this process. One that is not understood ends it, with words and a way out.
+    pub fn of_this_process() -> Self {
+        let first = std::env::args().nth(1);
+        Self::try_parse().unwrap_or_else(|error| with_way_out(error, first.as_deref()).exit())
+    }
+}
+
+/// Adds what may have been meant. `first`: the first argument.
+fn with_way_out(mut error: clap::Error, first: Option<&str>) -> clap::Error {
+    // To put `--` in front, which would run a command.
+    error.remove(ContextKind::Suggested);
+    let whole = Cli::command();
+    let named = |kind| match error.get(kind) {
+        Some(ContextValue::String(name)) => vec![name.clone()],
+        Some(ContextValue::Strings(names)) => names.clone(),
+        _ => Vec::new(),
+    };
+    let args: Vec<_> = [ContextKind::InvalidArg, ContextKind::PriorArg].into_iter().flat_map(named).collect();
+    let is_task = |word: &str| whole.find_subcommand(word).is_some();
+    match (error.kind(), args.iter().find(|arg| is_for_live_traces(&whole, arg))) {
+        (ErrorKind::UnknownArgument | ErrorKind::ArgumentConflict, Some(flag)) => {
+            tell(&mut error, format!("{flag} is for live traces only"));
+        }
+        (ErrorKind::UnknownArgument, None) if !first.is_some_and(is_task) => {
+            let word = args.first().map(String::as_str).unwrap_or_default();
+            let near = || filter::nearest(word, whole.get_subcommands().map(clap::Command::get_name));
+            if is_task(word) {
+                tell(&mut error, format!("{word} comes first: rsttrace {word} ..."));
+            } else if let Some(near) = near().filter(|_| !word.starts_with('-')) {
+                error.insert(ContextKind::SuggestedSubcommand, ContextValue::String(near.to_owned()));
+            } else if Path::new(word).is_file() {
+                tell(&mut error, format!("`rsttrace replay {}` shows what is recorded there", for_terminal(word)));
+            }
+        }
+        _ => {}
+    }
+    error
+}
+
+fn tell(error: &mut clap::Error, tip: String) {
+    error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+}
+
+/// Whether `--flag`, `-f` or `--flag <VALUE>` is one that a trace has and a replay has not.
+fn is_for_live_traces(whole: &clap::Command, flag: &str) -> bool {
+    let name = flag.split(' ').next().unwrap_or_default();
+    let is_it = |arg: &clap::Arg| match name.strip_prefix("--") {
+        Some(long) => arg.get_long() == Some(long),
+        None => arg.get_short().is_some_and(|short| name.strip_prefix('-') == Some(short.encode_utf8(&mut [0; 4]))),
+    };
+    let has = |command: &clap::Command| command.get_arguments().any(|arg| is_it(arg) && arg.get_id() != "replay");
+    has(whole) && !whole.find_subcommand("replay").is_some_and(has)
+}
+
+/// What does not go with a file.
+const LIVE_ONLY: [&str; 26] = [
+    "cmdline",
+    "command",
+    "error_log",
+    "log_format",
+    "unmatched",
+    "http",
+    "http_query",
+    "duration",
+    "record",
+    "record_size",
+    "record_time",
+    "record_files",
+    "keep",
+    "keep_size",
+    "trigger",
+    "metrics",
+    "otlp",
+    "otlp_header",
+    "timers",
+    "without",
+    "syscall_hooks",
+    "join_timeout",
+    "max_sockets",
+    "buffer",
+    "interim",
+    "keep_privileges",
+];
+
 /// What else than tracing.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Task {
     /// Say what a cause means, why it happens, and what to change
     Explain {
         /// A word of the record's "cause"; without it, all of them
-        #[arg(value_parser = Offers::<String>::new(causes()), hide_possible_values = true)]
+        #[arg(value_parser = Offers { words: causes(), read: |word| Ok(word.to_owned()) }, hide_possible_values = true)]
         cause: Option<String>,
     },
     /// Say what works on this machine and what does not: rights, hooks, fields, clocks
@@ -157,6 +243,7 @@ pub struct Report {
 #[derive(Clone, Debug, Args)]
 pub struct Top {
     /// Saved records, instead of tracing; - is standard input
+    #[arg(conflicts_with = "replay", conflicts_with_all = LIVE_ONLY)]
     pub file: Option<std::path::PathBuf>,
 
     #[command(flatten)]
@@ -304,12 +391,12 @@ pub struct Select {
     pub fin: bool,
 
     /// Only ends that hurt this much: lost, possible, unknown, none
-    #[arg(long, value_name = "HARM", value_delimiter = ',', value_parser = Offers::<Harm>::new(harms()), hide_possible_values = true)]
+    #[arg(long, value_name = "HARM", value_delimiter = ',', value_parser = Offers { words: harms(), read: filter::harm }, hide_possible_values = true)]
     #[arg(help_heading = "Ends")]
     pub harm: Vec<Harm>,
 
     /// Only ends of these causes (rsttrace explain lists them)
-    #[arg(long, value_name = "CAUSE", value_delimiter = ',', value_parser = Offers::<Cause>::new(causes()), hide_possible_values = true)]
+    #[arg(long, value_name = "CAUSE", value_delimiter = ',', value_parser = Offers { words: causes(), read: filter::cause }, hide_possible_values = true)]
     #[arg(help_heading = "Ends")]
     pub cause: Vec<Cause>,
 }
@@ -371,7 +458,7 @@ pub struct Show {
 pub struct Trace {
     /// Show what is in FILE instead of tracing: the same as rsttrace replay FILE
     #[arg(short = 'r', long, value_name = "FILE", help_heading = "Record and replay")]
-    #[arg(conflicts_with_all = ["cmdline", "command", "error_log", "http", "duration", "record", "metrics", "otlp", "timers", "without", "syscall_hooks"])]
+    #[arg(conflicts_with_all = LIVE_ONLY)]
     pub replay: Vec<std::path::PathBuf>,
 
     /// Record everything that is shown in FILE, whatever stdout has: rsttrace replay shows it again
@@ -417,8 +504,9 @@ pub struct Trace {
 
     /// Run CMD, trace it and its descendants, and stop when it ends
     ///
-    /// What CMD prints goes to stderr, because stdout carries records only. Where rsttrace stops
-    /// first (--count, --duration), CMD goes on.
+    /// What CMD prints goes to stderr, because stdout carries records only. Its exit status is
+    /// rsttrace's, unless --fail-on is met or something else failed. Where rsttrace stops first
+    /// (--count, --duration, a signal), CMD goes on, and the status is 0.
     #[arg(last = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments, help_heading = "Processes")]
     pub command: Vec<std::ffi::OsString>,
 
@@ -529,23 +617,17 @@ pub struct Replay {
 #[derive(Clone)]
 struct Offers<T> {
     words: Vec<&'static str>,
-    read: PhantomData<fn() -> T>,
-}
-
-impl<T> Offers<T> {
-    fn new(words: Vec<&'static str>) -> Self {
-        Self { words, read: PhantomData }
-    }
+    read: fn(&str) -> Result<T, String>,
 }
 
 impl<T> TypedValueParser for Offers<T>
 where
-    T: FromStr<Err: Into<Box<dyn Error + Send + Sync>>> + Clone + Send + Sync + 'static,
+    T: Clone + Send + Sync + 'static,
 {
     type Value = T;
 
     fn parse_ref(&self, command: &clap::Command, arg: Option<&clap::Arg>, value: &OsStr) -> Result<T, clap::Error> {
-        (|text: &str| text.parse::<T>()).parse_ref(command, arg, value)
+        self.read.parse_ref(command, arg, value)
     }
 
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
@@ -616,13 +698,24 @@ fn buffer_size(text: &str) -> Result<u32, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
+    use std::collections::BTreeSet;
 
     use super::*;
 
     #[test]
     fn the_definition_holds_together() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_a_replay_has_not_is_for_live_traces() {
+        let ids = |command: &clap::Command| command.get_arguments().map(|arg| arg.get_id().as_str().to_owned()).collect::<BTreeSet<_>>();
+        let whole = Cli::command();
+        let of_replay = ids(whole.find_subcommand("replay").unwrap());
+        let live: BTreeSet<_> = ids(&whole).difference(&of_replay).filter(|id| *id != "replay").cloned().collect();
+        assert_eq!(live, LIVE_ONLY.map(str::to_owned).into());
+        let refused = |line: &str| Cli::try_parse_from(line.split(' ')).is_err();
+        assert!(refused("rsttrace -r f --record-time 1s") && refused("rsttrace top f --record-time 1s") && !refused("rsttrace -r f -q"));
     }
 
     #[test]

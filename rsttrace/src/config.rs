@@ -193,13 +193,11 @@ impl TryFrom<cli::Top> for top::Request {
         if trace.show.json || trace.show.summary || trace.show.rate_limit.is_some() {
             return Err(UsageError("--json, --summary and --rate-limit do not go with top, which shows every record".to_owned()));
         }
-        if file.is_some() && !(trace.command.is_empty() && trace.replay.is_empty()) {
-            return Err(UsageError("top shows one thing: FILE, or what it traces".to_owned()));
-        }
         let replays = file.is_some();
         let files: Vec<_> = file.into_iter().chain(trace.replay.iter().cloned()).collect();
         Ok(Self {
             reads_stdin: trace.error_log.iter().chain(&files).any(|path| path.as_os_str() == "-"),
+            runs_command: !trace.command.is_empty(),
             replays,
             file: files.first().map(|path| path.display().to_string()),
             // Wrong values are told before there is a screen.
@@ -417,11 +415,11 @@ fn kinds(end: EndChoice) -> &'static [EndKind] {
 
 /// Inode number, name under /run/netns, or path of a namespace file.
 fn netns(text: &str) -> Result<u32, UsageError> {
-    if let Ok(inode) = text.parse() {
-        return Ok(inode);
+    if let Ok(inode) = text.parse::<NonZeroU32>() {
+        return Ok(inode.get());
     }
     let path = if text.contains('/') { text.to_owned() } else { format!("/run/netns/{text}") };
-    enrich::netns_of(&path).map_err(|error| {
+    enrich::netns_at(&path).map_err(|error| {
         UsageError(format!("--netns: {path}: {error}; `ip netns` lists the named ones, /proc/PID/ns/net is any process's"))
     })
 }

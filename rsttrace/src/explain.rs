@@ -1,32 +1,30 @@
 //! `rsttrace explain`: the chapter of causes, one at a time.
 
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
+use anyhow::Context as _;
 use include_dir::{Dir, include_dir};
 
-use crate::{exit::USAGE, model::Cause, output::escape::for_terminal};
+use crate::{exit::USAGE, filter, model::Cause, status, stdout};
 
 /// One page per cause, the chapter of the documentation.
 static PAGES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../docs/causes");
 
-/// Prints one page, or the list.
-pub fn run(cause: Option<&str>) -> ExitCode {
-    let text = match cause.map(str::parse::<Cause>) {
-        None => list(),
+/// Prints one page, or the list, which is folded to so many columns.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn run(cause: Option<&str>, columns: Option<usize>) -> anyhow::Result<ExitCode> {
+    let text = match cause.map(filter::cause) {
+        None => list(columns),
         Some(Ok(cause)) => page(cause).to_owned(),
-        Some(Err(_)) => {
-            let word = cause.unwrap_or_default();
-            let hint = nearest(word).map(|cause| format!("; did you mean {cause}?")).unwrap_or_default();
-            eprintln!("rsttrace: no cause is called \"{}\"{hint} `rsttrace explain` lists them", for_terminal(word));
-            return USAGE.into();
+        Some(Err(why)) => {
+            status::say(&format!("rsttrace: {why}"));
+            return Ok(USAGE.into());
         }
     };
-    // Whoever reads it may stop reading.
-    let _ = io::stdout().write_all(text.as_bytes());
-    ExitCode::SUCCESS
+    stdout::write_all(text.as_bytes()).context("cannot write to stdout")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The page of a cause.
@@ -39,15 +37,15 @@ pub fn summary(cause: Cause) -> &'static str {
     page(cause).lines().find(|line| !line.is_empty() && !line.starts_with('#')).unwrap_or_default()
 }
 
-fn list() -> String {
-    let width = Cause::ALL.iter().map(|cause| cause.name().len()).max().unwrap_or(0);
-    let lines = Cause::ALL.iter().map(|&cause| format!("{:width$}  {}\n", cause.name(), summary(cause)));
-    lines.chain(["\nrsttrace explain CAUSE says more.\n".to_owned()]).collect()
-}
-
-fn nearest(word: &str) -> Option<Cause> {
-    let score = |cause: &Cause| strsim::jaro_winkler(word, cause.name());
-    Cause::ALL.iter().copied().max_by(|a, b| score(a).total_cmp(&score(b))).filter(|cause| score(cause) > 0.7)
+fn list(columns: Option<usize>) -> String {
+    let width = Cause::ALL.iter().map(|cause| cause.name().len()).max().unwrap_or(0) + 2;
+    let lines = Cause::ALL.iter().map(|&cause| format!("{:width$}{}\n", cause.name(), summary(cause)));
+    let list: String = lines.chain(["\nrsttrace explain CAUSE says more.\n".to_owned()]).collect();
+    // A column of single words says less.
+    match columns.filter(|columns| *columns >= 2 * width) {
+        Some(columns) => status::folded(&list, columns, &" ".repeat(width)),
+        None => list,
+    }
 }
 
 #[cfg(test)]
@@ -71,9 +69,12 @@ mod tests {
     }
 
     #[test]
-    fn a_slip_of_the_keyboard_finds_its_cause() {
-        assert_eq!(nearest("keepalive-rase"), Some(Cause::KeepaliveRace));
-        assert_eq!(nearest("linger0"), Some(Cause::LingerZero));
-        assert_eq!(nearest("xyzzy"), None);
+    fn the_list_fits_a_terminal() {
+        let whole = list(None);
+        assert_eq!((list(Some(200)), list(Some(20))), (whole.clone(), whole.clone()));
+        let folded = list(Some(80));
+        assert!(folded.lines().count() > whole.lines().count());
+        assert!(folded.lines().all(|line| line.len() <= 80), "{folded}");
+        assert_eq!(whole.split_whitespace().collect::<Vec<_>>(), folded.split_whitespace().collect::<Vec<_>>());
     }
 }

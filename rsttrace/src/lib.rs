@@ -1,5 +1,8 @@
 //! rsttrace: why TCP connections end. See ARCHITECTURE.md for the path of an event.
 
+// They panic where nobody reads: `status::say` and `stdout` do not.
+#![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
+
 pub mod applog;
 pub mod audit;
 pub mod cli;

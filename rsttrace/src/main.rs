@@ -1,8 +1,9 @@
 //! Parse, run, and map what went wrong to a message and an exit status.
 
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 use std::{fmt::Display, net::TcpListener, process::ExitCode};
 
-use clap::Parser as _;
 use rsttrace::{
     cli::{self, Cli, Task},
     config::Config,
@@ -19,13 +20,13 @@ use rsttrace::{
 };
 
 fn main() -> ExitCode {
-    obey(Cli::parse()).unwrap_or_else(|code| code)
+    obey(Cli::of_this_process()).unwrap_or_else(|code| code)
 }
 
 /// `Err` where something went wrong that has been said.
 fn obey(cli: Cli) -> Result<ExitCode, ExitCode> {
     match cli.task {
-        Some(Task::Explain { cause }) => Ok(explain::run(cause.as_deref())),
+        Some(Task::Explain { cause }) => explain::run(cause.as_deref(), status::columns()).map_err(|error| failed(&format!("{error:#}"))),
         Some(Task::Doctor(request)) => Ok(doctor::run(&request)),
         Some(Task::Correlate(request)) => offline(request, |request, columns| offline::run(&request, columns)),
         Some(Task::Diff(request)) => offline(request, |request, columns| diff::run(&request, columns)),
@@ -110,5 +111,5 @@ fn failed(message: &str) -> ExitCode {
 /// What it says may quote arguments, which may come from anywhere.
 fn complain(message: &str) {
     let lines: Vec<_> = message.lines().map(for_terminal).collect();
-    eprintln!("rsttrace: {}", lines.join("\n"));
+    status::say(&format!("rsttrace: {}", lines.join("\n")));
 }

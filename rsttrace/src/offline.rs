@@ -25,8 +25,9 @@ use crate::{
         summary::{self, LogCounts},
         text::TextFormat,
     },
+    status,
     stdout::Stdout,
-    units::grouped,
+    units::{counted, grouped},
 };
 
 /// What is to be brought together, and how to show it.
@@ -97,7 +98,8 @@ fn sum_up(sources: &[Source], join: &Join<'_>) -> ExitCode {
                 }
             }
             Reader::Log(_) if source.faults > 0 && source.faults == source.lines => {
-                eprintln!("rsttrace: {name}: none of {} lines is understood; --log-format names other formats", grouped(source.lines));
+                let lines = counted(source.lines, "line");
+                status::say(&format!("rsttrace: {name}: {lines}, and none is understood; --log-format names other formats"));
                 code = FAILED.into();
             }
             Reader::Log(_) => {
@@ -106,7 +108,7 @@ fn sum_up(sources: &[Source], join: &Join<'_>) -> ExitCode {
             }
         }
     }
-    eprintln!("{}", summary::log_words(&counts));
+    status::say(&summary::log_words(&counts));
     code
 }
 
@@ -356,7 +358,7 @@ impl Source {
                         let Some(why) = why else { return };
                         *faults += 1;
                         if *faults <= input::MAX_TOLD {
-                            eprintln!("rsttrace: {name}:{number}: {}", for_terminal(&why));
+                            status::say(&format!("rsttrace: {name}:{number}: {}", for_terminal(&why)));
                         }
                     });
                     read.map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}")))?;

@@ -25,6 +25,7 @@ use crate::{
     model::{Judged, Party},
     outlet::{Ends, Format, Outlet, People, Story},
     output::{WallClock, escape::is_harmless_text, json, text::TextFormat},
+    status,
     stdout::Stdout,
 };
 
@@ -67,7 +68,7 @@ pub fn run(request: Request, columns: Option<usize>) -> anyhow::Result<ExitCode>
     }
     let mut text = Vec::new();
     if !quiet && replay.outlet.summary.write(&mut text).is_ok() {
-        eprint!("{}", String::from_utf8_lossy(&text));
+        status::say(String::from_utf8_lossy(&text).trim_end());
     }
     // What is missing weighs more than what was found.
     let faulty = sources.iter_mut().filter(|source| source.sum_up()).count() > 0;

@@ -3,9 +3,12 @@
 use std::{
     cell::{Cell, RefCell},
     io::{self, BufWriter, IsTerminal as _, Write},
-    os::fd::{AsFd as _, AsRawFd, RawFd},
+    os::{
+        fd::{AsFd as _, AsRawFd, RawFd},
+        unix::process::ExitStatusExt as _,
+    },
     path::Path,
-    process::ExitCode,
+    process::{ExitCode, ExitStatus},
     rc::Rc,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
@@ -29,13 +32,13 @@ use crate::{
     enrich::Processes,
     exit,
     export::Tap,
-    filter::{Filter, ProcessSelector},
+    filter::{Filter, ProcessSelector, nearest},
     fold::Fold,
     follow::{Doors, Logs, Place},
     join::Joiner,
     notify::{self, Manager},
     outlet::{Format, Outlet, Sink},
-    output::{WallClock, json, text::TextFormat},
+    output::{self, WallClock, json, text::TextFormat},
     pipeline::{LogJoin, Pipeline},
     probe::{Choice, Options, Probe, preflight},
     reconcile::Reconciliation,
@@ -43,7 +46,7 @@ use crate::{
     sandbox::{Broker, Sandbox},
     status::Status,
     stdout::{Forgiving, Stdout},
-    units::grouped,
+    units::{counted, grouped},
 };
 
 /// Events taken before signals are looked at.
@@ -171,6 +174,7 @@ pub async fn run(
         recorder,
         export,
         interim: None,
+        command_ended: None,
         export_is_gone: Cell::new(false),
     };
     let mut child = live.spawn()?;
@@ -192,9 +196,14 @@ pub async fn run(
     if let Some(pid) = child.as_ref().and_then(Child::id) {
         status.warn(&format!("the command, process {pid}, goes on"));
     }
+    let ended = live.command_ended;
+    if let Some(words) = ended.and_then(failure) {
+        status.permanent(&format!("rsttrace: {} {words}", command_name(&config).unwrap_or_default()));
+    }
     // What could not be written must not be tried again when the buffer is dropped.
     let _ = out.into_parts();
-    let code = if pipeline.outlet.failed { ExitCode::from(exit::FOUND) } else { ExitCode::SUCCESS };
+    let code = if pipeline.outlet.failed { exit::FOUND } else { ended.map_or(0, exit::of_child) };
+    let code = ExitCode::from(code);
     match result {
         Ok(()) => Ok(code),
         // Whoever read our output has gone: nothing is wrong, and nobody is left to tell.
@@ -264,6 +273,8 @@ struct Live<'a, W: Write> {
     logs: Option<Logs>,
     recorder: Option<Rc<RefCell<Recorder>>>,
     export: Option<Rc<RefCell<Tap>>>,
+    /// CMD has ended so.
+    command_ended: Option<ExitStatus>,
     /// What changes in a summary, when one was last written.
     interim: Option<[u64; 6]>,
     /// That it has ended has been said.
@@ -346,7 +357,8 @@ impl<W: Write> Live<'_, W> {
                 () = readable(stdin.as_ref()), if reads_stdin => {}
                 () = writable(export.as_ref()), if export_waits => {}
                 () = at(searching) => {}
-                () = ended(child) => {
+                status = ended(child) => {
+                    self.command_ended = status;
                     // Its last connections end after it: their FINs are under way.
                     *child = None;
                     let grace = Instant::now() + self.config.join_timeout;
@@ -531,9 +543,9 @@ impl<W: Write> Live<'_, W> {
         }
         let tracing = self.tracing.as_ref().map_or("", |(_, words)| words);
         self.status.live(&format!(
-            "tracing {tracing}: {} orderly, {} records",
+            "tracing {tracing}: {} orderly, {}",
             grouped(counters.orderly),
-            grouped(self.pipeline.outlet.printed)
+            counted(self.pipeline.outlet.printed, "record")
         ));
         unsaid
     }
@@ -631,7 +643,9 @@ impl<W: Write> Live<'_, W> {
         if dropped > 0 {
             let at_least = if gone || is_stuck { "at least " } else { "" };
             let why = if gone { "has ended" } else { "was too slow" };
-            self.status.permanent(&format!("{at_least}{} records were not exported: the process that exports {why}", grouped(dropped)));
+            let were = if dropped == 1 { "was" } else { "were" };
+            let records = counted(dropped, "record");
+            self.status.permanent(&format!("{at_least}{records} {were} not exported: the process that exports {why}"));
         }
     }
 }
@@ -698,11 +712,9 @@ async fn closed(stdout: Option<&AsyncFd<Watched>>) {
     std::future::pending().await
 }
 
-async fn ended(child: &mut Option<Child>) {
+async fn ended(child: &mut Option<Child>) -> Option<ExitStatus> {
     match child {
-        Some(child) => {
-            let _ = child.wait().await;
-        }
+        Some(child) => child.wait().await.ok(),
         None => std::future::pending().await,
     }
 }
@@ -738,11 +750,25 @@ fn check_process_numbers(config: &Config, status: &Status) -> anyhow::Result<()>
     Ok(())
 }
 
+/// CMD's, for a terminal.
+fn command_name(config: &Config) -> Option<String> {
+    let command = config.command.first()?;
+    let name = Path::new(command).file_name().unwrap_or(command);
+    Some(crate::output::escape::for_terminal(&name.to_string_lossy()).into_owned())
+}
+
+/// How CMD failed, if it did.
+fn failure(status: ExitStatus) -> Option<String> {
+    match status.signal() {
+        Some(signal) => Some(format!("was ended by {}", output::Signal(signal.cast_unsigned()))),
+        None => status.code().filter(|code| *code != 0).map(|code| format!("exited with status {code}")),
+    }
+}
+
 /// `nginx (3 processes)`, or the whole host.
 fn tracing(config: &Config, processes: &mut Processes) -> String {
-    if let Some(command) = config.command.first() {
-        let name = Path::new(command).file_name().unwrap_or(command);
-        return crate::output::escape::for_terminal(&name.to_string_lossy()).into_owned();
+    if let Some(name) = command_name(config) {
+        return name;
     }
     let filter = &config.filter;
     if !filter.chooses_processes() {
@@ -787,11 +813,11 @@ fn ready_line(config: &Config, probe: &Probe, processes: &mut Processes, status:
     let missing: Vec<&str> = hooks.iter().filter(|hook| hook.how.is_none()).map(|hook| hook.name).collect();
     let without = if missing.is_empty() { String::new() } else { format!(", without {}", missing.join(" and ")) };
     let line = format!(
-        "rsttrace: ready: tracing {}; {} of {} hooks attached{without}; {} open connections found",
+        "rsttrace: ready: tracing {}; {} of {} hooks attached{without}; {} found",
         tracing(config, processes),
         attached,
         hooks.len(),
-        grouped(probe.counters().seeded),
+        counted(probe.counters().seeded, "open connection"),
     );
     if config.command.is_empty() {
         warn_about_absent(config, processes, status);
@@ -821,12 +847,4 @@ fn warn_about_absent(config: &Config, processes: &mut Processes, status: &Status
         status
             .warn(&format!("no process matches {} yet: waiting for one{hint}", crate::output::escape::for_terminal(&selector.to_string())));
     }
-}
-
-fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    candidates
-        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
-        .filter(|(score, _)| *score > 0.75)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, candidate)| candidate)
 }

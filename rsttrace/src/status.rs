@@ -3,6 +3,7 @@
 use std::{
     cell::Cell,
     io::{self, IsTerminal as _, Write as _},
+    os::fd::AsFd,
     time::{Duration, Instant},
 };
 
@@ -10,8 +11,9 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     termios::tcgetwinsize,
 };
+use textwrap::{Options, WordSplitter, wrap};
 
-use crate::units::grouped;
+use crate::units::counted;
 
 /// Losses are announced at most this often.
 const LOSS_INTERVAL: Duration = Duration::from_secs(1);
@@ -42,7 +44,7 @@ impl Status {
 
     /// Width of the terminal that records go to; asked each time, for it may be resized.
     pub fn columns(&self) -> Option<usize> {
-        if self.stdout_is_terminal { width_of_stdout() } else { None }
+        if self.stdout_is_terminal { width(&io::stdout()) } else { None }
     }
 
     /// Whether anybody looks at stderr while nothing happens.
@@ -55,7 +57,7 @@ impl Status {
         if !self.wants_ticks() {
             return;
         }
-        let columns = tcgetwinsize(io::stderr()).map_or(80, |size| usize::from(size.ws_col));
+        let columns = width(&io::stderr()).unwrap_or(80);
         let cut: String = text.chars().take(columns.saturating_sub(1)).collect();
         let _ = write!(io::stderr(), "\r\x1b[K{cut}");
         self.live.set(true);
@@ -87,7 +89,7 @@ impl Status {
         let new = total.saturating_sub(self.announced_losses.get());
         let due = self.announced_at.get().is_none_or(|at| at.elapsed() >= LOSS_INTERVAL);
         if new > 0 && due && has_room() {
-            self.warn(&format!("{} events lost: the ring buffer was full (--buffer)", grouped(new)));
+            self.warn(&format!("{} lost: the ring buffer was full (--buffer)", counted(new, "event")));
             self.announced_losses.set(total);
             self.announced_at.set(Some(Instant::now()));
         }
@@ -100,9 +102,21 @@ pub fn warn_if_room(text: &str) -> bool {
     has_room() && say(&format!("rsttrace: warning: {text}"))
 }
 
-/// In one piece: others write there too. Returns whether there is somebody to read it.
-fn say(line: &str) -> bool {
-    io::stderr().write_all(format!("{line}\n").as_bytes()).is_ok()
+/// Says a line, or several; a terminal gets them folded. In one piece: others write there too. Returns whether there is
+/// somebody to read it, which is nobody's failure.
+pub fn say(text: &str) -> bool {
+    let text = match width(&io::stderr()) {
+        Some(columns) => folded(text, columns, "  "),
+        None => format!("{text}\n"),
+    };
+    io::stderr().write_all(text.as_bytes()).is_ok()
+}
+
+/// Lines cut between words, as far as that helps. `indent`: what further lines begin with.
+pub fn folded(text: &str, columns: usize, indent: &str) -> String {
+    let options = Options::new(columns).subsequent_indent(indent).break_words(false).word_splitter(WordSplitter::NoHyphenation);
+    // Each by itself: an indentation is for what follows of the same line.
+    text.lines().flat_map(|line| wrap(line, &options)).map(|line| line.into_owned() + "\n").collect()
 }
 
 /// Whether stderr takes a line now. Nothing that is said while stdout is stuck may get stuck as well: they may be one pipe.
@@ -114,9 +128,23 @@ fn has_room() -> bool {
 
 /// Width of the terminal that stdout is, if it is one.
 pub fn columns() -> Option<usize> {
-    if io::stdout().is_terminal() { width_of_stdout() } else { None }
+    width(&io::stdout())
 }
 
-fn width_of_stdout() -> Option<usize> {
-    tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col)).filter(|&columns| columns > 0)
+/// Where it is a terminal that says it.
+fn width(stream: &impl AsFd) -> Option<usize> {
+    tcgetwinsize(stream).ok().map(|size| usize::from(size.ws_col)).filter(|&columns| columns > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_folded_between_words() {
+        let text = "rsttrace: warning: a few words\nmost: one-long-cause 1    (more)\n/a/path/that/is/longer/than/that";
+        let lines = ["rsttrace: warning: a", "  few words", "most: one-long-cause", "  1    (more)", "/a/path/that/is/longer/than/that"];
+        assert_eq!(folded(text, 20, "  ").lines().collect::<Vec<_>>(), lines);
+        assert_eq!(folded(text, 80, "  "), format!("{text}\n"));
+    }
 }

@@ -22,12 +22,13 @@ const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// A pipe that has room takes this much without blocking (`PIPE_BUF`).
 const ATOMIC: usize = 4096;
 
-/// Writes all of it; a reader that has gone has seen enough.
+/// Writes all of it, and flushes; a reader that has gone has seen enough.
 ///
 /// # Errors
 /// What writing returns.
 pub fn write_all(bytes: &[u8]) -> io::Result<()> {
-    match io::stdout().write_all(bytes) {
+    let mut out = io::stdout();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => written,
     }

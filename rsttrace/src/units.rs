@@ -84,9 +84,19 @@ pub fn grouped(n: u64) -> impl Display {
     })
 }
 
+/// `1 line`, `2,000 lines`.
+pub fn counted(n: u64, one: &str) -> impl Display {
+    fmt::from_fn(move |f| write!(f, "{} {one}{}", grouped(n), if n == 1 { "" } else { "s" }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!([0, 1, 2_000].map(|n| counted(n, "line").to_string()), ["0 lines", "1 line", "2,000 lines"]);
+    }
 
     #[test]
     fn durations_have_three_digits() {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::{fs::File, io, path::Path, process::Stdio};
+
 use assert_cmd::Command;
 
 fn rsttrace(args: &[&str]) -> (i32, String, String) {
@@ -40,6 +42,11 @@ fn bad_values_are_named_with_what_was_expected() {
     refused(&["--max-sockets", "0"], &["0"]);
     refused(&["--without", "tcp_fin"], &["tcp_fin", "sock_recv_length"]);
     refused(&["--netns", "no-such-namespace"], &["/run/netns/no-such-namespace", "ip netns"]);
+    for other in ["", "0", "/etc/hostname", "/run", "/proc/self/ns/mnt"] {
+        refused(&["--netns", other], &["--netns", "ip netns", "/proc/PID/ns/net"]);
+        refused(&["replay", "x", "--netns", other], &["--netns"]);
+    }
+    refused(&["--netns", "/proc/self/ns/mnt"], &["/proc/self/ns/mnt: this is no network namespace"]);
     refused(&["-p", "4194305"], &["there is no process 4194305"]);
     refused(&["-p", ""], &["--pid"]);
     refused(&["--cmdline", ""], &["--cmdline"]);
@@ -53,6 +60,21 @@ fn bad_values_are_named_with_what_was_expected() {
     refused(&["-p", "nginx", "--http-query"], &["--http"]);
     refused(&["--no-such-flag"], &["--no-such-flag"]);
     refused(&["nginx"], &["nginx"]);
+}
+
+#[test]
+fn what_may_have_been_meant_is_proposed() {
+    refused(&["repaly", "x"], &["repaly", "'replay'"]);
+    refused(&["-q", "replay", "x"], &["replay comes first"]);
+    refused(&[&example("before.rst")], &["rsttrace replay ", "before.rst` shows"]);
+    for args in [&["--foo"][..], &["diff", "--foo", "a", "b"], &["/nonexistent.rst"]] {
+        let (code, _, stderr) = rsttrace(args);
+        assert_eq!(code, 2);
+        assert!(!stderr.contains("tip:"), "{stderr}");
+    }
+    assert!(rsttrace(&["--recrod", "x"]).2.contains("--record"));
+    assert_eq!(rsttrace(&["help"]).1, rsttrace(&["--help"]).1);
+    assert_eq!(rsttrace(&["help", "replay"]).1, rsttrace(&["replay", "--help"]).1);
 }
 
 #[test]
@@ -75,11 +97,80 @@ fn the_version_is_the_packages() {
     assert_eq!(rsttrace(&["--version"]).1, format!("rsttrace {}\n", env!("CARGO_PKG_VERSION")));
 }
 
+fn example(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples").join(name).to_str().unwrap().to_owned()
+}
+
+/// Exit status with these as stdout and stderr.
+fn status(args: &[&str], stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> Option<i32> {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_rsttrace"));
+    command.args(args).stdin(Stdio::null()).stdout(stdout).stderr(stderr).status().unwrap().code()
+}
+
+fn full() -> File {
+    File::options().write(true).open("/dev/full").unwrap()
+}
+
+/// Its reader has gone.
+fn closed() -> io::PipeWriter {
+    io::pipe().unwrap().1
+}
+
+#[test]
+fn nobody_has_to_hear_what_is_said() {
+    let (before, after) = (example("before.rst"), example("after.rst"));
+    let log = example("README.md");
+    let correlate = ["correlate", "--events", &before, "--error-log", &log];
+    for (args, code) in [
+        (&["replay", &before][..], 0),
+        (&["replay", &before, "--fail-on", "harm=lost"], 4),
+        (&["replay", &log], 1),
+        (&["replay", "/nonexistent"], 1),
+        (&["top", &before], 0),
+        (&["diff", &before, &after], 0),
+        (&["report", &before, "-o", "-"], 0),
+        (&["explain", "time-wait"], 0),
+        (&["explain", "nonsense"], 2),
+        (&["explain"], 0),
+        (&correlate, 1),
+        (&["--no-such-flag"], 2),
+        (&["--help"], 0),
+    ] {
+        assert_eq!(status(args, Stdio::null(), full()), Some(code), "{args:?}, full");
+        assert_eq!(status(args, Stdio::null(), closed()), Some(code), "{args:?}, closed");
+        // What goes to a pipe nobody reads is not read to its end either.
+        let code = if args[0] == "correlate" { 0 } else { code };
+        assert_eq!(status(args, closed(), closed()), Some(code), "{args:?}, both closed");
+    }
+}
+
+#[test]
+fn a_network_namespace_is_one_by_number_or_path() {
+    for netns in ["4026531840", "1", "/proc/self/ns/net"] {
+        assert_eq!(status(&["replay", &example("before.rst"), "--netns", netns], Stdio::null(), Stdio::null()), Some(0), "{netns}");
+    }
+}
+
+#[test]
+fn a_full_disk_is_a_failure() {
+    let (before, after) = (example("before.rst"), example("after.rst"));
+    for args in
+        [&["replay", &before][..], &["diff", &before, &after], &["report", &before, "-o", "-"], &["explain"], &["explain", "time-wait"]]
+    {
+        assert_eq!(status(args, full(), Stdio::null()), Some(1), "{args:?}");
+    }
+}
+
 #[test]
 fn top_shows_one_thing_and_every_record_of_it() {
     refused(&["top", "--json"], &["--json", "--rate-limit"]);
     refused(&["top", "--rate-limit", "5"], &["--rate-limit"]);
     refused(&["top", "--summary"], &["--summary"]);
-    refused(&["top", "records.jsonl", "--", "true"], &["one thing"]);
+    refused(&["top", "records.jsonl", "--", "true"], &["FILE", "CMD", "Usage: rsttrace top"]);
+    for args in
+        [&["top", "records.jsonl", "-d", "1s"][..], &["top", "-r", "records.jsonl", "-d", "1s"], &["replay", "x", "--duration", "1s"]]
+    {
+        refused(args, &["live traces only", &format!("Usage: rsttrace {}", args[0])]);
+    }
     refused(&["top", "--pid", "4194305"], &["there is no process 4194305"]);
 }

@@ -146,7 +146,7 @@ fn a_log_of_another_format_is_a_fault_with_a_way_out() {
     let log = files.write("log", "127.0.0.1 - - [x] \"GET / HTTP/1.1\" 200 5\n");
     let output = correlate(&["--events", &events, "--error-log", &log]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("none of 1 lines is understood; --log-format names other formats"), "{}", said(&output));
+    assert!(said(&output).contains("1 line, and none is understood; --log-format names other formats"), "{}", said(&output));
     let output = correlate(&["--events", &events, "--error-log", "/nonexistent/log"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(said(&output).contains("cannot open /nonexistent/log: No such file or directory"), "{}", said(&output));

@@ -64,6 +64,20 @@ fn summary(lost: u64, skipped: u64) -> Value {
 }
 
 #[test]
+fn what_is_no_record_is_said_line_by_line_and_of_a_file_of_another_kind_once() {
+    let code = |output: &Output| output.status.code();
+    let other = replay_text(&["-q"], "nonsense\n{}\nmore\n");
+    let sentence = "rsttrace: - is neither a recording nor what --json of this version wrote (line 1: is no JSON object)\n";
+    assert_eq!((code(&other), said(&other).as_str()), (Some(1), sentence));
+    let record = RECORD.trim_end();
+    let one = replay_text(&["-q"], &format!("nonsense\n{record}\n"));
+    let lines = "rsttrace: -:1: is no JSON object\nrsttrace: -: 1 of 2 lines is no record and was skipped\n";
+    assert_eq!((code(&one), said(&one).as_str()), (Some(1), lines));
+    let two = replay_text(&["-q"], &format!("nonsense\n{record}\n{{}}\n"));
+    assert!(said(&two).contains("-:3: missing field") && said(&two).contains("2 of 3 lines are no records"), "{}", said(&two));
+}
+
+#[test]
 fn what_is_not_known_to_be_lost_is_not_said_to_be_none() {
     let whole = [start(), record(json!({})), summary(0, 0)];
     assert!(said(&replay(&[], &whole)).contains("tracer lost 0 events"));

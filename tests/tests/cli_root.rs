@@ -486,12 +486,50 @@ fn a_command_is_run_and_traced_and_its_end_is_the_end() {
     command.args(["--json", "--", "bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/9; exit 3"]);
     netns.enter(&mut command);
     let run = Tracer::start_command(command).finish();
-    assert_eq!(run.status.code(), Some(0), "{}", run.stderr);
+    assert_eq!(run.status.code(), Some(3), "its own: {}", run.stderr);
+    assert!(run.stderr.contains("rsttrace: bash exited with status 3"), "{}", run.stderr);
     let ends: Vec<_> = run.teardowns().collect();
     assert_eq!(ends.len(), 1, "only the command's: {ends:?}");
     let observer = &ends[0]["observer"];
     assert_eq!((&observer["comm"], &observer["errno"]), (&"bash".into(), &"ECONNREFUSED".into()));
     assert_eq!(ends[0]["remote"]["port"], 9);
+}
+
+#[test]
+fn the_exit_status_is_the_commands_where_nothing_else_is_to_be_said() {
+    require_root!();
+    require_tool!("bash");
+    let run_in = |args: &[&str]| {
+        let netns = NetNs::new();
+        let mut command = Command::new(binary());
+        command.args(args);
+        netns.enter(&mut command);
+        output(&mut command)
+    };
+    let refused = "exec 3<>/dev/tcp/127.0.0.1/9; exit 3";
+    for (args, code, words) in [
+        (&["--", "true"][..], 0, None),
+        (&["--", "sh", "-c", "kill -TERM $$"], 128 + libc::SIGTERM, Some("rsttrace: sh was ended by SIGTERM")),
+        (&["--fail-on", "cause=refused", "--", "bash", "-c", refused], 4, Some("rsttrace: bash exited with status 3")),
+        (&["--fail-on", "cause=time-wait", "--", "bash", "-c", refused], 3, Some("rsttrace: bash exited with status 3")),
+        (&["-q", "--", "sh", "-c", "exit 3"], 3, None),
+    ] {
+        let run = run_in(args);
+        assert_eq!(run.status.code(), Some(code), "{args:?}: {}", stderr(&run));
+        let said = stderr(&run);
+        let said = said.lines().find(|line| line.contains("exited with") || line.contains("was ended by"));
+        assert_eq!(said, words, "{args:?}");
+    }
+    // It waits for its stdin, which ends after the run.
+    let mut command = Command::new(binary());
+    command.args(["-d", "300ms", "--", "sh", "-c", "read line; exit 3"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("rsttrace");
+    let stdin = child.stdin.take();
+    let mut first = String::new();
+    let mut said = BufReader::new(child.stderr.take().expect("a pipe"));
+    while said.read_line(&mut first).expect("stderr") > 0 && !first.contains("goes on") {}
+    assert_eq!(child.wait().expect("its end").code(), Some(0), "{first}");
+    drop(stdin);
 }
 
 #[test]

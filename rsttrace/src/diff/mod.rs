@@ -21,6 +21,7 @@ use crate::{
     output::{self, text::TextFormat},
     rollup::{Group, Groups},
     stdout,
+    units::counted,
 };
 
 /// What is to be compared, and how to show it.
@@ -322,16 +323,16 @@ fn notes(before: &Side, after: &Side) -> Vec<String> {
     for (when, side) in [("before", before), ("after", after)] {
         let Account { folded, faults, runs, .. } = &side.account;
         let Totals { lost, undecodable, evicted, .. } = side.account.totals();
-        for (n, what) in [
-            (lost.records, "records lost by the tracer"),
-            (evicted, "sockets that found no room in the tracer"),
-            (undecodable, "events that the tracer could not decode"),
-            (lost.skipped.values().sum(), "runs of the tracer's programs that the kernel skipped, and perhaps as many events"),
-            (*folded, "ends folded by --rate-limit"),
-            (*faults, "places that could not be read"),
+        for (n, one, what) in [
+            (lost.records, "record", "lost by the tracer"),
+            (evicted, "socket", "that found no room in the tracer"),
+            (undecodable, "event", "that the tracer could not decode"),
+            (lost.skipped.values().sum(), "run", "of the tracer's programs that the kernel skipped, and perhaps as many events"),
+            (*folded, "end", "folded by --rate-limit"),
+            (*faults, "place", "that could not be read"),
         ] {
             if n > 0 {
-                notes.push(format!("{when}: {n} {what}, which are not counted here"));
+                notes.push(format!("{when}: not counted here: {} {what}", counted(n, one)));
             }
         }
         if lost.untold_runs > 0 {

@@ -31,7 +31,7 @@ use crate::{
     exit::{UNUSABLE, USAGE},
     output::{Rfc3339, escape::for_terminal, json},
     probe::{Options, Probe, ProbeError, attach, preflight},
-    units,
+    status, units,
 };
 
 /// The defaults of a run.
@@ -66,7 +66,7 @@ pub fn run(request: &Doctor) -> ExitCode {
     let bundled = request.bundle.as_deref().is_none_or(|path| match bundle::write(path, &report) {
         Ok(()) => {
             let redacted = if request.redact { "redacted" } else { "not redacted: it names this host (--redact)" };
-            let _ = writeln!(io::stderr(), "rsttrace: wrote {}, {redacted}", for_terminal(&path.to_string_lossy()));
+            status::say(&format!("rsttrace: wrote {}, {redacted}", for_terminal(&path.to_string_lossy())));
             true
         }
         Err(error) => {
@@ -80,7 +80,7 @@ pub fn run(request: &Doctor) -> ExitCode {
 }
 
 fn complain(what: &str, hint: &str) {
-    let _ = writeln!(io::stderr(), "rsttrace: {}\nhint: {hint}", for_terminal(what));
+    status::say(&format!("rsttrace: {}\nhint: {hint}", for_terminal(what)));
 }
 
 fn print(report: &Report, as_json: bool) -> io::Result<()> {

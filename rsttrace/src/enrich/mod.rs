@@ -7,7 +7,7 @@ pub mod netns;
 mod proc;
 mod users;
 
-use std::{collections::BTreeSet, fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, os::fd::AsRawFd as _, sync::Arc};
 
 use foldhash::HashMap;
 use procfs::process::Process;
@@ -376,6 +376,24 @@ fn process_numbers() -> impl Iterator<Item = u32> {
 pub fn netns_of(path: &str) -> std::io::Result<u32> {
     let inode = rustix::fs::stat(path)?.st_ino;
     u32::try_from(inode).map_err(std::io::Error::other)
+}
+
+/// The network namespace that a file is.
+///
+/// # Errors
+/// When the file cannot be looked at; `InvalidInput` when it is something else.
+pub fn netns_at(path: &str) -> std::io::Result<u32> {
+    let other = || std::io::Error::new(std::io::ErrorKind::InvalidInput, "this is no network namespace");
+    // Before it is opened: a pipe would wait for its other end.
+    if rustix::fs::statfs(path)?.f_type != libc::NSFS_MAGIC {
+        return Err(other());
+    }
+    let file = std::fs::File::open(path)?;
+    // SAFETY: the descriptor is open; this request takes no argument.
+    if unsafe { libc::ioctl(file.as_raw_fd(), libc::NS_GET_NSTYPE) } != libc::CLONE_NEWNET {
+        return Err(other());
+    }
+    u32::try_from(rustix::fs::fstat(&file)?.st_ino).map_err(std::io::Error::other)
 }
 
 /// The process that a number names, be it a process's or a thread's. What /proc hides (hidepid)

@@ -123,15 +123,41 @@ impl FromStr for Condition {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        fn all<T: FromStr<Err = String>>(values: &str) -> Result<Vec<T>, String> {
-            values.split(',').map(str::parse).collect()
-        }
         match text.split_once('=') {
-            Some(("harm", values)) => all(values).map(Self::Harm),
-            Some(("cause", values)) => all(values).map(Self::Cause),
+            Some(("harm", values)) => values.split(',').map(harm).collect::<Result<_, _>>().map(Self::Harm),
+            Some(("cause", values)) => values.split(',').map(cause).collect::<Result<_, _>>().map(Self::Cause),
             _ => Err("expected harm=HARM[,HARM] or cause=CAUSE[,CAUSE], such as harm=lost".to_owned()),
         }
     }
+}
+
+/// A harm by its name, or by its word on screen, in whatever case.
+///
+/// # Errors
+/// With all there are.
+pub fn harm(word: &str) -> Result<Harm, String> {
+    let is_meant = |harm: &Harm| [harm.name(), harm.on_screen()].iter().any(|name| name.eq_ignore_ascii_case(word));
+    Harm::ALL.iter().copied().find(is_meant).ok_or_else(|| {
+        let all: Vec<_> = Harm::ALL.iter().map(|harm| format!("{harm} ({})", harm.on_screen())).collect();
+        format!("{word:?} is none of {}", all.join(", "))
+    })
+}
+
+/// A cause by its name.
+///
+/// # Errors
+/// With the one that may have been meant, and where all are.
+pub fn cause(word: &str) -> Result<Cause, String> {
+    word.parse().map_err(|_: String| {
+        let hint = nearest(word, Cause::ALL.iter().map(|cause| cause.name())).map(|name| format!("did you mean {name}? "));
+        format!("no cause is called {word:?}; {}`rsttrace explain` lists them", hint.unwrap_or_default())
+    })
+}
+
+/// What a word with a slip in it may have been meant to be.
+pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let scored = candidates.map(|candidate| (strsim::jaro_winkler(word, candidate), candidate)).filter(|(score, _)| *score > 0.75);
+    scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, candidate)| candidate)
 }
 
 impl Filter {
@@ -245,6 +271,31 @@ mod tests {
         assert!(means(Some("nginx"), None, 7) && means(None, Some("0123"), 7) && means(Some("nginx"), Some("0123"), 7));
         assert!(!means(Some("curl"), Some("0123"), 7) && !means(Some("nginx"), Some("4567"), 7));
         assert!(!means(Some("nginx"), None, 8) && !means(None, Some("0123"), 8), "it is not there");
+    }
+
+    #[test]
+    fn a_slip_of_the_keyboard_finds_its_cause() {
+        for (slip, meant) in [("keepalive-rase", "keepalive-race"), ("linger0", "linger-zero"), ("server-abort", "server-abort-")] {
+            let why = cause(slip).unwrap_err();
+            assert!(why.contains(&format!("; did you mean {meant}")) && why.contains("`rsttrace explain`") && why.len() < 120, "{why}");
+        }
+        assert_eq!(cause("xyzzy").unwrap_err(), "no cause is called \"xyzzy\"; `rsttrace explain` lists them");
+        assert!("cause=linger0".parse::<Condition>().unwrap_err().contains("linger-zero"));
+    }
+
+    #[test]
+    fn harms_have_two_words() {
+        for (words, meant) in [
+            (["lost", "LOST", "Lost"], Harm::Lost),
+            (["possible", "maybe", "MAYBE"], Harm::Possible),
+            (["none", "ok", "OK"], Harm::None),
+            (["unknown", "?", "Unknown"], Harm::Unknown),
+        ] {
+            assert!(words.iter().all(|word| harm(word) == Ok(meant)));
+        }
+        assert_eq!("harm=maybe,LOST".parse(), Ok(Condition::Harm(vec![Harm::Possible, Harm::Lost])));
+        let why = harm("bad").unwrap_err();
+        assert!(why.contains("lost (LOST), possible (maybe)"), "{why}");
     }
 
     fn addrs(list: &[&str]) -> AddrFilter {

@@ -20,7 +20,8 @@ use crate::{
     applog::{Line, LineSplitter},
     input::json::Saved,
     output::escape::for_terminal,
-    units::grouped,
+    status,
+    units::{counted, grouped},
 };
 
 /// Longer records are no records.
@@ -163,6 +164,8 @@ pub struct Source {
     /// Lines and faults.
     lines: u64,
     faults: u64,
+    /// As long as there are no records, there may never be: that is one thing to say.
+    untold: Option<Vec<Fault>>,
 }
 
 /// Faults of one file that are told one by one.
@@ -175,7 +178,7 @@ impl Source {
     /// When the file cannot be opened or read.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let name = for_terminal(&path.to_string_lossy()).into_owned();
-        Ok(Self { name, records: Records::open(path)?, lines: 0, faults: 0 })
+        Ok(Self { name, records: Records::open(path)?, lines: 0, faults: 0, untold: Some(Vec::new()) })
     }
 
     /// The next record.
@@ -188,11 +191,16 @@ impl Source {
             let item = self.records.next().map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.name)))?;
             self.lines += u64::from(item.is_some());
             match item {
-                Some(Item::Told(told)) => return Ok(Some(told)),
+                Some(Item::Told(told)) => {
+                    self.untold.take().iter().flatten().for_each(|fault| self.say(fault));
+                    return Ok(Some(told));
+                }
                 Some(Item::Fault(fault)) => {
                     self.faults += 1;
-                    if self.faults <= MAX_TOLD {
-                        eprintln!("rsttrace: {}:{}: {}", self.name, fault.at, for_terminal(&fault.why));
+                    match &mut self.untold {
+                        _ if self.faults > MAX_TOLD => {}
+                        Some(untold) => untold.push(fault),
+                        None => self.say(&fault),
                     }
                 }
                 None => return Ok(None),
@@ -200,11 +208,24 @@ impl Source {
         }
     }
 
+    fn say(&self, fault: &Fault) {
+        status::say(&format!("rsttrace: {}:{}: {}", self.name, fault.at, for_terminal(&fault.why)));
+    }
+
     /// Says how much could not be read. Returns whether there was anything.
     pub fn sum_up(&self) -> bool {
-        if self.faults > 0 {
-            let (faults, lines) = (grouped(self.faults), grouped(self.lines));
-            eprintln!("rsttrace: {}: {faults} of {lines} lines are no records and were skipped", self.name);
+        let untold = self.untold.as_deref().unwrap_or_default();
+        if let Some(Fault { at: at @ Position::Line(_), why }) = untold.first() {
+            let why = for_terminal(why);
+            status::say(&format!(
+                "rsttrace: {} is neither a recording nor what --json of this version wrote (line {at}: {why})",
+                self.name
+            ));
+        } else if self.faults > 0 {
+            untold.iter().for_each(|fault| self.say(fault));
+            let (faults, lines) = (grouped(self.faults), counted(self.lines, "line"));
+            let words = if self.faults == 1 { "is no record and was" } else { "are no records and were" };
+            status::say(&format!("rsttrace: {}: {faults} of {lines} {words} skipped", self.name));
         }
         self.faults > 0
     }

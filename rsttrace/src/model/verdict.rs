@@ -49,6 +49,18 @@ words! {
     }
 }
 
+impl Harm {
+    /// The word in front of a record.
+    pub const fn on_screen(self) -> &'static str {
+        match self {
+            Self::Lost => "LOST",
+            Self::Possible => "maybe",
+            Self::Unknown => "?",
+            Self::None => "ok",
+        }
+    }
+}
+
 words! {
     /// At what point of the exchange.
     Phase {

@@ -176,7 +176,7 @@ impl TextFormat {
             EndKind::Error | EndKind::Fin => none,
         };
         let worst = other.map_or(kind.harm, |other| other.harm.min(kind.harm));
-        let (time, harm) = (self.time(clock.at(*last_ns)), harm_word(worst));
+        let (time, harm) = (self.time(clock.at(*last_ns)), worst.on_screen());
         let wide = columns.is_none_or(|columns| columns >= ONE_LINE);
         let head = if wide {
             let (who, local) = (self.pad(&who, self.process), self.pad(&local, self.local));
@@ -248,7 +248,7 @@ impl TextFormat {
         };
         let head = Head {
             at_ns: t.at_ns,
-            harm: harm_word(worst.verdict.harm),
+            harm: worst.verdict.harm.on_screen(),
             style: style_of(worst),
             process,
             arrow: self.arrow(t),
@@ -462,9 +462,12 @@ fn log_words(log: &Finding) -> Vec<Vec<String>> {
         Finding::Nothing => Vec::new(),
         Finding::About(lines) => lines.iter().take(MAX_LOG_LINES).map(|line| line_words(line)).collect(),
         Finding::Ambiguous(lines) => {
-            // No more than these are told of.
-            let n = if lines.len() > json::MAX_CANDIDATES { "many".to_owned() } else { lines.len().to_string() };
-            let head = format!("log: not certain, one of {n} lines that fit:");
+            let head = match lines.len() {
+                1 => "log: not certain, this line fits other records as well:".to_owned(),
+                // No more than these are told of.
+                n if n > json::MAX_CANDIDATES => "log: not certain, one of many lines that fit:".to_owned(),
+                n => format!("log: not certain, one of {n} lines that fit:"),
+            };
             let shown = lines.iter().take(MAX_LOG_LINES).map(|line| vec![format!("  {}", line.raw)]);
             std::iter::once(vec![head]).chain(shown).collect()
         }
@@ -506,16 +509,6 @@ pub fn leads(a: &Judged, b: &Judged) -> bool {
         (EndKind::ResetReceived, EndKind::ResetSent) => false,
         (EndKind::Fin, EndKind::Fin) if a.fin.first != b.fin.first => a.fin.first == Some(FirstFin::Local),
         _ => a.at_ns <= b.at_ns,
-    }
-}
-
-/// `LOST`: what stands in front of a record.
-pub fn harm_word(harm: Harm) -> &'static str {
-    match harm {
-        Harm::Lost => "LOST",
-        Harm::Possible => "maybe",
-        Harm::Unknown => "?",
-        Harm::None => "ok",
     }
 }
 

@@ -10,10 +10,10 @@ mod view;
 use std::{
     env,
     ffi::OsString,
-    io::{self, BufWriter, IsTerminal as _, PipeReader, Read as _, Stdout, Write as _},
+    io::{self, BufWriter, IsTerminal as _, PipeReader, Read as _, Stdout},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
     panic,
-    process::{Child, Command, ExitCode, Stdio},
+    process::{Child, Command, ExitCode, ExitStatus, Stdio},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -45,9 +45,9 @@ use signal_hook::{
 use self::{keys::Key, model::Model, view::View};
 use crate::{
     config::Look,
-    exit::{FAILED, FOUND},
+    exit::{self, FOUND},
     input::{Item, Records},
-    sandbox,
+    sandbox, status,
 };
 
 /// What to show, and how.
@@ -62,6 +62,8 @@ pub struct Request {
     pub look: Look,
     /// Records or a log come from standard input.
     pub reads_stdin: bool,
+    /// It traces CMD, whose exit status is the tracer's.
+    pub runs_command: bool,
 }
 
 impl Request {
@@ -359,6 +361,7 @@ struct Tracer {
     said: Arc<Said>,
     /// It has been asked to end.
     stopped: bool,
+    runs_command: bool,
 }
 
 /// What the tracer says on stderr. Two threads read it: one as it comes, the other one to the end.
@@ -374,7 +377,7 @@ impl Tracer {
         let mut command = request.command();
         command.arg("--json").args(request.file.is_none().then_some("--interim")).args(&request.flags);
         let child = command.stdout(Stdio::piped()).stderr(theirs).spawn().context("cannot start the tracer")?;
-        Ok(Self { child, said: Arc::new(Said { pipe, text: Mutex::default() }), stopped: false })
+        Ok(Self { child, said: Arc::new(Said { pipe, text: Mutex::default() }), stopped: false, runs_command: request.runs_command })
     }
 
     /// Tells the loop whenever something was said.
@@ -415,22 +418,28 @@ impl Tracer {
         }
     }
 
-    /// To be asked once it has closed its stdout.
+    /// To be asked once it has closed its stdout. A status may be that of CMD, which had run by then.
     fn has_failed(&mut self) -> bool {
-        self.child.wait().map_or(true, |status| !status.success() && status.code() != Some(FOUND.into()))
+        let is_fine = |status: ExitStatus| match status.code() {
+            Some(code) => [0, i32::from(FOUND)].contains(&code) || self.runs_command,
+            None => false,
+        };
+        !self.child.wait().is_ok_and(is_fine)
     }
 
     /// Waits for its end, and tells what it said; its exit status is ours.
     fn finish(mut self) -> anyhow::Result<ExitCode> {
         let status = self.child.wait().context("cannot wait for the tracer")?;
         let _ = self.said.take();
-        let _ = io::stderr().write_all(&self.said.text.lock().unwrap_or_else(PoisonError::into_inner));
+        let text = std::mem::take(&mut *self.said.text.lock().unwrap_or_else(PoisonError::into_inner));
+        if !text.is_empty() {
+            status::say(String::from_utf8_lossy(&text).trim_end());
+        }
         // What replays a file knows of nothing to be done first.
         if self.stopped && status.signal() == Some(SIGTERM) {
             return Ok(ExitCode::SUCCESS);
         }
-        let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
-        Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(FAILED).into())
+        Ok(exit::of_child(status).into())
     }
 }
 

@@ -8,7 +8,7 @@ use foldhash::HashMap;
 use crate::{
     input::{Account, json::Saved},
     model::{Comm, Finding, Harm, Judged, Remote},
-    output::{escape::cut, text::harm_word},
+    output::escape::cut,
     rollup::{Group, Groups},
 };
 
@@ -388,7 +388,7 @@ impl Filter {
                 let has = |text: &str| text.to_lowercase().contains(word);
                 has(judged.verdict.cause.name())
                     || has(t.end.name())
-                    || *word == harm_word(harm).to_lowercase()
+                    || *word == harm.on_screen().to_lowercase()
                     || has(harm.name())
                     || holder.is_some_and(|party| has(&party.process_comm.text()))
                     || has(&t.remote.to_string())

@@ -20,7 +20,7 @@ use crate::{
     model::{Harm, Judged, Role},
     output::{
         WallClock,
-        text::{Appearance, TextFormat, harm_word, process_of},
+        text::{Appearance, TextFormat, process_of},
     },
     rollup::Group,
     units::{grouped, size},
@@ -128,7 +128,7 @@ impl View {
         for harm in Harm::ALL.iter().filter(|harm| **harm != Harm::None).chain([&Harm::None]) {
             let n = total.of(*harm);
             let style = if n > 0 { self.style(*harm) } else { Style::new() };
-            spans.push(Span::styled(format!("  {} {}", harm_word(*harm), grouped(n)), style));
+            spans.push(Span::styled(format!("  {} {}", harm.on_screen(), grouped(n)), style));
         }
         spans.push(Span::raw(format!("   {}{over}", rate(data.rate()))));
         page.parts(spans);
@@ -281,7 +281,7 @@ impl View {
         let (wide, width) = (width >= WIDE, usize::from(width));
         let time = if wide { self.text.time(WallClock::new(0, 0).at(t.at_ns)) } else { format!("{:>8}", self.second(t.at_ns)) };
         let mark = if selected { ">" } else { " " };
-        let harm = Span::styled(format!("{:<5}", harm_word(judged.verdict.harm)), self.style(judged.verdict.harm));
+        let harm = Span::styled(format!("{:<5}", judged.verdict.harm.on_screen()), self.style(judged.verdict.harm));
         let arrow = self.text.arrow(t);
         let process = self.text.shown(&process_of(t).to_string()).into_owned();
         let cause = judged.verdict.cause.name();
