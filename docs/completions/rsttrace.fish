@@ -143,10 +143,10 @@ complete -c rsttrace -n "__fish_rsttrace_needs_command" -s 4 -l ipv4 -d 'Only IP
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -s 6 -l ipv6 -d 'Only IPv6'
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -s a -l fin -d 'Show orderly ends (FIN) too'
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -s j -l json -d 'One JSON object per line (docs/json.md)'
-complete -c rsttrace -n "__fish_rsttrace_needs_command" -l summary -d 'No line per record: one table by cause, process and remote address, at the end and on SIGUSR1'
+complete -c rsttrace -n "__fish_rsttrace_needs_command" -l summary -d 'No line per record: one table by cause, process and remote address, at the end and, of a live run, on SIGUSR1'
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -l ascii -d 'No characters beyond ASCII in text (the default outside UTF-8)'
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -s q -l quiet -d 'Nothing on stderr but warnings and errors'
-complete -c rsttrace -n "__fish_rsttrace_needs_command" -s v -l verbose -d 'Show the evidence of each record; -vv also what the kernel half logs'
+complete -c rsttrace -n "__fish_rsttrace_needs_command" -s v -l verbose -d 'Show the evidence of each record; -vv also what the kernel half of a live run logs'
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -l unmatched -d 'Show lines of the log without a record, and errors without a line'
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -l http -d 'Name the HTTP/1 request that each connection was about, of the chosen processes'
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -l http-query -d 'Show the query of requests too (`?...`); needs --http'
@@ -185,7 +185,7 @@ kprobe\t''"
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand doctor" -s j -l json -d 'One JSON object with every hook and every field (docs/doctor.schema.json)'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand doctor" -l redact -d 'No addresses, no host name, and no names of processes that are not ours'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c rsttrace -n "__fish_rsttrace_using_subcommand correlate" -l events -d 'Records, as rsttrace --json wrote them; - is standard input' -r -F
+complete -c rsttrace -n "__fish_rsttrace_using_subcommand correlate" -l events -d 'A recording, or what rsttrace --json wrote; - is standard input' -r -F
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand correlate" -l error-log -d 'A log of the same time; - is standard input. May be given several times' -r -F
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand correlate" -l access-log -d 'An nginx access log in the combined format: its 499s and 408s are about ends too' -r -F
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand correlate" -l log-format -d 'What wrote the log' -r -f -a "nginx\t''
@@ -204,7 +204,7 @@ complete -c rsttrace -n "__fish_rsttrace_using_subcommand correlate" -s a -l fin
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand correlate" -s j -l json -d 'The records with "log" filled in, one JSON object per line (docs/json.md)'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand correlate" -l ascii -d 'No characters beyond ASCII in text (the default outside UTF-8)'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand correlate" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c rsttrace -n "__fish_rsttrace_using_subcommand join" -l events -d 'Records, as rsttrace --json wrote them; - is standard input' -r -F
+complete -c rsttrace -n "__fish_rsttrace_using_subcommand join" -l events -d 'A recording, or what rsttrace --json wrote; - is standard input' -r -F
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand join" -l error-log -d 'A log of the same time; - is standard input. May be given several times' -r -F
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand join" -l access-log -d 'An nginx access log in the combined format: its 499s and 408s are about ends too' -r -F
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand join" -l log-format -d 'What wrote the log' -r -f -a "nginx\t''
@@ -310,10 +310,10 @@ complete -c rsttrace -n "__fish_rsttrace_using_subcommand replay" -s 4 -l ipv4 -
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand replay" -s 6 -l ipv6 -d 'Only IPv6'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand replay" -s a -l fin -d 'Show orderly ends (FIN) too'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand replay" -s j -l json -d 'One JSON object per line (docs/json.md)'
-complete -c rsttrace -n "__fish_rsttrace_using_subcommand replay" -l summary -d 'No line per record: one table by cause, process and remote address, at the end and on SIGUSR1'
+complete -c rsttrace -n "__fish_rsttrace_using_subcommand replay" -l summary -d 'No line per record: one table by cause, process and remote address, at the end and, of a live run, on SIGUSR1'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand replay" -l ascii -d 'No characters beyond ASCII in text (the default outside UTF-8)'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand replay" -s q -l quiet -d 'Nothing on stderr but warnings and errors'
-complete -c rsttrace -n "__fish_rsttrace_using_subcommand replay" -s v -l verbose -d 'Show the evidence of each record; -vv also what the kernel half logs'
+complete -c rsttrace -n "__fish_rsttrace_using_subcommand replay" -s v -l verbose -d 'Show the evidence of each record; -vv also what the kernel half of a live run logs'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand replay" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand top" -s r -l replay -d 'Show what is in FILE instead of tracing: the same as rsttrace replay FILE' -r -F
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand top" -s w -l record -d 'Record everything that is shown in FILE, whatever stdout has: rsttrace replay shows it again' -r -F
@@ -434,10 +434,10 @@ complete -c rsttrace -n "__fish_rsttrace_using_subcommand top" -s 4 -l ipv4 -d '
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand top" -s 6 -l ipv6 -d 'Only IPv6'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand top" -s a -l fin -d 'Show orderly ends (FIN) too'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand top" -s j -l json -d 'One JSON object per line (docs/json.md)'
-complete -c rsttrace -n "__fish_rsttrace_using_subcommand top" -l summary -d 'No line per record: one table by cause, process and remote address, at the end and on SIGUSR1'
+complete -c rsttrace -n "__fish_rsttrace_using_subcommand top" -l summary -d 'No line per record: one table by cause, process and remote address, at the end and, of a live run, on SIGUSR1'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand top" -l ascii -d 'No characters beyond ASCII in text (the default outside UTF-8)'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand top" -s q -l quiet -d 'Nothing on stderr but warnings and errors'
-complete -c rsttrace -n "__fish_rsttrace_using_subcommand top" -s v -l verbose -d 'Show the evidence of each record; -vv also what the kernel half logs'
+complete -c rsttrace -n "__fish_rsttrace_using_subcommand top" -s v -l verbose -d 'Show the evidence of each record; -vv also what the kernel half of a live run logs'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand top" -l unmatched -d 'Show lines of the log without a record, and errors without a line'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand top" -l http -d 'Name the HTTP/1 request that each connection was about, of the chosen processes'
 complete -c rsttrace -n "__fish_rsttrace_using_subcommand top" -l http-query -d 'Show the query of requests too (`?...`); needs --http'

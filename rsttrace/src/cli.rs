@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::{
-    ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint,
+    ArgAction, ArgGroup, Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint,
     builder::{PossibleValue, PossibleValuesParser, Styles, TypedValueParser},
     error::{ContextKind, ContextValue, ErrorKind},
 };
@@ -128,7 +128,7 @@ fn is_for_live_traces(whole: &clap::Command, flag: &str) -> bool {
 }
 
 /// What does not go with a file.
-const LIVE_ONLY: [&str; 26] = [
+const LIVE_ONLY: [&str; 24] = [
     "cmdline",
     "command",
     "error_log",
@@ -153,8 +153,6 @@ const LIVE_ONLY: [&str; 26] = [
     "join_timeout",
     "max_sockets",
     "buffer",
-    "interim",
-    "keep_privileges",
 ];
 
 /// What else than tracing.
@@ -175,7 +173,7 @@ pub enum Task {
     Doctor(Doctor),
     /// Join saved records with saved logs, as --error-log does while they are made
     ///
-    /// Reads records that were saved with --json, and logs of the same time. Lines that cannot be
+    /// Reads a recording or what --json wrote, and logs of the same time. Lines that cannot be
     /// read are told by number and skipped. Exit status: 0 joined, 1 something was no record, or a
     /// whole log was not understood.
     #[command(visible_alias = "join")]
@@ -252,13 +250,14 @@ pub struct Top {
 
 /// What to bring together, and how to show it.
 #[derive(Clone, Debug, Args)]
+#[command(group(ArgGroup::new("logs").args(["error_log", "access_log"]).required(true).multiple(true)))]
 pub struct Correlate {
-    /// Records, as rsttrace --json wrote them; - is standard input
+    /// A recording, or what rsttrace --json wrote; - is standard input
     #[arg(long, value_name = "FILE")]
     pub events: std::path::PathBuf,
 
     /// A log of the same time; - is standard input. May be given several times
-    #[arg(long, value_name = "FILE", required_unless_present = "access_log")]
+    #[arg(long, value_name = "FILE")]
     pub error_log: Vec<std::path::PathBuf>,
 
     /// An nginx access log in the combined format: its 499s and 408s are about ends too
@@ -325,14 +324,14 @@ pub struct Select {
     ///
     /// A name is the process's comm or its executable's name. A connection belongs to a process
     /// that holds it, saw its error, or closed it. Processes that start later count too; with a
-    /// name that nobody has yet, rsttrace waits for it.
+    /// name that nobody has yet, rsttrace waits for it. --pid, --cmdline and CMD add up.
     #[arg(short, long, value_name = "PID|NAME", value_delimiter = ',', help_heading = "Processes")]
     pub pid: Vec<String>,
 
     /// Only processes in these containers: the id or its first digits, at least 4
     ///
-    /// As `docker ps`, `podman ps` and `crictl ps` show it; names of containers are not known. Where
-    /// processes are chosen in several ways, one process must satisfy them all.
+    /// As `docker ps`, `podman ps` and `crictl ps` show it; names of containers are not known.
+    /// --container and --unit narrow each other and what --pid, --cmdline and CMD choose.
     #[arg(long, value_name = "ID", value_delimiter = ',', help_heading = "Processes")]
     pub container: Vec<ContainerId>,
 
@@ -408,7 +407,7 @@ pub struct Show {
     #[arg(short, long, help_heading = "Output")]
     pub json: bool,
 
-    /// No line per record: one table by cause, process and remote address, at the end and on SIGUSR1
+    /// No line per record: one table by cause, process and remote address, at the end and, of a live run, on SIGUSR1
     ///
     /// With numbers, distributions and an example of each row, the worst first (docs/summary.md). Not with --json, whose
     /// last line is a summary.
@@ -440,12 +439,12 @@ pub struct Show {
     #[arg(short, long, conflicts_with = "verbose", help_heading = "Output")]
     pub quiet: bool,
 
-    /// Show the evidence of each record; -vv also what the kernel half logs
+    /// Show the evidence of each record; -vv also what the kernel half of a live run logs
     #[arg(short, long, action = ArgAction::Count, help_heading = "Output")]
     pub verbose: u8,
 
     /// Stop after N records that were written
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Run")]
+    #[arg(short, long, value_name = "N", value_parser = count, help_heading = "Run")]
     pub count: Option<u64>,
 
     /// Exit with status 4 if a record is like this: harm=lost, cause=keepalive-race
@@ -648,7 +647,12 @@ fn hooks() -> PossibleValuesParser {
 }
 
 fn zone(text: &str) -> Result<TimeZone, String> {
-    jiff::fmt::temporal::DateTimeParser::new().parse_time_zone(text).map_err(|error| error.to_string())
+    let zone = jiff::fmt::temporal::DateTimeParser::new().parse_time_zone(text);
+    zone.map_err(|_| "expected UTC, a name such as Europe/Berlin, or an offset such as +02:00".to_owned())
+}
+
+fn count(text: &str) -> Result<u64, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a number of records, at least 1".to_owned())
 }
 
 fn rate(text: &str) -> Result<NonZeroU32, String> {
@@ -709,7 +713,10 @@ mod tests {
 
     #[test]
     fn what_a_replay_has_not_is_for_live_traces() {
-        let ids = |command: &clap::Command| command.get_arguments().map(|arg| arg.get_id().as_str().to_owned()).collect::<BTreeSet<_>>();
+        let ids = |command: &clap::Command| {
+            let told = command.get_arguments().filter(|arg| !arg.is_hide_set());
+            told.map(|arg| arg.get_id().as_str().to_owned()).collect::<BTreeSet<_>>()
+        };
         let whole = Cli::command();
         let of_replay = ids(whole.find_subcommand("replay").unwrap());
         let live: BTreeSet<_> = ids(&whole).difference(&of_replay).filter(|id| *id != "replay").cloned().collect();

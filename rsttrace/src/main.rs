@@ -2,7 +2,7 @@
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
-use std::{fmt::Display, net::TcpListener, process::ExitCode};
+use std::{fmt::Display, io::ErrorKind, net::TcpListener, process::ExitCode};
 
 use rsttrace::{
     cli::{self, Cli, Task},
@@ -69,8 +69,15 @@ fn trace(trace: cli::Trace) -> Result<ExitCode, ExitCode> {
 
 /// What is listened on is bound before anything else happens.
 fn export_request(config: &Config) -> Result<export::Request, String> {
-    let listen =
-        |at| TcpListener::bind(at).map_err(|error| format!("--metrics: cannot listen on {at}: {error}; another port can be given"));
+    let listen = |at| {
+        TcpListener::bind(at).map_err(|error| {
+            let way_out = match error.kind() {
+                ErrorKind::AddrNotAvailable => "give an address of this machine",
+                _ => "another port can be given",
+            };
+            format!("--metrics: cannot listen on {at}: {error}; {way_out}")
+        })
+    };
     Ok(export::Request {
         metrics: config.metrics.map(listen).transpose()?,
         readable: config.otlp.iter().flat_map(|_| export::otlp::READABLE).collect(),

@@ -767,34 +767,28 @@ fn failure(status: ExitStatus) -> Option<String> {
 
 /// `nginx (3 processes)`, or the whole host.
 fn tracing(config: &Config, processes: &mut Processes) -> String {
-    if let Some(name) = command_name(config) {
-        return name;
-    }
     let filter = &config.filter;
-    if !filter.chooses_processes() {
+    let command = command_name(config);
+    if command.is_none() && !filter.chooses_processes() {
         return "all processes".to_owned();
     }
     let all = processes.all();
-    if filter.processes.is_empty() {
+    if command.is_none() && filter.processes.is_empty() {
         let n = all.iter().filter(|(_, info)| filter.contains(info)).count();
         return format!("{n} process{}{}", if n == 1 { "" } else { "es" }, places(filter));
     }
-    let words: Vec<String> = config
-        .filter
-        .processes
-        .iter()
-        .map(|selector| {
-            let n = all.iter().filter(|(tgid, info)| selector.selects(*tgid, info)).count();
-            let plural = if n == 1 { "" } else { "es" };
-            match selector {
-                ProcessSelector::Pid(pid) => match all.iter().find(|(tgid, _)| tgid == pid) {
-                    Some((_, info)) => format!("{}/{pid}", crate::output::escape::for_terminal(&info.comm)),
-                    None => format!("process {pid}"),
-                },
-                other => format!("{} ({n} process{plural})", crate::output::escape::for_terminal(&other.to_string())),
-            }
-        })
-        .collect();
+    let selected = filter.processes.iter().map(|selector| {
+        let n = all.iter().filter(|(tgid, info)| selector.selects(*tgid, info)).count();
+        let plural = if n == 1 { "" } else { "es" };
+        match selector {
+            ProcessSelector::Pid(pid) => match all.iter().find(|(tgid, _)| tgid == pid) {
+                Some((_, info)) => format!("{}/{pid}", crate::output::escape::for_terminal(&info.comm)),
+                None => format!("process {pid}"),
+            },
+            other => format!("{} ({n} process{plural})", crate::output::escape::for_terminal(&other.to_string())),
+        }
+    });
+    let words: Vec<String> = command.into_iter().chain(selected).collect();
     format!("{}{}", words.join(", "), places(filter))
 }
 

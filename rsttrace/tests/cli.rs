@@ -33,7 +33,9 @@ fn bad_values_are_named_with_what_was_expected() {
     refused(&["--end", "crash"], &["crash", "reset-received"]);
     refused(&["--duration", "soon"], &["soon", "30s"]);
     refused(&["--duration", "0"], &["0", "30s"]);
-    refused(&["--count", "0"], &["0"]);
+    refused(&["--count", "0"], &["0", "at least 1"]);
+    refused(&["correlate", "--events", "x"], &["--error-log <FILE>", "--access-log <FILE>"]);
+    refused(&["correlate", "--events", "x", "--error-log", "y", "--log-zone", "Mars"], &["Mars", "Europe/Berlin", "+02:00"]);
     refused(&["--rate-limit", "0"], &["0", "5/s"]);
     refused(&["--rate-limit", "5/m"], &["5/m", "lines per second"]);
     refused(&["--color", "sometimes"], &["sometimes", "auto"]);

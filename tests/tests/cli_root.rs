@@ -506,6 +506,8 @@ fn the_exit_status_is_the_commands_where_nothing_else_is_to_be_said() {
         netns.enter(&mut command);
         output(&mut command)
     };
+    let run = run_in(&["-p", "nobody-has-it", "--", "true"]);
+    assert!(stderr(&run).contains("ready: tracing true, nobody-has-it (0 processes);"), "{}", stderr(&run));
     let refused = "exec 3<>/dev/tcp/127.0.0.1/9; exit 3";
     for (args, code, words) in [
         (&["--", "true"][..], 0, None),

@@ -418,5 +418,5 @@ fn a_file_that_is_no_recording_is_left_alone() {
     let (code, _) = refused(&["--keep", "1m"]);
     assert_eq!(code, Some(2), "where to write it is not said");
     let (code, words) = refused(&["replay", &file]);
-    assert!(code == Some(1) && words.contains("notes:1: is no JSON object"), "{words}");
+    assert!(code == Some(1) && words.contains("notes is neither a recording nor what --json"), "{words}");
 }

@@ -321,6 +321,16 @@ fn a_tracer_that_fails_is_told_where_it_stays() {
 }
 
 #[test]
+fn a_command_that_fails_leaves_the_screen_where_it_is() {
+    require_root!();
+    let mut screen = Screen::top(&["--", "sh", "-c", "exit 3"]);
+    screen.wait("its status", |text| text.contains("newest") && text.contains("sh exited with status 3"));
+    screen.press("q");
+    let (status, after) = screen.gone("sh exited with status 3");
+    assert_eq!(status.code(), Some(3), "{after}");
+}
+
+#[test]
 fn what_shows_the_records_has_no_rights() {
     require_root!();
     let screen = Screen::top(&[]);

@@ -120,7 +120,7 @@ impl Client {
             };
             problems.push(format!("{address}: {problem}"));
         }
-        Err(if problems.is_empty() { "the name has no address".to_owned() } else { problems.join("; ") })
+        Err(if problems.is_empty() { no_address(&self.settings.host) } else { problems.join("; ") })
     }
 
     /// `/etc/hosts` and `/etc/resolv.conf` are read each time: a connection is kept, and both may have changed by the next.
@@ -137,7 +137,8 @@ impl Client {
                 TokioResolver::builder_with_config(ResolverConfig::default(), TokioRuntimeProvider::default()).build().map_err(words)?
             }
         };
-        let found = self.resolver.insert(resolver).lookup_ip(host.as_str()).await.map_err(words)?;
+        let found = self.resolver.insert(resolver).lookup_ip(host.as_str()).await;
+        let found = found.map_err(|error| if error.is_no_records_found() { no_address(host) } else { words(error) })?;
         Ok(found.iter().map(|address| SocketAddr::new(address, *port)).collect())
     }
 
@@ -196,6 +197,10 @@ fn patience(value: &str, now: Timestamp) -> Option<Duration> {
     Some(asked.min(MAX_PATIENCE))
 }
 
+fn no_address(name: &str) -> String {
+    format!("{name} has no address")
+}
+
 /// With what lies beneath: "connection error" alone helps nobody.
 fn words(error: impl Error) -> String {
     let mut words = error.to_string();
@@ -219,6 +224,13 @@ mod tests {
         assert_eq!(patience("Sun, 06 Nov 1994 08:49:07 GMT", now), Some(Duration::ZERO));
         assert_eq!(patience("18446744073709551615", now), Some(MAX_PATIENCE));
         assert_eq!(patience("soon", now), None);
+    }
+
+    #[tokio::test]
+    async fn a_name_without_an_address_is_named() {
+        // Nobody is asked for a name of this kind.
+        let settings = Settings::new("http://collector.invalid:4318", &[], |_| None).unwrap();
+        assert_eq!(Client::new(settings).addresses().await, Err("collector.invalid has no address".to_owned()));
     }
 
     #[tokio::test]

@@ -150,11 +150,13 @@ struct Collector {
     /// By its own wish, nothing is sent before this.
     not_before: Instant,
     trouble: Trouble,
+    /// Nothing more comes: what fails now may be the last.
+    closed: watch::Receiver<bool>,
 }
 
 impl Collector {
-    fn new(settings: Settings) -> Self {
-        Self { client: Client::new(settings), not_before: Instant::now(), trouble: Trouble::default() }
+    fn new(settings: Settings, closed: watch::Receiver<bool>) -> Self {
+        Self { client: Client::new(settings), not_before: Instant::now(), trouble: Trouble::default(), closed }
     }
 
     async fn post<T: prost::Message + Default>(&mut self, signal: &str, body: Bytes) -> Outcome<T> {
@@ -163,7 +165,7 @@ impl Collector {
             Outcome::Taken(_) => self.trouble.is_over(),
             Outcome::Never { why } => self.trouble.refused(&format!("{signal}: {why}")),
             Outcome::Later { why, after } => {
-                self.trouble.begins(why);
+                self.trouble.begins(&if *self.closed.borrow() { why.clone() } else { format!("{why}; trying again") });
                 // Nobody is asked without a pause, not even who asks for it.
                 if let Some(after) = after {
                     self.not_before = Instant::now() + *after.max(&PAUSE);
@@ -220,7 +222,7 @@ impl Otlp {
 
     /// Sends until closed, then what is left, and at last the metrics, which tell what became of everything.
     pub async fn run(&self, metrics: &Metrics) {
-        let mut collector = Collector::new(self.shared.settings.clone());
+        let mut collector = Collector::new(self.shared.settings.clone(), self.shared.closed.subscribe());
         let patience = async {
             self.closed().await;
             sleep(GRACE).await;
@@ -388,7 +390,7 @@ struct Trouble {
 impl Trouble {
     fn begins(&mut self, why: &str) {
         if !self.unreachable {
-            self.unreachable = say(&format!("{why}; trying again"));
+            self.unreachable = say(why);
         }
     }
 
