@@ -600,7 +600,7 @@ fn a_client_that_aborts_while_our_fin_waits_cuts_the_answer() {
             grouped(unsent)
         ),
     );
-    expect(&server, json!({ "fin": { "first": null, "local": false, "remote": false, "since_us": null } }));
+    expect(&server, json!({ "fin": { "first": "local", "local": false, "remote": false } }));
 }
 
 #[test]

@@ -119,7 +119,7 @@ pub struct Fin {
 impl Fin {
     /// When our own was sent; `None` where that is not known, or it was not.
     pub fn local_ns(&self) -> Option<u64> {
-        match self.first? {
+        match self.first.filter(|_| self.local != Some(false))? {
             FirstFin::Local | FirstFin::Both => self.first_ns,
             FirstFin::Remote => self.first_ns.zip(self.half_closed_ns).map(|(first, apart)| first.saturating_add(apart)),
         }

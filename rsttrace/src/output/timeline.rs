@@ -61,9 +61,10 @@ fn events(t: &Teardown) -> Vec<(i64, String)> {
     // Within one tick of the kernel's clock what came before stays before.
     events.push((0, wire(t)));
     if let Some(first) = t.fin.first_ns {
+        let ours = if t.fin.local == Some(false) { "closed here; the FIN waits behind what is unsent" } else { "FIN sent" };
         let (one, two) = match t.fin.first {
-            Some(FirstFin::Remote) => ("FIN received", "FIN sent"),
-            _ => ("FIN sent", "FIN received"),
+            Some(FirstFin::Remote) => ("FIN received", ours),
+            _ => (ours, "FIN received"),
         };
         events.push((after(first), one.to_owned()));
         events.extend(t.fin.half_closed_ns.map(|apart| (after(first + apart), two.to_owned())));
