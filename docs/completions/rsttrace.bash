@@ -53,7 +53,7 @@ _rsttrace() {
 
     case "${cmd}" in
         rsttrace)
-            opts="-r -w -p -L -D -4 -6 -a -j -q -v -c -d -h -V --replay --record --record-size --record-time --record-files --keep --keep-size --trigger --pid --container --unit --local-port --remote-port --port --addr --local-addr --remote-addr --ipv4 --ipv6 --netns --errno --end --fin --harm --cause --cmdline --json --summary --rate-limit --time --color --ascii --quiet --verbose --count --fail-on --timers --error-log --log-format --unmatched --http --http-query --metrics --otlp --otlp-header --duration --join-timeout --max-sockets --buffer --syscall-hooks --without --help --version explain doctor correlate join diff report replay top"
+            opts="-r -w -p -L -D -4 -6 -a -j -q -v -c -d -h -V --replay --record --record-size --record-time --record-files --keep --keep-size --trigger --pid --container --unit --local-port --remote-port --port --addr --local-addr --remote-addr --ipv4 --ipv6 --netns --errno --end --fin --harm --cause --cmdline --json --summary --rate-limit --time --color --ascii --quiet --verbose --count --fail-on --timers --error-log --log-format --unmatched --http --http-query --metrics --otlp --otlp-header --duration --join-timeout --max-sockets --buffer --syscall-hooks --without --keep-privileges --help --version explain doctor correlate join diff report replay top"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_rsttrace_global_optspecs
-    string join \n r/replay= w/record= record-size= record-time= record-files= keep= keep-size= trigger= p/pid= container= unit= L/local-port= D/remote-port= port= addr= local-addr= remote-addr= 4/ipv4 6/ipv6 netns= errno= end= a/fin harm= cause= cmdline= j/json summary rate-limit= time= color= ascii q/quiet v/verbose c/count= fail-on= timers= error-log= log-format= unmatched http http-query metrics= otlp= otlp-header= d/duration= join-timeout= max-sockets= buffer= syscall-hooks without= h/help V/version
+    string join \n r/replay= w/record= record-size= record-time= record-files= keep= keep-size= trigger= p/pid= container= unit= L/local-port= D/remote-port= port= addr= local-addr= remote-addr= 4/ipv4 6/ipv6 netns= errno= end= a/fin harm= cause= cmdline= j/json summary rate-limit= time= color= ascii q/quiet v/verbose c/count= fail-on= timers= error-log= log-format= unmatched http http-query metrics= otlp= otlp-header= d/duration= join-timeout= max-sockets= buffer= syscall-hooks without= keep-privileges h/help V/version
 end
 
 function __fish_rsttrace_needs_command
@@ -151,6 +151,7 @@ complete -c rsttrace -n "__fish_rsttrace_needs_command" -l unmatched -d 'Show li
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -l http -d 'Name the HTTP/1 request that each connection was about, of the chosen processes'
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -l http-query -d 'Show the query of requests too (`?...`); needs --http'
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -l syscall-hooks -d 'Watch the exit of every system call too: shows which call got the error where no other hook can'
+complete -c rsttrace -n "__fish_rsttrace_needs_command" -l keep-privileges -d 'Keep all privileges after attaching, and run without a sandbox (docs/privileges.md)'
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -s V -l version -d 'Print version'
 complete -c rsttrace -n "__fish_rsttrace_needs_command" -f -a "explain" -d 'Say what a cause means, why it happens, and what to change'

@@ -128,7 +128,7 @@ fn is_for_live_traces(whole: &clap::Command, flag: &str) -> bool {
 }
 
 /// What does not go with a file.
-const LIVE_ONLY: [&str; 24] = [
+const LIVE_ONLY: [&str; 25] = [
     "cmdline",
     "command",
     "error_log",
@@ -153,6 +153,7 @@ const LIVE_ONLY: [&str; 24] = [
     "join_timeout",
     "max_sockets",
     "buffer",
+    "keep_privileges",
 ];
 
 /// What else than tracing.
@@ -372,6 +373,8 @@ pub struct Select {
     pub ipv6: bool,
 
     /// Only this network namespace: inode number, name (ip netns), or path
+    ///
+    /// In records that were saved, a number or a name is the one that they have, whatever has it on this host now.
     #[arg(long, value_name = "NETNS", help_heading = "Connections")]
     pub netns: Option<String>,
 
@@ -592,7 +595,7 @@ pub struct Trace {
     pub interim: bool,
 
     /// Keep all privileges after attaching, and run without a sandbox (docs/privileges.md)
-    #[arg(long, hide = true, help_heading = "Run")]
+    #[arg(long, help_heading = "Run")]
     pub keep_privileges: bool,
 }
 

@@ -287,11 +287,13 @@ impl TryFrom<Replay> for replay::Request {
         if cli.files.iter().filter(|path| path.as_os_str() == "-").count() > 1 {
             return Err(UsageError("standard input (-) can be only one of the files".to_owned()));
         }
-        let Replay { files, select, show } = cli;
+        let Replay { files, mut select, show } = cli;
+        let filter_words = select_words(&select);
+        let (netns, netns_name) = select.netns.take().map_or(Ok((None, None)), |text| recorded_netns(&text))?;
         Ok(Self {
             files,
-            filter_words: select_words(&select),
-            filter: filter(select, recorded)?,
+            filter_words,
+            filter: Filter { netns, netns_name, ..filter(select, recorded)? },
             json: show.json,
             summary: show.summary,
             rate_limit: show.rate_limit,
@@ -326,6 +328,7 @@ fn filter(select: Select, number: impl Fn(&str) -> Result<u32, UsageError>) -> R
             _ => None,
         },
         netns: select.netns.as_deref().map(netns).transpose()?,
+        netns_name: None,
         errnos: select.errno,
         ends: select.end.iter().flat_map(|end| kinds(*end)).copied().collect(),
         harms: select.harm,
@@ -359,6 +362,16 @@ fn running(text: &str) -> Result<u32, UsageError> {
 /// The process that had this number.
 fn recorded(text: &str) -> Result<u32, UsageError> {
     text.parse().map_err(|_| UsageError(format!("--pid: {text} is no process number")))
+}
+
+/// The network namespace that had this number or this name; a path is one of this host.
+fn recorded_netns(text: &str) -> Result<(Option<u32>, Option<String>), UsageError> {
+    match text.parse() {
+        _ if ["", "0"].contains(&text) => Err(UsageError("--netns: expected an inode number, a name or a path".to_owned())),
+        Ok(inode) => Ok((Some(inode), None)),
+        Err(_) if text.contains('/') => netns(text).map(|inode| (Some(inode), None)),
+        Err(_) => Ok((None, Some(text.to_owned()))),
+    }
 }
 
 /// The well-known timers and those of the files.

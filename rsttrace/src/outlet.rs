@@ -8,6 +8,7 @@ use std::{
 };
 
 use foldhash::HashSet;
+use jiff::Timestamp;
 use smallvec::SmallVec;
 
 use crate::{
@@ -354,8 +355,11 @@ impl Outlet {
     /// # Errors
     /// What writing returns.
     pub fn tell_table(&mut self, out: &mut impl Write, columns: Option<usize>) -> io::Result<()> {
+        let Summary { started, stopped, .. } = self.summary;
+        // Nothing was read that tells a time.
+        let span = (stopped > Timestamp::UNIX_EPOCH).then_some((started, stopped));
         match &mut self.format {
-            Format::Table(table, text) => table.write(out, text, &self.clock, columns),
+            Format::Table(table, text) => table.write(out, text, span, &self.clock, columns),
             _ => Ok(()),
         }
     }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use foldhash::HashMap;
 use jiff::Timestamp;
 
 use crate::{
@@ -127,6 +128,8 @@ impl Replay {
                 }
                 self.tell(*told, out)?;
             }
+            // The next one may be another host's, with the same numbers.
+            self.people.namespaces.clear();
         }
         self.tell_first(out)
     }
@@ -145,6 +148,12 @@ impl Replay {
 
     fn tell(&mut self, told: Told, out: &mut impl Write) -> io::Result<()> {
         let at_ns = told.saved.at_ns();
+        if let Saved::Start(start) = &told.saved
+            && self.account.goes_on(start)
+        {
+            // It has been shown.
+            return Ok(());
+        }
         self.account.add(&told.saved);
         let Told { line, saved } = told;
         match saved {
@@ -247,14 +256,17 @@ impl Replay {
     /// Adds what only the ends of runs tell.
     fn sum_up(&mut self) {
         self.account.end_run();
-        let Totals { told: _, orderly, lost, undecodable, evicted, filtered } = self.account.totals();
+        let Totals { told, orderly, lost, undecodable, evicted, filtered } = self.account.totals();
         let summary = &mut self.outlet.summary;
         if let Some((_, until_ns)) = self.account.span_ns {
             summary.stopped = summary.stopped.max(WallClock::new(0, 0).at(until_ns));
         }
         summary.orderly_in_kernel = orderly;
         summary.lost_records = lost.records;
-        summary.untold_runs = lost.untold_runs;
+        // Nothing at all tells nothing of losses either.
+        summary.untold_runs = if told == 0 { lost.untold_runs.max(1) } else { lost.untold_runs };
+        // It may have been filtered.
+        summary.filters |= self.account.runs == 0;
         summary.undecodable = undecodable;
         summary.evicted = evicted;
         summary.filtered = summary.filtered.saturating_add(filtered);
@@ -285,14 +297,24 @@ fn write_line(out: &mut impl Write, line: &[u8]) -> io::Result<()> {
     out.write_all(b"\n")
 }
 
-/// Of all processes, those that the present records name.
+/// Of all processes, those that the present records name; of network namespaces, all names of the present file.
 #[derive(Debug, Default)]
 struct Recorded {
     owners: Vec<(u32, Arc<ProcessInfo>)>,
+    /// No new ones beyond [`MAX_NAMESPACES`].
+    namespaces: HashMap<u32, Arc<str>>,
 }
+
+/// A file may have any number of them.
+const MAX_NAMESPACES: usize = 4_096;
 
 impl Recorded {
     fn learn(&mut self, judged: &Judged) {
+        if let Some((inode, name)) = judged.teardown.netns.zip(judged.names.netns.as_ref())
+            && (self.namespaces.len() < MAX_NAMESPACES || self.namespaces.contains_key(&inode))
+        {
+            self.namespaces.insert(inode, Arc::clone(name));
+        }
         let Some((owner, identity)) = judged.teardown.owner.as_ref().zip(judged.names.owner.as_ref()) else { return };
         // Those of the present connection: there are two at most.
         self.owners.truncate(1);
@@ -308,6 +330,10 @@ impl Lineage for Recorded {
 
     fn at(&mut self, party: Party, _: u64) -> Option<Arc<ProcessInfo>> {
         self.process(party.tgid)
+    }
+
+    fn netns_name(&mut self, inode: u32) -> Option<Arc<str>> {
+        self.namespaces.get(&inode).cloned()
     }
 }
 

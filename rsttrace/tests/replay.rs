@@ -4,6 +4,7 @@
 
 use std::{
     io::Write as _,
+    path::Path,
     process::{Command, Output, Stdio},
 };
 
@@ -127,6 +128,48 @@ fn what_is_noticed_late_is_shown_with_its_record_where_verdicts_choose() {
     // Each end is counted once.
     let told = told(&replay(&["-j", "--harm", "possible"], &lines));
     assert_eq!(told.last().unwrap()["filtered"], 1);
+}
+
+#[test]
+fn a_network_namespace_is_the_one_that_records_name() {
+    let of =
+        |cookie: u64, netns: u32, name: Option<&str>| record(json!({"cookie": cookie, "netns": netns, "netns_name": name, "peer": null}));
+    let late_of = |cookie: u64, netns: u32| {
+        let mut late = late(cookie);
+        late["netns"] = netns.into();
+        late
+    };
+    // Made again, with another number; one without a name; one with another.
+    let lines = [of(1, 7, Some("web")), of(2, 8, Some("web")), of(3, 9, None), of(4, 10, Some("db"))];
+    let lates = [late_of(11, 7), late_of(12, 8), late_of(13, 9), late_of(14, 10)];
+    let lines = [&[start()], &lines[..], &lates, &[summary(0, 0)]].concat();
+    let cookies = |netns: &str| {
+        let output = replay(&["-j", "--netns", netns], &lines);
+        assert!(output.status.success(), "{}", said(&output));
+        told(&output).iter().filter_map(|line| line["cookie"].as_u64()).collect::<Vec<_>>()
+    };
+    assert_eq!(cookies("web"), [1, 2, 11, 12]);
+    assert_eq!(cookies("db"), [4, 14]);
+    assert_eq!(cookies("9"), [3, 13]);
+    assert_eq!(cookies("we"), [0; 0]);
+    // A path is one of this host.
+    assert_eq!(replay(&["--netns", "./no/such"], &lines).status.code(), Some(2));
+    assert_eq!(replay(&["--netns", ""], &lines).status.code(), Some(2));
+}
+
+#[test]
+fn the_names_of_namespaces_end_with_their_file() {
+    let write = |name: &str, lines: &[Value]| {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("namespaces.{name}"));
+        std::fs::write(&path, lines.iter().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+        path
+    };
+    let named = write("named", &[start(), record(json!({"netns_name": "web", "peer": null})), summary(0, 0)]);
+    let other = write("other", &[start(), late(5), summary(0, 0)]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rsttrace"));
+    let output = command.args(["replay", "-j", "--netns", "web"]).args([&named, &other]).output().unwrap();
+    let shown: Vec<_> = told(&output).iter().filter_map(|line| line["record"].as_str().map(str::to_owned)).collect();
+    assert!(shown.contains(&"teardown".to_owned()) && !shown.contains(&"late-observation".to_owned()), "{shown:?}");
 }
 
 #[test]

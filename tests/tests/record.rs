@@ -52,6 +52,10 @@ fn teardowns(file: &str) -> Vec<Value> {
     lines(&replay(&["-j", "-q", file]).stdout).into_iter().filter(|record| record["record"] == "teardown").collect()
 }
 
+fn text(value: &Value) -> &str {
+    value.as_str().expect("a string")
+}
+
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
@@ -341,6 +345,13 @@ fn a_full_file_moves_on_and_nothing_is_missing() {
     let files: Vec<_> = files.iter().map(|name| directory.path(name)).collect();
     let args: Vec<_> = ["-j"].into_iter().chain(files.iter().map(String::as_str)).collect();
     assert_eq!(lines(&replay(&args).stdout), run.records);
+    // Each tells of its run: the same as the first of them, but for since when.
+    for file in &files[1..] {
+        let mut first = lines(&replay(&["-jq", file]).stdout).swap_remove(0);
+        assert!(first["continued"].is_string(), "{first}");
+        first["continued"] = Value::Null;
+        assert_eq!(first, run.records[0]);
+    }
 }
 
 #[test]
@@ -384,7 +395,10 @@ fn what_is_kept_is_written_when_it_hurts_and_when_asked() {
     tracer.wait_stderr("rsttrace: wrote 2 records (");
     let run = tracer.stop();
     assert_eq!(teardowns(&recording), run.teardowns().cloned().collect::<Vec<_>>());
-    assert_eq!(lines(&replay(&["-j", &recording]).stdout)[0], run.records[0], "the beginning of the run is there");
+    let told = lines(&replay(&["-j", &recording]).stdout);
+    assert_eq!(told[0], run.records[0], "the beginning of the run is there");
+    let spans: Vec<_> = told.iter().filter(|line| line["record"] == "kept").map(|line| (&line["from"], &line["to"])).collect();
+    assert!(matches!(spans[..], [(a, b), (c, d)] if text(a) < text(b) && text(b) <= text(c) && text(c) < text(d)), "{spans:?}");
 }
 
 #[test]

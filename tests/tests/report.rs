@@ -11,7 +11,7 @@ use std::{
 };
 
 use rsttrace::units::size;
-use rsttrace_tests::{Actor, Browser, Flow, Pair, Run, Tracer, binary, peers::abort, require_root, require_tool};
+use rsttrace_tests::{Actor, Browser, Flow, NetNs, Pair, Run, Tracer, binary, peers::abort, require_root, require_tool};
 use serde_json::Value;
 
 /// Fifteen bytes are all that a process's name has.
@@ -281,10 +281,14 @@ fn the_table_and_the_comparison_count_what_the_records_say() {
 #[test]
 fn a_live_table_comes_when_asked_for_and_at_the_end() {
     require_root!();
-    let pid = std::process::id().to_string();
+    // Of its own: this process makes the connections of the other tests too.
+    let netns = NetNs::new();
     // Stdout is no JSON here.
     let mut command = Command::new(binary());
-    command.args(["-a", "--summary", "-p", &pid]).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    command
+        .args(["-a", "--summary", "--netns", &netns.inode().to_string()])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
     let mut tracer = command.spawn().expect("rsttrace runs");
     let mut stderr = std::io::BufReader::new(tracer.stderr.take().expect("a pipe"));
     let mut line = String::new();
@@ -297,7 +301,7 @@ fn a_live_table_comes_when_asked_for_and_at_the_end() {
         // SAFETY: no memory involved; our child is not reaped yet.
         unsafe { libc::kill(id, signal) };
     };
-    let mut pair = Pair::new();
+    let mut pair = Pair::inside(&netns);
     pair.client.send_to(&mut pair.server, 20);
     pair.client.abort();
     drop(pair);
@@ -326,6 +330,9 @@ fn a_live_table_comes_when_asked_for_and_at_the_end() {
         last = line.split_whitespace().nth(1).map(str::to_owned);
     }
     assert_eq!(last.as_deref(), Some("2"), "{rest}");
+    // Each of them says of what time it is.
+    let heads = rest.lines().filter(|line| line.starts_with("20") && line.contains(" to ") && line.ends_with('s'));
+    assert_eq!(heads.count(), rest.lines().filter(|line| line.starts_with("all ")).count(), "{rest}");
     assert!(!rest.contains("RST received"), "no line per record: {rest}");
     assert!(tracer.wait().expect("it ends").success());
 }

@@ -580,6 +580,30 @@ fn closing_with_a_request_unread_loses_it() {
 }
 
 #[test]
+fn a_client_that_aborts_while_our_fin_waits_cuts_the_answer() {
+    require_tracer!();
+    let (Pair { mut client, mut server }, written) = stuck(Actor::spawn("client"), Actor::spawn("server"));
+    // The server has written all of its answer, and closes; most of it is still to be sent.
+    server.ok("close");
+    client.ok("linger0");
+    client.ok("close");
+    let (_, server) = both(&client, &server);
+    let unsent = number(&server, "/bytes/unsent") as usize;
+    assert!((1..written).contains(&unsent), "{server}");
+    let arrived = grouped(written - unsent);
+    says(
+        &server,
+        "reset-received FIN_WAIT1 mid-response peer-abort-mid-response peer-application lost",
+        &format!(
+            "client aborted in the middle of our response, {arrived} of {} B acknowledged; {} B not delivered; {arrived} B of ours never read there",
+            grouped(written),
+            grouped(unsent)
+        ),
+    );
+    expect(&server, json!({ "fin": { "first": null, "local": false, "remote": false, "since_us": null } }));
+}
+
+#[test]
 fn closing_with_the_answer_unread_loses_it() {
     require_tracer!();
     for pace in PACES {

@@ -5,6 +5,7 @@
 
 mod check;
 mod components;
+mod documents;
 mod licences;
 mod sbom;
 
@@ -90,6 +91,9 @@ impl Dist {
         place(&licences, &usr.join("share/doc/rsttrace/copyright"))?;
         for (source, destination) in FILES {
             place(&host::root().join(source), &usr.join(destination))?;
+        }
+        for document in documents::files()? {
+            place(&host::root().join(&document), &usr.join(documents::DIRECTORY).join(&document))?;
         }
         archive(&tree, &directory.join(format!("rsttrace-{VERSION}-x86_64.tar.gz")), &epoch)?;
         let package = directory.join(format!("rsttrace_{VERSION}_amd64.deb"));

@@ -4,7 +4,7 @@ mod place;
 mod ports;
 mod process;
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -95,6 +95,8 @@ pub struct Filter {
     pub remote_addr: AddrFilter,
     pub family: Option<Family>,
     pub netns: Option<u32>,
+    /// What records that were saved call their network namespace; those of a live run have no names yet when they are chosen.
+    pub netns_name: Option<String>,
     pub errnos: Vec<Errno>,
     pub ends: Vec<EndKind>,
     pub harms: Vec<Harm>,
@@ -161,11 +163,12 @@ pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Opt
 impl Filter {
     /// Whether a record is shown.
     pub fn accepts(&self, judged: &Judged, lineage: &mut dyn Lineage) -> bool {
-        let Judged { teardown: t, verdict, .. } = judged;
+        let Judged { teardown: t, verdict, names, .. } = judged;
         let errno = t.observer.map(|observer| observer.errno);
         (self.harms.is_empty() || self.harms.contains(&verdict.harm))
             && (self.causes.is_empty() || self.causes.contains(&verdict.cause))
             && self.accepts_connection(t.local, t.remote, t.netns, t.end, errno)
+            && self.accepts_netns_name(|| names.netns.clone())
             && self.accepts_parties(t.parties(), t.held_ns(), lineage)
     }
 
@@ -177,6 +180,7 @@ impl Filter {
     /// Whether an observation that came after its record is shown, as far as it tells itself.
     pub fn accepts_late(&self, late: &LateObservation, lineage: &mut dyn Lineage) -> bool {
         self.accepts_connection(late.local, late.remote, late.netns, late.end, Some(late.observer.errno))
+            && self.accepts_netns_name(|| lineage.netns_name(late.netns?))
             && self.accepts_parties(late.parties(), late.at_ns, lineage)
     }
 
@@ -191,6 +195,10 @@ impl Filter {
             && (self.netns.is_none() || self.netns == netns)
             && (self.ends.is_empty() || self.ends.contains(&end))
             && (self.errnos.is_empty() || errno.is_some_and(|errno| self.errnos.contains(&errno)))
+    }
+
+    fn accepts_netns_name(&self, name: impl FnOnce() -> Option<Arc<str>>) -> bool {
+        self.netns_name.as_ref().is_none_or(|wanted| name().is_some_and(|name| *name == **wanted))
     }
 
     /// One of them satisfies all conditions on processes.
@@ -234,8 +242,6 @@ impl Filter {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::model::{Container, Identity, Place};
 

@@ -30,6 +30,10 @@ pub trait Lineage {
     fn process(&mut self, tgid: u32) -> Option<Arc<ProcessInfo>>;
     /// The process that was meant at a time (`CLOCK_MONOTONIC`), and not a later one with its number.
     fn at(&mut self, party: Party, at_ns: u64) -> Option<Arc<ProcessInfo>>;
+    /// What records that were saved call the network namespace with this inode number.
+    fn netns_name(&mut self, _inode: u32) -> Option<Arc<str>> {
+        None
+    }
 }
 
 /// One `--pid` or `--cmdline` value.

@@ -32,6 +32,7 @@ pub struct Account {
     /// Of the runs that are over.
     totals: Totals,
     /// Of the present run: its time so far, and its sums.
+    run_began: Option<Timestamp>,
     run_ns: Option<(u64, u64)>,
     /// Of it, what is in the file, where only parts are.
     kept_ns: Option<u64>,
@@ -112,10 +113,12 @@ impl Account {
             Saved::Teardown(_) => self.teardowns += 1,
             Saved::Late(..) => self.late += 1,
             Saved::Folded(count) => self.folded = self.folded.saturating_add(*count),
+            Saved::Start(start) if self.goes_on(start) => {}
             Saved::Start(start) => {
                 self.end_run();
                 self.runs += 1;
-                self.extend_to(since_1970(start.time));
+                self.run_began = Some(start.time);
+                self.extend_to(since_1970(start.continued.unwrap_or(start.time)));
                 self.start.get_or_insert_with(|| start.clone());
             }
             // The latest of a run counts. When the run began its first line says: this may be but the end of it.
@@ -136,6 +139,11 @@ impl Account {
         }
     }
 
+    /// The present run, in another file.
+    pub fn goes_on(&self, start: &Start) -> bool {
+        start.continued.is_some() && self.run_began == Some(start.time)
+    }
+
     /// As it stands, the present run included.
     pub fn totals(&self) -> Totals {
         let mut totals = self.totals.clone();
@@ -152,6 +160,7 @@ impl Account {
 
     /// Nothing more comes of the present run.
     pub fn end_run(&mut self) {
+        self.run_began = None;
         if let Some((from, to)) = self.run_ns.take() {
             let traced_ns = self.kept_ns.take().unwrap_or(to - from);
             self.traced_ns = self.traced_ns.saturating_add(traced_ns);
@@ -219,6 +228,35 @@ mod tests {
         assert_eq!((account.totals().told, account.totals().lost.untold_runs, account.totals().lost.total), (2, 0, 4));
         account.end_run();
         assert_eq!((account.traced_ns / 1_000_000_000, account.totals().told), (5, 2));
+    }
+
+    #[test]
+    fn a_run_goes_on_from_file_to_file() {
+        let start = |time: &str, continued: &str| {
+            let line = format!(
+                r#"{{"schema":1,"record":"start","time":"{time}","version":"1","kernel":"6","host":"h","filters":["a"],"continued":{continued}}}"#
+            );
+            read(line.as_bytes()).unwrap()
+        };
+        let (first, second, third) = ("null", r#""2026-11-26T11:00:00Z""#, r#""2026-11-26T12:00:00Z""#);
+        let time = "2026-11-26T10:00:00Z";
+        let account = |files: &[&str]| {
+            let mut account = Account::default();
+            files.iter().for_each(|continued| account.add(&start(time, continued)));
+            account.add(&summary("2026-11-26T12:30:00Z", 1));
+            account.end_run();
+            (account.runs, account.traced_ns / 60_000_000_000, account.totals().told, account.start.unwrap().filters.len())
+        };
+        assert_eq!(account(&[first, second, third]), (1, 150, 1, 1));
+        // What is left of it.
+        assert_eq!(account(&[second, third]), (1, 90, 1, 1));
+        assert_eq!(account(&[third]), (1, 30, 1, 1));
+        // Another run is no part of it.
+        let mut account = Account::default();
+        account.add(&start("2026-11-26T08:00:00Z", first));
+        account.add(&start(time, second));
+        account.end_run();
+        assert_eq!((account.runs, account.totals().lost.untold_runs), (2, 2));
     }
 
     #[test]

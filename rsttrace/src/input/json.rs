@@ -59,6 +59,8 @@ pub struct Start {
     pub kernel: String,
     pub host: String,
     pub filters: Vec<String>,
+    /// The file goes on with a run that began in another one, since then.
+    pub continued: Option<Timestamp>,
 }
 
 /// Of the last line, what the records do not tell.

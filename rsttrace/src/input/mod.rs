@@ -164,6 +164,7 @@ pub struct Source {
     /// Lines and faults.
     lines: u64,
     faults: u64,
+    is_at_end: bool,
     /// As long as there are no records, there may never be: that is one thing to say.
     untold: Option<Vec<Fault>>,
 }
@@ -178,7 +179,7 @@ impl Source {
     /// When the file cannot be opened or read.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let name = for_terminal(&path.to_string_lossy()).into_owned();
-        Ok(Self { name, records: Records::open(path)?, lines: 0, faults: 0, untold: Some(Vec::new()) })
+        Ok(Self { name, records: Records::open(path)?, lines: 0, faults: 0, is_at_end: false, untold: Some(Vec::new()) })
     }
 
     /// The next record.
@@ -203,7 +204,10 @@ impl Source {
                         None => self.say(&fault),
                     }
                 }
-                None => return Ok(None),
+                None => {
+                    self.is_at_end = true;
+                    return Ok(None);
+                }
             }
         }
     }
@@ -214,6 +218,9 @@ impl Source {
 
     /// Says how much could not be read. Returns whether there was anything.
     pub fn sum_up(&self) -> bool {
+        if self.lines == 0 && self.is_at_end {
+            status::say(&format!("rsttrace: {} is empty", self.name));
+        }
         let untold = self.untold.as_deref().unwrap_or_default();
         if let Some(Fault { at: at @ Position::Line(_), why }) = untold.first() {
             let why = for_terminal(why);

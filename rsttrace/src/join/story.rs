@@ -325,7 +325,10 @@ impl Story {
 
     fn fin(&self, kind: EndKind) -> Fin {
         let end = &self.end;
+        // Closed by the application, but the FIN waits behind what has not been sent.
+        let is_queued = end.bytes.unsent > 0;
         let local = match end.state {
+            TcpState::FinWait1 | TcpState::Closing | TcpState::LastAck if is_queued => Some(false),
             TcpState::FinWait1 | TcpState::FinWait2 | TcpState::Closing | TcpState::LastAck | TcpState::TimeWait => Some(true),
             TcpState::Unknown(_) => None,
             _ => Some(false),
@@ -338,18 +341,20 @@ impl Story {
             TcpState::Unknown(_) => None,
             _ => Some(false),
         };
-        let first = end.first_fin.or(match end.state {
-            TcpState::CloseWait | TcpState::LastAck => Some(FirstFin::Remote),
-            TcpState::FinWait1 | TcpState::FinWait2 => Some(FirstFin::Local),
-            _ => None,
-        });
+        let (first, first_ns) = match end.state {
+            TcpState::FinWait1 if is_queued => (None, None),
+            TcpState::Closing if is_queued => (Some(FirstFin::Remote), end.second_fin_ns),
+            TcpState::CloseWait | TcpState::LastAck => (end.first_fin.or(Some(FirstFin::Remote)), end.first_fin_ns),
+            TcpState::FinWait1 | TcpState::FinWait2 => (end.first_fin.or(Some(FirstFin::Local)), end.first_fin_ns),
+            _ => (end.first_fin, end.first_fin_ns),
+        };
         let both = local == Some(true) && remote == Some(true);
         Fin {
             first,
             local,
             remote,
             remote_data_bytes: end.fin_data_bytes.filter(|_| remote == Some(true)),
-            first_ns: end.first_fin_ns,
+            first_ns,
             half_closed_ns: end.first_fin_ns.zip(end.second_fin_ns).filter(|_| both).map(|(a, b)| b.saturating_sub(a)),
         }
     }

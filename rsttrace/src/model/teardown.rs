@@ -116,6 +116,16 @@ pub struct Fin {
     pub first_ns: Option<u64>,
 }
 
+impl Fin {
+    /// When our own was sent; `None` where that is not known, or it was not.
+    pub fn local_ns(&self) -> Option<u64> {
+        match self.first? {
+            FirstFin::Local | FirstFin::Both => self.first_ns,
+            FirstFin::Remote => self.first_ns.zip(self.half_closed_ns).map(|(first, apart)| first.saturating_add(apart)),
+        }
+    }
+}
+
 /// One socket that ended.
 #[derive(Clone, Debug)]
 pub struct Teardown {

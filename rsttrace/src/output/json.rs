@@ -54,6 +54,8 @@ struct StartLine<'a> {
     #[serde(serialize_with = "as_map")]
     hooks: &'a [(&'static str, Option<&'static str>)],
     filters: &'a [String],
+    /// The last key: see [`continued`].
+    continued: Option<Rfc3339>,
 }
 
 fn as_map<S: serde::Serializer>(pairs: &[(&'static str, Option<&'static str>)], serializer: S) -> Result<S::Ok, S::Error> {
@@ -236,8 +238,15 @@ pub fn write_start(out: &mut impl Write, start: &Start) -> io::Result<()> {
             host: &start.host,
             hooks: &start.hooks,
             filters: &start.filters,
+            continued: None,
         },
     )
+}
+
+/// The first line of a run for a file that goes on with it since `at`; `None`: it is no such line.
+pub fn continued(start: &[u8], at: Timestamp) -> Option<Vec<u8>> {
+    let head = start.strip_suffix(b"null}\n").filter(|head| head.ends_with(b"\"continued\":"))?;
+    Some([head, format!("\"{}\"}}\n", Rfc3339(at)).as_bytes()].concat())
 }
 
 /// Writes the last line.

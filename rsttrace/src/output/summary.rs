@@ -26,6 +26,8 @@ pub struct Summary {
     causes: HashMap<Cause, u64>,
     harms: HashMap<Harm, u64>,
     losses: Losses,
+    /// Connections that may have lost data, and are not known to have.
+    possible: u64,
     pub late: u64,
     /// Orderly ends that stayed in the kernel.
     pub orderly_in_kernel: u64,
@@ -82,6 +84,7 @@ impl Summary {
             *self.causes.entry(verdict.cause).or_default() += 1;
             *self.harms.entry(verdict.harm).or_default() += 1;
         }
+        // Both tell of the same bytes.
         let worst = halves.iter().max_by_key(|judged| judged.verdict.damage.lost());
         if let Some(Judged { teardown, verdict, .. }) = worst.filter(|judged| judged.verdict.harm == Harm::Lost) {
             self.losses.connections += 1;
@@ -91,6 +94,8 @@ impl Summary {
             if remotes.len() < MAX_REMOTES || remotes.contains_key(&teardown.remote.addr) {
                 *remotes.entry(teardown.remote.addr).or_default() += 1;
             }
+        } else if halves.iter().any(|judged| judged.verdict.harm == Harm::Possible) {
+            self.possible += 1;
         }
     }
 
@@ -112,7 +117,7 @@ impl Summary {
     fn answer(&self) -> String {
         let Losses { connections, bytes, causes, remotes } = &self.losses;
         if *connections == 0 {
-            return match self.harms.get(&Harm::Possible).copied().unwrap_or(0) {
+            return match self.possible {
                 0 => "no connection is known to have lost data".to_owned(),
                 n => format!("no connection is known to have lost data; {} may have", grouped(n)),
             };
@@ -303,9 +308,10 @@ fn agreement(audit: &Audit) -> Option<String> {
     })
 }
 
-/// The most frequent key; among equals the smallest, so that the words are the same every time.
-fn most<K: Copy + Ord>(counts: &HashMap<K, u64>) -> Option<(K, u64)> {
-    counts.iter().max_by_key(|(key, n)| (**n, Reverse(**key))).map(|(key, n)| (*key, *n))
+/// The most frequent key, if there is one.
+fn most<K: Copy>(counts: &HashMap<K, u64>) -> Option<(K, u64)> {
+    let (key, most) = counts.iter().max_by_key(|(_, n)| **n)?;
+    (counts.values().filter(|n| *n == most).count() == 1).then_some((*key, *most))
 }
 
 /// "log: 41 lines about ends: 38 joined, 2 ambiguous, 1 without a record"
@@ -327,6 +333,45 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::input::json::{Saved, read};
+
+    fn end(harm: Harm, lost: u64, cause: Cause, remote: &str) -> Judged {
+        let Ok(Saved::Teardown(mut judged)) = read(include_bytes!("../../tests/corpus/record.json")) else { panic!("no record") };
+        judged.verdict.harm = harm;
+        judged.verdict.damage.undelivered = lost;
+        judged.verdict.cause = cause;
+        judged.teardown.remote.addr = remote.parse().unwrap();
+        *judged
+    }
+
+    fn answer(connections: &[&[Judged]]) -> String {
+        let mut summary = Summary::default();
+        connections.iter().for_each(|halves| summary.count(halves));
+        summary.answer()
+    }
+
+    #[test]
+    fn a_connection_with_both_ends_here_is_one() {
+        let here = |harm, lost| end(harm, lost, Cause::PeerAbortIdle, "127.0.0.1");
+        assert_eq!(answer(&[&[here(Harm::Possible, 0), here(Harm::Possible, 0)]]), "no connection is known to have lost data; 1 may have");
+        assert_eq!(answer(&[&[here(Harm::None, 0), here(Harm::Possible, 0)], &[here(Harm::Possible, 0)]]), {
+            "no connection is known to have lost data; 2 may have"
+        });
+        let lost = "1 connection lost data (7 B): peer-abort-idle";
+        assert_eq!(answer(&[&[here(Harm::Lost, 7), here(Harm::Lost, 7)]]), lost);
+        assert_eq!(answer(&[&[here(Harm::Possible, 0), here(Harm::Lost, 7)]]), lost);
+        assert_eq!(answer(&[&[here(Harm::None, 0), here(Harm::Unknown, 0)]]), "no connection is known to have lost data");
+    }
+
+    #[test]
+    fn most_is_more_than_any_other() {
+        let lost = |cause, remote| [end(Harm::Lost, 5, cause, remote)];
+        let (idle, race) = (Cause::PeerAbortIdle, Cause::KeepaliveRace);
+        let [a, b, c] = [lost(idle, "10.0.0.1"), lost(race, "10.0.0.2"), lost(idle, "10.0.0.2")];
+        assert_eq!(answer(&[&a, &b]), "2 connections lost data (10 B)");
+        assert_eq!(answer(&[&a, &b, &c]), "3 connections lost data (15 B), most by peer-abort-idle (2); most with 10.0.0.2 (2)");
+        assert_eq!(answer(&[&a, &c]), "2 connections lost data (10 B): peer-abort-idle");
+    }
 
     fn entry(netns: u32, counter: Counter, kernel: u64, ours: u64, agreement: Agreement) -> Entry {
         Entry { netns, counter, kernel, ours, agreement }

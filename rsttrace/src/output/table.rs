@@ -9,6 +9,7 @@ use std::{
 
 use anstyle::Style;
 use foldhash::HashMap;
+use jiff::Timestamp;
 
 use super::{
     WallClock,
@@ -99,11 +100,21 @@ impl Table {
         &self.all
     }
 
-    /// Writes it as `text` looks, for a terminal of so many columns, or for none.
+    /// Writes it as `text` looks, for a terminal of so many columns, or for none. `span`: the time that it is about.
     ///
     /// # Errors
     /// What writing returns.
-    pub fn write(&self, out: &mut impl Write, text: &mut TextFormat, clock: &WallClock, columns: Option<usize>) -> io::Result<()> {
+    pub fn write(
+        &self,
+        out: &mut impl Write,
+        text: &mut TextFormat,
+        span: Option<(Timestamp, Timestamp)>,
+        clock: &WallClock,
+        columns: Option<usize>,
+    ) -> io::Result<()> {
+        if let Some((from, to)) = span {
+            writeln!(out, "{}", text.span(from, to))?;
+        }
         let sorted = self.rows.sorted(Group::weight);
         let (shown, rest) = sorted.split_at(sorted.len().min(MAX_ROWS));
         let mut more = self.rows.others.clone();
@@ -297,7 +308,7 @@ mod tests {
 
     fn written(table: &Table, unicode: bool, columns: Option<usize>) -> String {
         let mut out = Vec::new();
-        table.write(&mut out, &mut text(unicode), &WallClock::new(0, 0), columns).unwrap();
+        table.write(&mut out, &mut text(unicode), None, &WallClock::new(0, 0), columns).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -364,6 +375,19 @@ mod tests {
     #[test]
     fn nothing_is_a_table_too() {
         assert!(written(&Table::default(), false, Some(80)).lines().last().unwrap().starts_with("all "));
+    }
+
+    #[test]
+    fn its_time_stands_above() {
+        let at = |time: &str| time.parse::<Timestamp>().unwrap();
+        let head = |from, to| {
+            let mut out = Vec::new();
+            let span = Some((at(from), at(to)));
+            Table::default().write(&mut out, &mut text(true), span, &WallClock::new(0, 0), Some(80)).unwrap();
+            String::from_utf8(out).unwrap().lines().next().unwrap().to_owned()
+        };
+        assert_eq!(head("2026-11-26T21:43:22.1Z", "2026-11-26T21:43:40.3Z"), "2026-11-26 21:43:22 to 21:43:40, 18.2 s");
+        assert_eq!(head("2026-11-26T23:00:00Z", "2026-11-27T01:00:00Z"), "2026-11-26 23:00:00 to 2026-11-27 01:00:00, 7200 s");
     }
 
     #[test]

@@ -401,6 +401,20 @@ impl TextFormat {
         }
     }
 
+    /// `2026-11-26 21:43:22 to 21:43:40, 18.2 s`, in the way of times that was asked for.
+    pub fn span(&mut self, from: Timestamp, to: Timestamp) -> String {
+        let lasted = duration(u64::try_from(to.duration_since(from).as_nanos()).unwrap_or(0));
+        let [begin, end] = match &self.style.time {
+            TimeFormat::Zoned(zone) => {
+                let [from, to] = [from, to].map(|at| at.to_zoned(zone.clone()));
+                let end = if from.date() == to.date() { "%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" };
+                [from.strftime("%Y-%m-%d %H:%M:%S"), to.strftime(end)].map(|at| at.to_string())
+            }
+            TimeFormat::Relative(_) => [from, to].map(|at| self.time(at).trim_start().to_owned()),
+        };
+        format!("{begin} to {end}, {lasted}")
+    }
+
     /// From which side the end came.
     pub fn arrow(&self, t: &Teardown) -> &'static str {
         let (left, right, both, none) = if self.style.unicode { ("←", "→", "↔", "–") } else { ("<-", "->", "<>", "--") };

@@ -49,10 +49,14 @@ fn events(t: &Teardown) -> Vec<(i64, String)> {
         events.push((ago(age), format!("opened{}", t.role.map(|role| format!(", we are the {}", role.name())).unwrap_or_default())));
     }
     if let Some(idle) = t.idle {
-        events.extend(idle.received_ms.map(|ms| (ago(ms * 1_000_000), "received the last data".to_owned())));
+        // In ticks of the kernel's clock: nothing came before the connection, nor left after our FIN.
+        let opened = t.age_ns.map_or(i64::MIN, ago);
+        let closed = t.fin.local_ns().map_or(i64::MAX, after);
+        events.extend(idle.received_ms.map(|ms| (ago(ms * 1_000_000).max(opened), "received the last data".to_owned())));
         // The microseconds are those of the latest only where nothing is outstanding.
         let exact = t.evidence.and_then(|e| e.since_last_tx_us).filter(|_| t.bytes.is_some_and(|b| b.unacked == 0)).map(|us| us * 1_000);
-        events.extend(idle.sent_ms.map(|ms| (ago(exact.unwrap_or(ms * 1_000_000)), "sent the last data".to_owned())));
+        events
+            .extend(idle.sent_ms.map(|ms| (ago(exact.unwrap_or(ms * 1_000_000)).max(opened).min(closed), "sent the last data".to_owned())));
     }
     // Within one tick of the kernel's clock what came before stays before.
     events.push((0, wire(t)));

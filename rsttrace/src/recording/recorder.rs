@@ -10,14 +10,18 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
+
 use super::{
     format::{self, BLOCK},
     shelf::Shelf,
 };
 use crate::{
+    clock::monotonic_ns,
     filter::Condition,
     model::Judged,
     outlet::Sink,
+    output::json,
     units::{duration, grouped, size},
 };
 
@@ -90,6 +94,14 @@ pub struct Recorder {
     is_begun: bool,
     /// That line, where it is kept, until it is written.
     start: Option<Vec<u8>>,
+    /// The same for each file that goes on with the run.
+    first_line: Vec<u8>,
+    /// A block that comes before the next one: that line.
+    prefix: Vec<u8>,
+    /// All up to here is in the file, or was let go.
+    told_ns: u64,
+    /// What is being written was kept since then.
+    kept_since_ns: Option<u64>,
     /// What is kept is to be written then.
     dump_ns: Option<u64>,
     /// Records that could not be written.
@@ -117,6 +129,10 @@ impl Recorder {
             is_short: false,
             is_begun: false,
             start: None,
+            first_line: Vec::new(),
+            prefix: Vec::new(),
+            told_ns: 0,
+            kept_since_ns: None,
             dump_ns: None,
             lost: 0,
             is_failing: false,
@@ -131,9 +147,13 @@ impl Recorder {
 
     fn take(&mut self, line: &[u8], judged: Option<&Judged>, now_ns: u64) {
         // What is dropped must not take the beginning of the run with it.
-        if !mem::replace(&mut self.is_begun, true) && self.keep.is_some() {
-            self.start = Some(line.to_vec());
-            return;
+        if !mem::replace(&mut self.is_begun, true) {
+            self.first_line = line.to_vec();
+            self.told_ns = now_ns;
+            if self.keep.is_some() {
+                self.start = Some(line.to_vec());
+                return;
+            }
         }
         self.pending.lines.extend_from_slice(line);
         self.pending.records += u64::from(judged.is_some());
@@ -220,13 +240,16 @@ impl Recorder {
         self.dump_ns = None;
         self.flush(now_ns);
         self.forget(now_ns);
+        let oldest_ns = self.kept.front().filter(|_| self.is_short || self.is_failing).map(|kept| kept.last_ns);
+        let window_ns = u64::try_from(window.as_nanos()).unwrap_or(u64::MAX);
+        self.kept_since_ns.get_or_insert(oldest_ns.unwrap_or(now_ns.saturating_sub(window_ns)).max(self.told_ns));
         let (mut records, mut bytes) = (0, 0);
         let written = self.write_kept(now_ns, |kept| {
             records += kept.records;
             bytes += kept.block.len() as u64;
         });
         if written.is_ok() || records > 0 {
-            let window = duration(u64::try_from(window.as_nanos()).unwrap_or(u64::MAX));
+            let window = duration(window_ns);
             let short = if mem::take(&mut self.is_short) { "; older ones found no room (--keep-size)" } else { "" };
             let plural = if records == 1 { "" } else { "s" };
             let what = format!("{} record{plural} ({}) of the last {window}", grouped(records), size(bytes));
@@ -253,6 +276,15 @@ impl Recorder {
             self.kept_bytes -= kept.block.len() as u64;
             each(&kept);
         }
+        if let Some(since_ns) = self.kept_since_ns {
+            let (date, date_ns) = (Timestamp::now(), monotonic_ns());
+            let date_of = |ns: u64| date - Duration::from_nanos(date_ns.saturating_sub(ns));
+            let mut line = Vec::new();
+            json::write_kept(&mut line, date_of(since_ns), date_of(now_ns))?;
+            self.append(&format::encode(&line)?, now_ns)?;
+            self.kept_since_ns = None;
+            self.told_ns = now_ns;
+        }
         Ok(())
     }
 
@@ -276,8 +308,9 @@ impl Recorder {
         if (is_full || is_old) && self.torn == 0 {
             self.open(true);
         }
-        while self.torn < block.len() {
-            match self.file.write(&block[self.torn..]) {
+        let whole = [&self.prefix, block].concat();
+        while self.torn < whole.len() {
+            match self.file.write(&whole[self.torn..]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => {
                     self.torn += n;
@@ -288,6 +321,7 @@ impl Recorder {
             }
         }
         self.torn = 0;
+        self.prefix.clear();
         self.begun_ns.get_or_insert(now_ns);
         self.is_failing = false;
         Ok(())
@@ -308,6 +342,11 @@ impl Recorder {
                 self.written = file.metadata().map_or(0, |metadata| metadata.len());
                 self.file = file;
                 self.torn = 0;
+                // Each file tells of itself, but for a run's first one.
+                if self.start.is_none() {
+                    let line = json::continued(&self.first_line, Timestamp::now());
+                    self.prefix = line.and_then(|line| format::encode(&line).ok()).unwrap_or_default();
+                }
             }
             Err(error) => {
                 self.messages.push(Message::Warning(format!("{}: cannot open it anew: {error}; recording goes on where it was", self.name)))
@@ -339,6 +378,13 @@ impl Recorder {
             }
         } else if self.keep.is_none() {
             self.flush(now_ns);
+        } else {
+            let records = self.pending.records + self.kept.iter().map(|kept| kept.records).sum::<u64>();
+            if records > 0 {
+                let plural = if records == 1 { " was" } else { "s were" };
+                let what = format!("{} kept record{plural} not asked for (SIGUSR2, --trigger), and not written", grouped(records));
+                self.messages.push(Message::Note(format!("rsttrace: {what}")));
+            }
         }
         if self.lost > 0 {
             self.messages.push(Message::Warning(format!("{}: {} records could not be written", self.name, grouped(self.lost))));
@@ -412,6 +458,7 @@ mod tests {
             while let Some(item) = records.next().unwrap() {
                 match item {
                     Item::Told(told) if told.saved.at_ns().is_some() => ends += 1,
+                    Item::Told(told) if matches!(told.saved, json::Saved::Kept(_)) => {}
                     Item::Told(_) => others += 1,
                     Item::Fault(fault) => panic!("{fault:?}"),
                 }
@@ -488,6 +535,59 @@ mod tests {
         bench.take(5, SECOND);
         bench.recorder.dump(bench.now_ns);
         assert_eq!(bench.read("a"), (records + 5, 1), "once is enough");
+    }
+
+    /// What a file tells of its run besides records: first lines and spans in seconds.
+    fn account(bench: &Bench, name: &str) -> (Vec<bool>, Vec<i64>) {
+        let mut records = Records::open(&bench.directory.join(name)).unwrap();
+        let (mut starts, mut spans) = (Vec::new(), Vec::new());
+        while let Some(item) = records.next().unwrap() {
+            match item {
+                Item::Told(told) => match told.saved {
+                    json::Saved::Start(start) => starts.push(start.continued.is_some()),
+                    json::Saved::Kept(kept) => spans.push((kept.to - kept.from).get_seconds()),
+                    _ => {}
+                },
+                Item::Fault(fault) => panic!("{fault:?}"),
+            }
+        }
+        (starts, spans)
+    }
+
+    const START: &[u8] = br#"{"schema":1,"record":"start","time":"2026-11-26T10:00:00Z","version":"1","kernel":"6","host":"h","hooks":{},"filters":[],"continued":null}
+"#;
+
+    #[test]
+    fn each_file_tells_of_its_run() {
+        let limits = Limits { bytes: None, time: Some(Duration::from_secs(10)) };
+        let mut bench = Bench::new("parts", limits, None);
+        bench.recorder.first_line = START.to_vec();
+        for _ in 0..25 {
+            bench.take(1, SECOND);
+        }
+        bench.recorder.close(bench.now_ns);
+        for name in ["a", "a.1"] {
+            assert_eq!(account(&bench, name), (vec![true], vec![]), "{name}");
+        }
+        assert_eq!(account(&bench, "a.2"), (vec![], vec![]), "where it began, another line stands");
+    }
+
+    #[test]
+    fn what_was_kept_says_since_when() {
+        let mut bench = Bench::new("spans", Limits::default(), keep(&[], 1 << 20));
+        bench.recorder.start = Some(START.to_vec());
+        for _ in 0..1_000 {
+            bench.take(1, SECOND);
+        }
+        bench.recorder.dump(bench.now_ns);
+        bench.take(5, 30 * SECOND);
+        bench.recorder.dump(bench.now_ns);
+        // All that was kept, and then what came after that.
+        assert_eq!(account(&bench, "a"), (vec![false], vec![600, 30]));
+        bench.take(3, SECOND);
+        bench.recorder.close(bench.now_ns);
+        let notes = format!("{:?}", bench.recorder.take_messages());
+        assert!(notes.contains("3 kept records were not asked for (SIGUSR2, --trigger), and not written"), "{notes}");
     }
 
     #[test]

@@ -185,6 +185,7 @@ mod tests {
             kernel: "<script src=//evil.example>".to_owned(),
             host: "</title><marquee>".to_owned(),
             filters: vec!["pid=<script>".to_owned()],
+            continued: None,
         });
         let page = page(&mut report);
         assert_eq!(page.matches("<script").count(), 1, "only our own");

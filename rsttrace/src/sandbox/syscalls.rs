@@ -84,12 +84,9 @@ const READING: &[libc::c_long] = &[
     libc::SYS_faccessat2,
 ];
 
-/// Sockets and pipes that are open already.
+/// Sockets and pipes that are open already; `sendto` and `sendmsg` are conditional.
 const TALKING: &[libc::c_long] =
     &[libc::SYS_write, libc::SYS_writev, libc::SYS_recvfrom, libc::SYS_recvmsg, libc::SYS_poll, libc::SYS_ppoll];
-
-/// To whomever a message is addressed: without `connect`, MSG_FASTOPEN connects too.
-const ADDRESSING: &[libc::c_long] = &[libc::SYS_sendto, libc::SYS_sendmsg];
 
 /// Files of one directory, as far as Landlock lets them.
 const KEEPING: &[libc::c_long] =
@@ -111,8 +108,8 @@ const LOOPING: &[libc::c_long] = &[
 /// A socket that listens already, and those who connect to it.
 const SERVING: &[libc::c_long] = &[libc::SYS_accept4, libc::SYS_setsockopt, libc::SYS_getsockname, libc::SYS_getpeername];
 
-/// Sockets of its own; to which ports they may connect is Landlock's business.
-const CONNECTING: &[libc::c_long] = &[libc::SYS_bind, libc::SYS_connect, libc::SYS_sendmmsg, libc::SYS_recvmmsg];
+/// Sockets of its own; to which ports they may connect is Landlock's business. `socket` and `sendmmsg` are conditional.
+const CONNECTING: &[libc::c_long] = &[libc::SYS_bind, libc::SYS_connect, libc::SYS_recvmmsg];
 
 /// `enum bpf_cmd` in `include/uapi/linux/bpf.h`: the counters are read with it.
 const BPF_MAP_LOOKUP_ELEM: u64 = 1;
@@ -131,11 +128,11 @@ pub fn confine(role: Role) -> Result<(), String> {
 
 fn compile(role: Role) -> Result<BpfProgram, BackendError> {
     let lists: &[&[libc::c_long]] = match role {
-        Role::Tracer => &[LIVING, READING, TALKING, ADDRESSING, LOOPING],
-        Role::Reader => &[LIVING, READING, TALKING, ADDRESSING],
-        Role::Keeper => &[LIVING, TALKING, ADDRESSING, KEEPING],
+        Role::Tracer => &[LIVING, READING, TALKING, LOOPING],
+        Role::Reader => &[LIVING, READING, TALKING],
+        Role::Keeper => &[LIVING, TALKING, KEEPING],
         Role::Server => &[LIVING, READING, TALKING, LOOPING, SERVING],
-        Role::Exporter => &[LIVING, READING, TALKING, ADDRESSING, LOOPING, SERVING, CONNECTING],
+        Role::Exporter => &[LIVING, READING, TALKING, LOOPING, SERVING, CONNECTING],
     };
     // An empty list of conditions: whatever the arguments.
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = lists.iter().copied().flatten().map(|&call| (call, Vec::new())).collect();
@@ -169,15 +166,21 @@ fn conditional(role: Role) -> Result<Vec<(i64, Vec<SeccompRule>)>, BackendError>
     if !matches!(role, Role::Keeper | Role::Server) {
         calls.push((libc::SYS_openat, vec![none_of(2, writing)?]));
     }
+    // This flag connects, and Landlock does not see it.
+    let connecting = bits(libc::MSG_FASTOPEN);
     if role == Role::Server {
         // To whoever has connected: send() is this call without an address.
         let nobody_else = SeccompCondition::new(4, Qword, SeccompCmpOp::Eq, 0)?;
         calls.push((libc::SYS_sendto, vec![SeccompRule::new(vec![nobody_else])?]));
+    } else {
+        calls.push((libc::SYS_sendto, vec![none_of(3, connecting)?]));
+        calls.push((libc::SYS_sendmsg, vec![none_of(2, connecting)?]));
     }
     if role == Role::Exporter {
         // None of this host's own: whoever listens there may trust a user's number.
         let families = [libc::AF_INET, libc::AF_INET6].map(|family| equal(0, bits(family)));
         calls.push((libc::SYS_socket, families.into_iter().collect::<Result<_, _>>()?));
+        calls.push((libc::SYS_sendmmsg, vec![none_of(3, connecting)?]));
     }
     if role == Role::Reader {
         // Log files are opened with no more rights than the user who named them has.

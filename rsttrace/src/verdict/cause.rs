@@ -112,7 +112,7 @@ fn reset_sent(f: &Facts<'_>) -> Cause {
 }
 
 fn reset_received(f: &Facts<'_>) -> Cause {
-    match f.state() {
+    match f.state_on_the_wire() {
         TcpState::SynSent => Cause::Refused,
         TcpState::SynRecv => Cause::ResetBeforeAccept,
         _ if f.evidence.accept_queue => Cause::ResetBeforeAccept,

@@ -61,6 +61,14 @@ impl<'a> Facts<'a> {
         self.bytes.unacked + self.bytes.unsent
     }
 
+    /// As the other end sees it: a FIN that waits behind what has not been sent has not closed anything there.
+    pub fn state_on_the_wire(&self) -> TcpState {
+        match self.state() {
+            TcpState::FinWait1 if self.bytes.unsent > 0 => TcpState::Established,
+            state => state,
+        }
+    }
+
     /// Not a byte of payload either way.
     pub fn silent(&self) -> bool {
         self.bytes.sent + self.bytes.unsent + self.bytes.received == 0

@@ -23,7 +23,8 @@ pub fn of(f: &Facts<'_>, cause: Cause) -> Phase {
             None => Phase::Closing,
         };
     }
-    match f.state() {
+    let state = if f.t.end == EndKind::ResetReceived { f.state_on_the_wire() } else { f.state() };
+    match state {
         TcpState::SynSent | TcpState::SynRecv => Phase::Connecting,
         _ if f.evidence.accept_queue => Phase::Accepting,
         TcpState::FinWait1 | TcpState::FinWait2 => Phase::AfterLocalFin,

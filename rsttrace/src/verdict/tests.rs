@@ -197,6 +197,18 @@ fn unsent_bytes_are_lost_whatever_the_reset_says() {
 }
 
 #[test]
+fn a_fin_that_waits_behind_unsent_bytes_has_closed_nothing() {
+    let t = changed(server(), |t| {
+        t.state = Some(TcpState::FinWait1);
+        b(t).unsent = 500;
+        e(t).reset = header(Some(RESPONSE));
+    });
+    is(&t, Cause::PeerAbortMidResponse, Phase::MidResponse, Initiator::PeerApplication, Harm::Lost);
+    let sent = changed(t, |t| b(t).unsent = 0);
+    assert_eq!(verdict(&sent).cause, Cause::ResetAfterLocalFin);
+}
+
+#[test]
 fn a_missing_acknowledgement_proves_nothing() {
     let waiting = changed(server(), |t| {
         *b(t) = Bytes { acked: 0, unacked: RESPONSE, ..b(t).to_owned() };

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::{VERSION, output};
+use super::{VERSION, documents, output};
 use crate::{host, sums::Sums};
 
 /// Where installing anything leaves something, whatever it was.
@@ -113,6 +113,17 @@ impl Copy {
         let missing: Vec<&str> = wanted.filter(|wanted| !list.lines().any(|line| line.strip_prefix("/usr/") == Some(wanted))).collect();
         if !missing.is_empty() {
             bail!("not in the package: {}", missing.join(", "));
+        }
+        let of_documents = Path::new("/usr").join(documents::DIRECTORY);
+        let documents: Vec<PathBuf> =
+            list.lines().filter_map(|line| Some(Path::new(line).strip_prefix(&of_documents).ok()?.to_owned())).collect();
+        let tasks = ["explain", "doctor", "correlate", "diff", "report", "replay", "top"];
+        for task in tasks.map(Some).into_iter().chain([None]) {
+            let help = output(self.rsttrace(&[]).args(task).arg("--help"))?;
+            let missing = documents::missing(&help, &documents);
+            if !missing.is_empty() {
+                bail!("named by {} --help and not in the package: {}", task.unwrap_or("rsttrace"), missing.join(", "));
+            }
         }
         Ok(())
     }
