@@ -169,7 +169,7 @@ impl TextFormat {
             Some(Place { service_port, remote, .. }) => (format!(":{service_port}"), elided(remote.to_string(), elide)),
             None => (String::new(), "many addresses".to_owned()),
         };
-        let (left, right, none) = if self.style.unicode { ("←", "→", "–") } else { ("<-", "->", "--") };
+        let [left, right, _, none] = self.arrows();
         let arrow = match kind.end {
             EndKind::ResetReceived => left,
             EndKind::ResetSent | EndKind::Timeout => right,
@@ -415,9 +415,14 @@ impl TextFormat {
         format!("{begin} to {end}, {lasted}")
     }
 
+    /// The end came from the remote side, from ours, from both at once, or from nobody who is known.
+    pub const fn arrows(&self) -> [&'static str; 4] {
+        if self.style.unicode { ["←", "→", "↔", "–"] } else { ["<-", "->", "<>", "--"] }
+    }
+
     /// From which side the end came.
     pub fn arrow(&self, t: &Teardown) -> &'static str {
-        let (left, right, both, none) = if self.style.unicode { ("←", "→", "↔", "–") } else { ("<-", "->", "<>", "--") };
+        let [left, right, both, none] = self.arrows();
         match (t.end, t.fin.first) {
             (EndKind::ResetReceived, _) | (EndKind::Fin, Some(FirstFin::Remote)) => left,
             (EndKind::ResetSent | EndKind::Timeout, _) | (EndKind::Fin, Some(FirstFin::Local)) => right,

@@ -405,6 +405,8 @@ fn the_help_at_80_columns() {
     let mut model = model();
     press(&mut model, &[Key::Char('?')]);
     insta::assert_snapshot!(text(&mut model, look(false, true), 80, 24));
+    // Arrows are those of the screen.
+    assert!(text(&mut model, look(false, false), 80, 24).contains("-> from ours"));
 }
 
 #[test]

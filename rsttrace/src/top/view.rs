@@ -358,11 +358,14 @@ impl View {
             textwrap::wrap(&text, options).into_iter().for_each(|line| page.line(Line::raw(line.into_owned())));
         }
         page.line(Line::default());
-        let words = "LOST: bytes certainly did not arrive or were never read. maybe: bytes are not confirmed, or a request has no answer. \
-                     ok: neither. ?: not known. Arrows: the end came from the remote side (<), from ours (>). An end is a socket's: \
-                     a connection within this host has two.";
+        let [left, right, ..] = self.text.arrows();
+        let words = format!(
+            "LOST: bytes certainly did not arrive or were never read. maybe: bytes are not confirmed, or a request has no answer. \
+             ok: neither. ?: not known. {left} the end came from the remote side, {right} from ours. An end is a socket's: \
+             a connection within this host has two."
+        );
         let options = textwrap::Options::new(width.saturating_sub(1)).initial_indent(" ").subsequent_indent(" ");
-        textwrap::wrap(words, options).into_iter().for_each(|line| page.line(Line::raw(line.into_owned())));
+        textwrap::wrap(&words, options).into_iter().for_each(|line| page.line(Line::raw(line.into_owned())));
     }
 
     fn keys(&self, model: &Model) -> Line<'static> {
