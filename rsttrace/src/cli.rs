@@ -128,7 +128,7 @@ fn is_for_live_traces(whole: &clap::Command, flag: &str) -> bool {
 }
 
 /// What does not go with a file.
-const LIVE_ONLY: [&str; 24] = [
+const LIVE_ONLY: [&str; 25] = [
     "cmdline",
     "command",
     "error_log",
@@ -153,6 +153,7 @@ const LIVE_ONLY: [&str; 24] = [
     "join_timeout",
     "max_sockets",
     "buffer",
+    "keep_privileges",
 ];
 
 /// What else than tracing.

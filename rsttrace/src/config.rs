@@ -366,10 +366,9 @@ fn recorded(text: &str) -> Result<u32, UsageError> {
 
 /// The network namespace that had this number or this name; a path is one of this host.
 fn recorded_netns(text: &str) -> Result<(Option<u32>, Option<String>), UsageError> {
-    match text.parse::<u32>() {
-        Ok(inode @ 1..) => Ok((Some(inode), None)),
-        Ok(_) => netns(text).map(|inode| (Some(inode), None)),
-        Err(_) if text.is_empty() => Err(UsageError("--netns: expected an inode number, a name or a path".to_owned())),
+    match text.parse() {
+        _ if ["", "0"].contains(&text) => Err(UsageError("--netns: expected an inode number, a name or a path".to_owned())),
+        Ok(inode) => Ok((Some(inode), None)),
         Err(_) if text.contains('/') => netns(text).map(|inode| (Some(inode), None)),
         Err(_) => Ok((None, Some(text.to_owned()))),
     }
