@@ -100,6 +100,7 @@ pub struct Recorder {
     prefix: Vec<u8>,
     /// All up to here is in the file, or was let go.
     told_ns: u64,
+    told_until: Timestamp,
     /// What is being written was kept since then.
     kept_since_ns: Option<u64>,
     /// What is kept is to be written then.
@@ -132,6 +133,7 @@ impl Recorder {
             first_line: Vec::new(),
             prefix: Vec::new(),
             told_ns: 0,
+            told_until: Timestamp::MIN,
             kept_since_ns: None,
             dump_ns: None,
             lost: 0,
@@ -279,11 +281,13 @@ impl Recorder {
         if let Some(since_ns) = self.kept_since_ns {
             let (date, date_ns) = (Timestamp::now(), monotonic_ns());
             let date_of = |ns: u64| date - Duration::from_nanos(date_ns.saturating_sub(ns));
+            // The clocks are not read at the same moment.
+            let (from, to) = (date_of(since_ns).max(self.told_until), date_of(now_ns));
             let mut line = Vec::new();
-            json::write_kept(&mut line, date_of(since_ns), date_of(now_ns))?;
+            json::write_kept(&mut line, from, to)?;
             self.append(&format::encode(&line)?, now_ns)?;
             self.kept_since_ns = None;
-            self.told_ns = now_ns;
+            (self.told_ns, self.told_until) = (now_ns, to);
         }
         Ok(())
     }
