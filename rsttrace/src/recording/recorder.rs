@@ -22,7 +22,7 @@ use crate::{
     model::Judged,
     outlet::Sink,
     output::json,
-    units::{duration, grouped, size},
+    units::{counted, duration, grouped, size},
 };
 
 /// How long a line may wait for the rest of its block: so much is missing after a crash.
@@ -45,6 +45,12 @@ pub struct Keep {
     pub bytes: u64,
     /// What makes it be written.
     pub triggers: Vec<Condition>,
+}
+
+impl Keep {
+    fn window_ns(&self) -> u64 {
+        u64::try_from(self.time.as_nanos()).unwrap_or(u64::MAX)
+    }
 }
 
 /// What is to be said about it.
@@ -90,13 +96,9 @@ pub struct Recorder {
     kept_bytes: u64,
     /// Some was dropped because of its size since the last time it was written.
     is_short: bool,
-    /// The first line of the run has come.
-    is_begun: bool,
-    /// That line, where it is kept, until it is written.
-    start: Option<Vec<u8>>,
-    /// The same for each file that goes on with the run.
+    /// Of the run, and in other words of each file that goes on with it.
     first_line: Vec<u8>,
-    /// A block that comes before the next one: that line.
+    /// A block that comes before the next one: such a line.
     prefix: Vec<u8>,
     /// All up to here is in the file, or was let go.
     told_ns: u64,
@@ -128,8 +130,6 @@ impl Recorder {
             kept: VecDeque::new(),
             kept_bytes: 0,
             is_short: false,
-            is_begun: false,
-            start: None,
             first_line: Vec::new(),
             prefix: Vec::new(),
             told_ns: 0,
@@ -148,12 +148,15 @@ impl Recorder {
     }
 
     fn take(&mut self, line: &[u8], judged: Option<&Judged>, now_ns: u64) {
-        // What is dropped must not take the beginning of the run with it.
-        if !mem::replace(&mut self.is_begun, true) {
+        if self.first_line.is_empty() {
             self.first_line = line.to_vec();
             self.told_ns = now_ns;
+            // What is dropped must not take the beginning of the run with it.
             if self.keep.is_some() {
-                self.start = Some(line.to_vec());
+                match format::encode(line) {
+                    Ok(block) => self.prefix = block,
+                    Err(error) => self.fail(0, &error),
+                }
                 return;
             }
         }
@@ -190,8 +193,7 @@ impl Recorder {
     fn next_expiry_ns(&self) -> Option<u64> {
         // What is still to be written stays.
         let keep = self.keep.as_ref().filter(|_| !self.is_failing)?;
-        let window_ns = u64::try_from(keep.time.as_nanos()).unwrap_or(u64::MAX);
-        self.kept.front().map(|oldest| oldest.last_ns.saturating_add(window_ns))
+        self.kept.front().map(|oldest| oldest.last_ns.saturating_add(keep.window_ns()))
     }
 
     /// Makes a block of what is pending.
@@ -223,10 +225,7 @@ impl Recorder {
                 break;
             }
             let Some(oldest) = self.kept.pop_front() else { break };
-            if self.start.is_none() {
-                // This one's beginning.
-                self.torn = 0;
-            }
+            self.give_up_torn();
             self.kept_bytes -= oldest.block.len() as u64;
             match is_too_much {
                 true if self.is_failing => self.lost += oldest.records,
@@ -238,12 +237,11 @@ impl Recorder {
 
     /// Writes what is kept in memory, and forgets it there. What cannot be written stays, and is tried again.
     pub fn dump(&mut self, now_ns: u64) {
-        let Some(window) = self.keep.as_ref().map(|keep| keep.time) else { return };
+        let Some(window_ns) = self.keep.as_ref().map(Keep::window_ns) else { return };
         self.dump_ns = None;
         self.flush(now_ns);
         self.forget(now_ns);
         let oldest_ns = self.kept.front().filter(|_| self.is_short || self.is_failing).map(|kept| kept.last_ns);
-        let window_ns = u64::try_from(window.as_nanos()).unwrap_or(u64::MAX);
         self.kept_since_ns.get_or_insert(oldest_ns.unwrap_or(now_ns.saturating_sub(window_ns)).max(self.told_ns));
         let (mut records, mut bytes) = (0, 0);
         let written = self.write_kept(now_ns, |kept| {
@@ -253,8 +251,7 @@ impl Recorder {
         if written.is_ok() || records > 0 {
             let window = duration(window_ns);
             let short = if mem::take(&mut self.is_short) { "; older ones found no room (--keep-size)" } else { "" };
-            let plural = if records == 1 { "" } else { "s" };
-            let what = format!("{} record{plural} ({}) of the last {window}", grouped(records), size(bytes));
+            let what = format!("{} ({}) of the last {window}", counted(records, "record"), size(bytes));
             self.messages.push(Message::Note(format!("rsttrace: wrote {what} to {}{short}", self.name)));
         }
         if let Err(error) = written {
@@ -265,11 +262,6 @@ impl Recorder {
 
     /// `each`: what is told of a block that is in the file.
     fn write_kept(&mut self, now_ns: u64, mut each: impl FnMut(&Kept)) -> io::Result<()> {
-        if let Some(start) = &self.start {
-            let block = format::encode(start)?;
-            self.append(&block, now_ns)?;
-            self.start = None;
-        }
         while let Some(kept) = self.kept.pop_front() {
             if let Err(error) = self.append(&kept.block, now_ns) {
                 self.kept.push_front(kept);
@@ -299,9 +291,16 @@ impl Recorder {
 
     fn write(&mut self, block: &[u8], records: u64, now_ns: u64) {
         if let Err(error) = self.append(block, now_ns) {
-            // The next one is another one.
-            self.torn = 0;
+            self.give_up_torn();
             self.fail(records, &error);
+        }
+    }
+
+    /// The next block is another one. What comes before any goes on where it stopped.
+    fn give_up_torn(&mut self) {
+        if self.torn > self.prefix.len() {
+            self.prefix.clear();
+            self.torn = 0;
         }
     }
 
@@ -346,8 +345,8 @@ impl Recorder {
                 self.written = file.metadata().map_or(0, |metadata| metadata.len());
                 self.file = file;
                 self.torn = 0;
-                // Each file tells of itself, but for a run's first one.
-                if self.start.is_none() {
+                // Each file tells of its run, unless that is still to come.
+                if self.prefix.is_empty() {
                     let line = json::continued(&self.first_line, Timestamp::now());
                     self.prefix = line.and_then(|line| format::encode(&line).ok()).unwrap_or_default();
                 }
@@ -579,7 +578,7 @@ mod tests {
     #[test]
     fn what_was_kept_says_since_when() {
         let mut bench = Bench::new("spans", Limits::default(), keep(&[], 1 << 20));
-        bench.recorder.start = Some(START.to_vec());
+        bench.recorder.prefix = format::encode(START).unwrap();
         for _ in 0..1_000 {
             bench.take(1, SECOND);
         }
