@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use crate::{
     audit::{Agreement, Audit, Counter, Entry},
     model::{Cause, EndKind, Harm, Judged, LogTally},
-    units::{grouped, size},
+    units::{counted, grouped, size},
 };
 
 /// What a run amounted to.
@@ -122,8 +122,7 @@ impl Summary {
                 n => format!("no connection is known to have lost data; {} may have", grouped(n)),
             };
         }
-        let plural = if *connections == 1 { "" } else { "s" };
-        let mut words = format!("{} connection{plural} lost data ({})", grouped(*connections), size(*bytes));
+        let mut words = format!("{} lost data ({})", counted(*connections, "connection"), size(*bytes));
         if let Some((cause, n)) = most(causes) {
             words += &if n == *connections { format!(": {cause}") } else { format!(", most by {cause} ({})", grouped(n)) };
         }
@@ -180,8 +179,7 @@ impl Summary {
         let ended = if self.filters { shown } else { shown + of_host };
         let harm: Vec<String> =
             Harm::ALL.iter().rev().map(|harm| format!("{} {harm}", grouped(self.harms.get(harm).copied().unwrap_or(0)))).collect();
-        let plural = if ended == 1 { "" } else { "s" };
-        writeln!(out, "{} socket{plural} ended: {}", grouped(ended), parts.join(", "))?;
+        writeln!(out, "{} ended: {}", counted(ended, "socket"), parts.join(", "))?;
         if shown > 0 {
             writeln!(out, "harm: {}", harm.join(", "))?;
         }
@@ -317,12 +315,11 @@ fn most<K: Copy>(counts: &HashMap<K, u64>) -> Option<(K, u64)> {
 /// "log: 41 lines about ends: 38 joined, 2 ambiguous, 1 without a record"
 pub fn log_words(log: &LogCounts) -> String {
     let ends = &log.of_ends;
-    let plural = if ends.lines == 1 { "" } else { "s" };
     let mut parts = vec![format!("{} joined", grouped(ends.joined))];
     let others =
         [(ends.ambiguous, "ambiguous"), (ends.without_record, "without a record"), (ends.no_connection, "without a TCP connection")];
     parts.extend(others.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{} {word}", grouped(*n))));
-    let mut words = format!("log: {} line{plural} about ends of connections: {}", grouped(ends.lines), parts.join(", "));
+    let mut words = format!("log: {} about ends of connections: {}", counted(ends.lines, "line"), parts.join(", "));
     let unread = [(log.malformed, "lines not understood"), (log.too_long, "too long"), (log.errors_without_line, "errors without a line")];
     unread.iter().filter(|(n, _)| *n > 0).for_each(|(n, word)| words += &format!("; {} {word}", grouped(*n)));
     words

@@ -16,7 +16,7 @@ use crate::{
         table::{bound, mostly},
     },
     rollup::{Group, Groups, Histogram},
-    units::{duration, grouped, size},
+    units::{counted, duration, grouped, size},
 };
 
 const STYLE: &str = include_str!("style.css");
@@ -90,17 +90,13 @@ fn text(text: &str) -> String {
     for_terminal(&cut(text, MAX_TEXT)).into_owned()
 }
 
-fn plural(n: u64, one: &str) -> String {
-    format!("{} {one}{}", grouped(n), if n == 1 { "" } else { "s" })
-}
-
 fn answer(report: &Report) -> String {
     let all = &report.all;
     if all.ends == 0 {
         return "No record of an end.".to_owned();
     }
     let (lost, possible) = (all.of(Harm::Lost), all.of(Harm::Possible));
-    let ended = plural(all.ends, "socket");
+    let ended = counted(all.ends, "socket");
     let mut words = match (lost, possible) {
         (0, 0) => format!("{ended} ended; none is known to have lost data"),
         (0, possible) => format!("{ended} ended; none is known to have lost data, {} may have", grouped(possible)),
@@ -170,23 +166,23 @@ fn losses(account: &Account) -> Markup {
             lost.total,
             format!(
                 "The tracer lost {}, and with them {} ({hooks}): a larger --buffer helps.",
-                plural(lost.total, "event"),
-                plural(lost.records, "record")
+                counted(lost.total, "event"),
+                counted(lost.records, "record")
             ),
         ),
         (
             lost.skipped.values().sum(),
             format!(
                 "The kernel skipped {} of the tracer's programs: as many events may be missing.",
-                plural(lost.skipped.values().sum(), "run")
+                counted(lost.skipped.values().sum(), "run")
             ),
         ),
-        (*evicted, format!("{} found no room in the tracer: a larger --max-sockets helps.", plural(*evicted, "socket"))),
-        (*undecodable, format!("{} could not be decoded.", plural(*undecodable, "event"))),
-        (account.faults, format!("{} could not be read.", plural(account.faults, "place"))),
+        (*evicted, format!("{} found no room in the tracer: a larger --max-sockets helps.", counted(*evicted, "socket"))),
+        (*undecodable, format!("{} could not be decoded.", counted(*undecodable, "event"))),
+        (account.faults, format!("{} could not be read.", counted(account.faults, "place"))),
         (lost.untold_runs, "The last line of a run is missing: what the tracer lost is not known.".to_owned()),
         (u64::from(account.runs == 0), "The first line of the run is missing: host, kernel and filters are not known.".to_owned()),
-        (account.folded, format!("{} more were folded by --rate-limit, and are not counted on this page.", plural(account.folded, "end"))),
+        (account.folded, format!("{} more were folded by --rate-limit, and are not counted on this page.", counted(account.folded, "end"))),
     ];
     let besides = [
         (*orderly, "ended in order and are no records"),
@@ -237,7 +233,7 @@ fn timeline(report: &Report) -> Markup {
             div.panel {
                 svg.timeline viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" aria-labelledby="t-title t-desc" {
                     title id="t-title" { "Ends over time, by harm" }
-                    desc id="t-desc" { "Bars of " (step) " each, at most " (plural(most, "end")) ". The numbers are in the table below." }
+                    desc id="t-desc" { "Bars of " (step) " each, at most " (counted(most, "end")) ". The numbers are in the table below." }
                     @for n in [0, top / 2, top].iter().filter(|n| **n != top / 2 || top > 1) {
                         line x1=(LEFT) x2=(WIDTH) y1=(p(y(*n))) y2=(p(y(*n))) {}
                         text x=(LEFT - 8.0) y=(p(y(*n) + 4.0)) text-anchor="end" { (grouped(*n)) }

@@ -23,7 +23,7 @@ use crate::{
         text::{Appearance, TextFormat, process_of},
     },
     rollup::Group,
-    units::{grouped, size},
+    units::{counted, grouped, size},
 };
 
 /// From here on there is room for whole addresses, and for the verdict beside the record.
@@ -122,9 +122,8 @@ impl View {
 
     fn totals(&self, page: &mut Page<'_>, model: &Model, data: &Data, part: &Part) {
         let total = &part.total;
-        let plural = if total.ends == 1 { "" } else { "s" };
         let over = if data.span == Time::Last { "/s now" } else { "/s on average" };
-        let mut spans = vec![Span::styled(format!(" {} end{plural} ", grouped(total.ends)), BOLD)];
+        let mut spans = vec![Span::styled(format!(" {} ", counted(total.ends, "end")), BOLD)];
         for harm in Harm::ALL.iter().filter(|harm| **harm != Harm::None).chain([&Harm::None]) {
             let n = total.of(*harm);
             let style = if n > 0 { self.style(*harm) } else { Style::new() };
